@@ -445,7 +445,7 @@ _ANNOUNCEMENT = (
     "properties" / Array(this.announcement.property_count, DT_PROPERTY),
 )
 
-PAYLOADS: dict[FrameType, Construct] = {
+PAYLOADS: dict[FrameType, Construct[Any, Any]] = {
     FrameType.HELLO: Struct("fixed" / HELLO, "name" / TEXT, "program" / TEXT, Terminated),
     FrameType.WELCOME: Struct("fixed" / WELCOME, *_ANNOUNCEMENT, Terminated),
     FrameType.ACCEPT: Struct(

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vocabulary in which a call is declared once, for everything that derives from it.
+
+A ``Family`` holds ``Hcall`` values; an ``Hcall`` its arguments, buffers, outputs and
+codes. They are plain frozen data: dispatch, argument checks, the announcement to the
+shim, the guest stub's header, the document tables, the trace line and the test
+parameters all read the same value. ``registry.py`` checks that it is consistent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from hcallproto.abi.registers import U32_MAX, U64_MAX
+from hcallproto.abi.returns import PARAMETER_CODES, H, U
+
+__all__ = [
+    "Arg",
+    "ArgKind",
+    "Bound",
+    "Buffer",
+    "BufferShape",
+    "CodeWhen",
+    "Direction",
+    "Family",
+    "Hcall",
+    "Level",
+    "Limit",
+    "Output",
+]
+
+
+class Level(enum.IntEnum):
+    """How a call is made."""
+
+    SC1 = 1
+    """``sc 1``: a hypercall."""
+    SC2 = 2
+    """``sc 2``: an ultracall."""
+    COMMAND = 3
+    """A command number and a structure instead of registers."""
+
+
+class Limit(enum.Enum):
+    """Bounds that belong to the partition and not to the ABI; resolved for each guest."""
+
+    MAX_PASSWORD_SIZE = "max_password_size"
+    MAX_LABEL_SIZE = "max_label_size"
+    MAX_OBJECT_SIZE = "max_object_size"
+    SUPPORTED_POLICIES = "supported_policies"
+
+
+Bound = int | Limit
+
+
+class ArgKind(enum.Enum):
+    """What an argument register holds; decides how it is checked and printed."""
+
+    ADDRESS = "address"
+    """Real address of a buffer in guest RAM."""
+    SIZE = "size"
+    """Bytes of a buffer; between ``minimum`` and ``maximum``."""
+    VALUE = "value"
+    """A number between ``minimum`` and ``maximum``, printed in decimal."""
+    FLAGS = "flags"
+    """A bit set; only bits of ``maximum`` (a mask) may be set."""
+    ZERO = "zero"
+    """Reserved: must be 0."""
+    TOKEN = "token"
+    """Opaque continue token, checked by the handler."""
+    OPAQUE = "opaque"
+    """Any 64-bit value, checked by the handler, printed in hexadecimal."""
+
+
+class Direction(enum.Enum):
+    """Which way a buffer's bytes go, seen from the guest."""
+
+    IN = "in"
+    OUT = "out"
+
+
+class BufferShape(enum.Enum):
+    """How large a buffer is."""
+
+    SIZED = "sized"
+    """An argument holds the size."""
+    FIXED = "fixed"
+    """Always ``max_size`` bytes."""
+    PAGE_BOUNDED = "page-bounded"
+    """No length register: at most ``max_size`` bytes, not past the 4 KiB page."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Arg:
+    """One argument register."""
+
+    name: str
+    register: int
+    kind: ArgKind
+    doc: str
+    minimum: int = 0
+    maximum: Bound = U64_MAX
+    code: H | U | None = None
+    """Code for an invalid value; by default the one of the argument's position."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Buffer:
+    """A buffer in guest memory, named like its address argument."""
+
+    address: str
+    direction: Direction
+    shape: BufferShape
+    max_size: Bound
+    header_size: int = 0
+    """Bytes beside ``max_size`` when that is a limit (a PAGE_BOUNDED structure's head)."""
+    size: str | None = None
+    """The argument that holds the size (SIZED only)."""
+    alignment: int = 1
+    page_bounded: bool = False
+    """A SIZED buffer that must not cross a 4 KiB page."""
+    secret: bool = False
+    """Its bytes must not reach a log, trace or plain capture."""
+    prefetch: bool = True
+    """The shim sends an IN buffer with the call."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A register that carries a result beside r3."""
+
+    name: str
+    register: int
+    kind: ArgKind
+    doc: str
+    secret: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CodeWhen:
+    """A code that a call may return, and when."""
+
+    code: H | U
+    when: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Hcall:
+    """One call."""
+
+    name: str
+    number: int
+    level: Level
+    doc: str
+    source: str
+    args: tuple[Arg, ...] = ()
+    buffers: tuple[Buffer, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    codes: tuple[CodeWhen, ...] = ()
+    decode_only: bool = False
+    """No handler exists yet: known to traces and tables, not served."""
+    deadline_ms: int = 10_000
+    timeout_code: H | U = H.ABORTED
+    """What the guest is told when the deadline passes."""
+    lost_code: H | U = H.ABORTED
+    """What the guest is told when the daemon is gone and is not waited for."""
+    waits_for_daemon: bool = True
+    effect_may_remain: bool = False
+    """After a timeout, the change that the guest was not told about may be there."""
+    from_problem_state: bool = False
+
+    def arg(self, name: str) -> Arg:
+        """The argument called ``name``.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for arg in self.args:
+            if arg.name == name:
+                return arg
+        raise KeyError(f"{self.name} has no argument {name!r}")
+
+    def arg_code(self, arg: Arg) -> H | U:
+        """The code for an invalid ``arg``: its own, or H_PARAMETER, H_P2... by position."""
+        if arg.code is not None:
+            return arg.code
+        code = PARAMETER_CODES[self.args.index(arg)]
+        return code if self.level is not Level.SC2 else U[code.name]
+
+    @property
+    def return_codes(self) -> type[H | U]:
+        """The set of codes that r3 is read with."""
+        return U if self.level is Level.SC2 else H
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Calls that belong together, as one specification groups them."""
+
+    name: str
+    title: str
+    source: str
+    calls: tuple[Hcall, ...]
+    hypertas: tuple[str, ...] = ()
+    """Strings in ``/rtas/ibm,hypertas-functions`` that announce the family."""
+    constants: tuple[tuple[str, int], ...] = ()
+    """Named numbers that a caller needs beside calls and codes (for the C header)."""
+
+    @property
+    def decode_only(self) -> bool:
+        """True when no call of the family is served."""
+        return all(call.decode_only for call in self.calls)
+
+
+def address(name: str, register: int, doc: str) -> Arg:
+    """An ADDRESS argument."""
+    return Arg(name=name, register=register, kind=ArgKind.ADDRESS, doc=doc)
+
+
+def size(name: str, register: int, doc: str, *, minimum: int = 0, maximum: Bound = U32_MAX) -> Arg:
+    """A SIZE argument."""
+    return Arg(
+        name=name, register=register, kind=ArgKind.SIZE, doc=doc, minimum=minimum, maximum=maximum
+    )
+
+
+def flags(name: str, register: int, doc: str, *, bits: Bound) -> Arg:
+    """A FLAGS argument; ``bits`` are the ones that may be set."""
+    return Arg(name=name, register=register, kind=ArgKind.FLAGS, doc=doc, maximum=bits)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Structures and bits of the Platform KeyStore calls.
+
+Source: Linux 7.2 ``arch/powerpc/platforms/pseries/plpks.c`` and
+``arch/powerpc/include/asm/plpks.h`` (no public PAPR text covers H_PKS_*). All fields
+are big-endian, for little-endian guests too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import struct
+from typing import Final
+
+from construct import Bytes, Const, Int8ub, Int16ub, Int32ub, Int64ub, Padding, Struct
+
+PAGE_SIZE: Final = 4096
+"""The page that an authorization structure, label or password buffer must not cross."""
+
+
+class Consumer(enum.IntEnum):
+    """Whose objects: each consumer has its own names and its own password."""
+
+    FIRMWARE = 1
+    BOOTLOADER = 2
+    OS = 3
+
+
+class Policy(enum.IntFlag):
+    """Object policy bits (plpks.h ``PLPKS_*``; IBM bit n of 32 is ``1 << (31 - n)``)."""
+
+    OSSECBOOTAUDIT = 0x4000_0000
+    OSSECBOOTENFORCE = 0x2000_0000
+    PWSET = 0x1000_0000
+    WORLDREADABLE = 0x0800_0000
+    IMMUTABLE = 0x0400_0000
+    TRANSIENT = 0x0200_0000
+    SIGNEDUPDATE = 0x0100_0000
+    WRAPPINGKEY = 0x0080_0000
+    HVPROVISIONED = 0x0000_0008
+
+
+ALL_POLICIES: Final = 0x7F80_0008
+
+CONFIG_FLAG_WRAP: Final = 0x10
+"""Configuration flag (IBM bit 3 of 8): the H_PKS_WRAP_OBJECT interface is present."""
+
+LARGE_OBJECT_SIZE: Final = 65536
+"""With a larger ``maxlargeobjsize`` Linux wants ``maxobjsize`` to be 0xffff."""
+
+SIGNED_UPDATE_RSA2048: Final = 1 << 63
+SIGNED_UPDATE_RSA4096: Final = 1 << 62
+
+AUTH_HEADER = Struct(
+    "version" / Const(1, Int8ub),
+    "consumer" / Int8ub,
+    "reserved" / Padding(12),
+    "password_size" / Int16ub,
+)
+"""The authorization structure before the password (plpks.c ``struct plpks_auth``).
+
+Linux calls its reserved bytes rsvd0 (8) and rsvd1 (4).
+"""
+
+AUTH_HEADER_SIZE: Final = 16
+AUTH_ALIGNMENT: Final = 16
+AUTH_VERSION: Final = 1
+
+LABEL_ATTRIBUTES = Struct(
+    "prefix" / Bytes(8),
+    "version" / Const(0, Int8ub),
+    "os" / Int8ub,
+    "length" / Const(16, Int8ub),
+    "reserved" / Padding(5),
+)
+"""First 16 bytes of an OS consumer's label (plpks.c ``struct label_attr``)."""
+
+CONFIG = Struct(
+    "version" / Int8ub,
+    "flags" / Int8ub,
+    "reserved" / Padding(2),
+    "objoverhead" / Int16ub,
+    "maxpwsize" / Int16ub,
+    "maxobjlabelsize" / Int16ub,
+    "maxobjsize" / Int16ub,
+    "totalsize" / Int32ub,
+    "usedspace" / Int32ub,
+    "supportedpolicies" / Int32ub,
+    "maxlargeobjectsize" / Int32ub,
+    "signedupdatealgorithms" / Int64ub,
+    "wrappingfeatures" / Int64ub,
+)
+"""What GET_CONFIG returns (plpks.c ``struct config``), version 3, without the rest."""
+
+CONFIG_MIN_SIZE: Final = 32
+"""The first kernels with PLPKS (6.0) passed 32 bytes, later ones 512, 7.2 passes 520."""
+
+SED_OBJECT = Struct(
+    "version" / Const(0, Int8ub),
+    "pad" / Padding(7),
+    "authority" / Int64ub,
+    "range" / Int64ub,
+    "key_len" / Int32ub,
+    "key" / Bytes(32),
+    "tail" / Padding(4),
+)
+"""Self-encrypting-drive PIN (plpks_sed_ops.c ``struct plpks_sed_object_data``)."""
+
+_CONFIG_FAST = struct.Struct(">BBxxHHHHIIIIQQ")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The keystore's configuration; field names are plpks.c's."""
+
+    version: int = 3
+    flags: int
+    objoverhead: int
+    maxpwsize: int
+    maxobjlabelsize: int
+    maxobjsize: int
+    totalsize: int
+    usedspace: int
+    supportedpolicies: int
+    maxlargeobjectsize: int
+    signedupdatealgorithms: int
+    wrappingfeatures: int
+
+    def build(self) -> bytes:
+        """The structure's 44 bytes; held equal to ``CONFIG`` by a test."""
+        return _CONFIG_FAST.pack(
+            self.version,
+            self.flags,
+            self.objoverhead,
+            self.maxpwsize,
+            self.maxobjlabelsize,
+            self.maxobjsize,
+            self.totalsize,
+            self.usedspace,
+            self.supportedpolicies,
+            self.maxlargeobjectsize,
+            self.signedupdatealgorithms,
+            self.wrappingfeatures,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Auth:
+    """A parsed authorization structure."""
+
+    consumer: Consumer
+    password: bytes = dataclasses.field(repr=False)
+
+
+_AUTH_FAST = struct.Struct(">BB8s4sH")
+_ZEROS = b"\0" * 12
+
+
+def parse_auth(data: bytes, max_password_size: int) -> Auth:
+    """Parse an authorization structure from the bytes up to its page's end.
+
+    Args:
+        data: from the structure's first byte to the end of its page, at most
+            16 + ``max_password_size`` bytes.
+        max_password_size: greatest password the keystore takes.
+
+    Raises:
+        ValueError: the structure is malformed; the text says how, without the password.
+    """
+    if len(data) < AUTH_HEADER_SIZE:
+        raise ValueError("authorization structure crosses its page")
+    version, consumer, reserved0, reserved1, password_size = _AUTH_FAST.unpack_from(data)
+    if version != AUTH_VERSION:
+        raise ValueError(f"authorization version {version}, expected {AUTH_VERSION}")
+    if not 1 <= consumer <= 3:
+        raise ValueError(f"consumer {consumer}, expected 1 to 3")
+    if reserved0 + reserved1 != _ZEROS:
+        raise ValueError("reserved bytes of the authorization structure are not zero")
+    if password_size > max_password_size:
+        raise ValueError(f"password length {password_size} exceeds {max_password_size}")
+    end = AUTH_HEADER_SIZE + password_size
+    if end > len(data):
+        raise ValueError("authorization structure crosses its page")
+    return Auth(Consumer(consumer), bytes(data[AUTH_HEADER_SIZE:end]))

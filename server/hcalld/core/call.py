@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A call on its way to a handler, and the checks that the table alone decides.
+
+``Plan`` turns an ``Hcall`` and a partition's limits into a flat list of checks once, so
+that a call costs one short loop. The order is the one of the arguments; an address is
+checked with its whole range if its size argument is valid, with its first byte if not,
+so that of two bad arguments the first one names the code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from hcalld.core.errors import HcallError
+from hcalld.core.guestmem import RamMap
+from hcallproto.abi.registers import REAL_ADDRESS_MASK
+from hcallproto.abi.returns import H, U
+from hcallproto.abi.spec import Arg, ArgKind, Bound, Buffer, BufferShape, Hcall, Limit
+from hcallproto.payloads.pks import PAGE_SIZE
+
+Limits = Mapping[Limit, int]
+"""A partition's values for the bounds that the ABI leaves to it."""
+
+
+@dataclasses.dataclass(slots=True)
+class Call:
+    """One call with its arguments checked.
+
+    ``args`` holds the arguments by name; addresses have the ignored bits masked off.
+    """
+
+    hcall: Hcall
+    args: dict[str, int]
+    vcpu: int
+    ram: RamMap
+    nip: int = 0
+    msr: int = 0
+    pidr: int = 0
+    lpidr: int = 0
+
+    def __getitem__(self, name: str) -> int:
+        return self.args[name]
+
+    def refuse(self, name: str, why: str) -> HcallError:
+        """The error for argument ``name``, with the code of its position."""
+        return HcallError(self.hcall.arg_code(self.hcall.arg(name)), why)
+
+
+def resolve(bound: Bound, limits: Limits) -> int:
+    """The number behind a bound."""
+    return limits[bound] if isinstance(bound, Limit) else bound
+
+
+def buffer_max_size(buffer: Buffer, limits: Limits) -> int:
+    """Greatest size of a buffer in bytes, its fixed head included."""
+    return buffer.header_size + resolve(buffer.max_size, limits)
+
+
+def page_rest(gpa: int) -> int:
+    """Bytes from ``gpa`` to the end of its 4 KiB page."""
+    return PAGE_SIZE - (gpa & (PAGE_SIZE - 1))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Check:
+    """One argument's check with everything looked up."""
+
+    name: str
+    register: int
+    kind: ArgKind
+    minimum: int
+    maximum: int
+    code: H | U
+    buffer: Buffer | None
+    size_register: int
+    size_minimum: int
+    size_maximum: int
+
+
+class Plan:
+    """The checks of one call for one set of limits."""
+
+    __slots__ = ("_checks", "hcall", "limits")
+
+    def __init__(self, hcall: Hcall, limits: Limits) -> None:
+        self.hcall = hcall
+        self.limits = limits
+        buffers = {buffer.address: buffer for buffer in hcall.buffers}
+        self._checks = tuple(self._check(arg, buffers.get(arg.name)) for arg in hcall.args)
+
+    def _check(self, arg: Arg, buffer: Buffer | None) -> _Check:
+        size = self.hcall.arg(buffer.size) if buffer is not None and buffer.size else None
+        if buffer is None or buffer.shape is BufferShape.FIXED:
+            fixed = 0 if buffer is None else buffer_max_size(buffer, self.limits)
+            size_bounds = (fixed, fixed)
+        elif size is None:
+            size_bounds = (buffer.header_size, buffer.header_size)
+        else:
+            size_bounds = (size.minimum, resolve(size.maximum, self.limits))
+        return _Check(
+            name=arg.name,
+            register=arg.register,
+            kind=arg.kind,
+            minimum=arg.minimum,
+            maximum=resolve(arg.maximum, self.limits),
+            code=self.hcall.arg_code(arg),
+            buffer=buffer,
+            size_register=size.register if size is not None else 0,
+            size_minimum=size_bounds[0],
+            size_maximum=size_bounds[1],
+        )
+
+    def arguments(self, registers: Mapping[int, int], ram: RamMap) -> dict[str, int]:
+        """Check all arguments in order.
+
+        Args:
+            registers: register number to value, as unsigned 64-bit numbers.
+            ram: the guest's RAM.
+
+        Returns:
+            The arguments by name.
+
+        Raises:
+            HcallError: an argument is invalid; its code is that of the argument.
+        """
+        args: dict[str, int] = {}
+        for check in self._checks:
+            value = registers[check.register]
+            kind = check.kind
+            if kind is ArgKind.ADDRESS:
+                value &= REAL_ADDRESS_MASK
+                if check.buffer is not None:
+                    self._check_range(check, value, registers, ram)
+            elif kind is ArgKind.FLAGS:
+                if value & ~check.maximum:
+                    raise HcallError(
+                        check.code,
+                        f"{check.name} 0x{value:x} has bits outside 0x{check.maximum:x}",
+                    )
+            elif kind is ArgKind.ZERO:
+                if value:
+                    raise HcallError(check.code, f"{check.name} is 0x{value:x}, expected 0")
+            elif not check.minimum <= value <= check.maximum:
+                raise HcallError(
+                    check.code,
+                    f"{check.name} {value} is not between {check.minimum} and {check.maximum}",
+                )
+            args[check.name] = value
+        return args
+
+    def _check_range(
+        self, check: _Check, gpa: int, registers: Mapping[int, int], ram: RamMap
+    ) -> None:
+        buffer = check.buffer
+        assert buffer is not None
+        size = check.size_maximum
+        if check.size_register:
+            size = registers[check.size_register]
+            if not check.size_minimum <= size <= check.size_maximum:
+                size = 1
+        if gpa % buffer.alignment:
+            raise HcallError(
+                check.code, f"{check.name} 0x{gpa:x} is not {buffer.alignment}-byte aligned"
+            )
+        if not ram.contains(gpa, size):
+            raise HcallError(check.code, f"{check.name} 0x{gpa:x} + {size} is not in guest RAM")
+        if buffer.page_bounded and size > page_rest(gpa):
+            raise HcallError(check.code, f"{check.name} 0x{gpa:x} + {size} crosses a page")

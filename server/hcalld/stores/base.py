@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of a store: one partition's records, opened by one owner at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from hcalld.core.records import Change, Loaded, RecordedReply, Run
+
+
+class Store(Protocol):
+    """One partition's records.
+
+    All methods are synchronous. ``commit`` does not wait for the disk: what it wrote
+    survives the daemon's death, and after ``flush`` the machine's too.
+    """
+
+    def load(self) -> Loaded:
+        """Everything in the store.
+
+        Raises:
+            StoreError: unreadable, damaged, or written by a newer version.
+        """
+
+    def begin_run(self, run: Run) -> bool:
+        """Enter a run: unless it is the current one, drop RUN records and replies.
+
+        Returns:
+            True if something was dropped or the run is new.
+        """
+
+    def commit(self, changes: Sequence[Change], reply: RecordedReply | None) -> None:
+        """Apply the changes and keep the reply, in one transaction: all or nothing.
+
+        Raises:
+            StoreError: nothing was changed.
+        """
+
+    def flush(self) -> None:
+        """Return when all commits so far are on stable storage. Blocks; run in a thread.
+
+        Raises:
+            StoreError: they may not be.
+        """
+
+    @property
+    def dirty(self) -> bool:
+        """True if there are commits that ``flush`` has not covered."""
+
+    def close(self) -> None:
+        """Release the files and the ownership."""
