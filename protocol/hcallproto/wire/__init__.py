@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames: ``schema.py`` is the truth, ``frames.py`` the values, ``codec.py`` the way between."""
+"""Frames as bytes and as values.
+
+``schema.py`` is the truth, ``frames.py`` the values, ``decode.py`` and ``encode.py`` the
+way between them.
+"""

@@ -2,8 +2,8 @@
 """The byte layout of every frame, as construct schemas: the normative truth.
 
 ``docs/wire.rst`` says what the frames mean; its layout tables are generated from
-this file. ``codec.py`` derives a fast path from the fixed-size structures here and
-a property test holds the two equal for all bytes. All integers are big-endian, as
+this file. ``decode.py`` and ``encode.py`` are a fast path derived from the fixed-size
+structures here, and a property test holds them equal for all bytes. All integers are big-endian, as
 PAPR's own structures are; no field is padded implicitly.
 
 A frame is a header of 32 bytes, a fixed part that depends on the frame's type, and
@@ -407,7 +407,7 @@ WRITE = Struct(
 
 WRITE_REPLY = Struct(
     "status" / Int32ub * "see AccessStatus; anything but OK: nothing was written",
-    "index" / Int32ub * "first segment that is not RAM, or 0",
+    "bad_segment" / Int32ub * "first segment that is not RAM, or 0",
 )
 
 # -- events -----------------------------------------------------------------------------
