@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The userland of the test guests: busybox, and a first process that runs a test's script.
+
+A test makes its guest by appending: ``base.read_bytes() + overlay({"/run.sh": script})``. The guest
+prints ``EXIT: STATUS=n`` with the script's exit status and powers off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from . import pins
+from .cache import Cache, sha256_of
+from .cpio import CharacterDevice, Directory, File, Node, Symlink, archive
+from .errors import ProvisionError
+from .fetch import fetch
+from .kernels import unpack
+
+__all__ = ["CharacterDevice", "Directory", "File", "Node", "Symlink", "base", "overlay"]
+
+INIT = Path(__file__).with_name("init.sh")
+
+RECIPE = "1"
+"""Counts up when :func:`contents` changes what it makes from the same inputs."""
+
+BUSYBOX_PLACES = ("usr/bin/busybox", "bin/busybox")
+"""Where the package has it: since Debian 13 below /usr."""
+
+
+def overlay(files: Mapping[str, bytes | Node]) -> bytes:
+    """Gives an archive to append to the common one.
+
+    Args:
+        files: Absolute paths in the guest and what is there; plain bytes are an executable file.
+            What the common archive has under the same path is replaced.
+    """
+    return archive(files)
+
+
+def base(cache: Cache, environ: Mapping[str, str] = os.environ) -> Path:
+    """Gives the common archive.
+
+    Returns:
+        Path of an uncompressed cpio archive.
+    """
+    package = fetch(cache, pins.BUSYBOX, environ=environ)
+
+    def make(directory: Path) -> None:
+        with cache.scratch() as unpacked:
+            unpack(package.path, unpacked)
+            busybox = next(
+                (unpacked / place for place in BUSYBOX_PLACES if (unpacked / place).is_file()), None
+            )
+            if busybox is None:
+                raise ProvisionError(
+                    f"{package.path.name} holds none of {', '.join(BUSYBOX_PLACES)}; expected one"
+                )
+            image = archive(contents(busybox.read_bytes(), INIT.read_bytes()))
+            (directory / "initramfs.cpio").write_bytes(image)
+
+    inputs = {"busybox": package.sha256, "init": sha256_of(INIT), "recipe": RECIPE}
+    return cache.entry("initramfs", inputs, make) / "initramfs.cpio"
+
+
+def contents(busybox: bytes, init: bytes) -> dict[str, bytes | Node]:
+    """Lists what is in the common archive."""
+    return {
+        "/init": File(init),
+        "/bin/busybox": File(busybox),
+        # Before devtmpfs is there the kernel opens the console for the first process from here.
+        "/dev/console": CharacterDevice(5, 1),
+        "/dev/null": CharacterDevice(1, 3, mode=0o666),
+        "/etc": Directory(),
+        "/tmp": Directory(mode=0o1777),
+        # Kernels without devtmpfs' own directories, and scripts, expect these.
+        "/proc": Directory(),
+        "/sys": Directory(),
+        "/run": Directory(),
+        "/sbin": Symlink("bin"),
+        "/usr/bin": Symlink("../bin"),
+        "/usr/sbin": Symlink("../bin"),
+    }

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is fetched from Debian's archive, pinned by digest.
+
+Debian removes a superseded version from its suites: within weeks from sid, with a point release
+from trixie. What is kept in the cache stays usable; on a machine whose cache is empty the newest
+version that is there is taken instead, and said. Then the pin here wants refreshing: the output
+names the new version and digest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+STABLE: Final = "trixie"
+UNSTABLE: Final = "sid"
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A file of Debian's archive.
+
+    Attributes:
+        package: Name of the source or binary package.
+        suite: Suite that carries it.
+        is_source: Whether it is the upstream tarball of a source package.
+        version: Debian version.
+        file: Name of the file in the archive.
+        sha256: Its digest.
+        family: Regular expression of the package names that may stand in for it, for packages
+            that carry a version in their name.
+        series: What the versions that may stand in for it start with.
+    """
+
+    package: str
+    suite: str
+    is_source: bool
+    version: str
+    file: str
+    sha256: str
+    family: str = ""
+    series: str = ""
+
+
+QEMU: Final = Pin(
+    package="qemu",
+    suite=STABLE,
+    is_source=True,
+    version="1:10.0.13+ds-0+deb13u1",
+    file="qemu_10.0.13+ds.orig.tar.xz",
+    sha256="6a0888e806c2ffc0c5f0733e974f9aea55491950d3c47c98669c8b236dde59ae",
+    series="1:10.0.",
+)
+"""The base of ``qemu_patches/v10.0``."""
+
+KERNEL_DEBIAN: Final = Pin(
+    package="linux-image-6.12.107+deb13-powerpc64le",
+    suite=STABLE,
+    is_source=False,
+    version="6.12.107-1",
+    file="linux-image-6.12.107+deb13-powerpc64le_6.12.107-1_ppc64el.deb",
+    sha256="b31bd6d3a2e7e557702e9481a8957a7ea7dbbc533cc1d588519fcd40ecbdff8b",
+    family=r"linux-image-6\.12\.[0-9.]+\+deb13-powerpc64le",
+    series="6.12.",
+)
+"""The stock kernel of Debian 13, the flavour with pages of 4 KiB."""
+
+KERNEL_SOURCE: Final = Pin(
+    package="linux-source-7.2",
+    suite=UNSTABLE,
+    is_source=False,
+    version="7.2.13-1",
+    file="linux-source-7.2_7.2.13-1_all.deb",
+    sha256="30a8c5fc63f9028a62e6d7b3f7f43bee67425dbce2a05fceba83f9b87c92083d",
+    family=r"linux-source-[0-9]+\.[0-9]+",
+)
+"""What our own kernel is built from, new enough to have trusted keys wrapped by the keystore."""
+
+BUSYBOX: Final = Pin(
+    package="busybox-static",
+    suite=STABLE,
+    is_source=False,
+    version="1:1.37.0-6+b9",
+    file="busybox-static_1%3a1.37.0-6+b9_ppc64el.deb",
+    sha256="421e663911fdd9e8e68f91eb0e41321d39e2e83e0c5eaad4e409a27925aebd41",
+)
+"""The userland of the initramfs."""

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian packages that each verb needs, and installing what is missing.
+
+Nothing is installed that is not named first. Root installs directly, everybody else by sudo; with
+neither, the error gives the command to have run by whoever can. Only installing is done as root.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+from .errors import ProvisionError
+from .progress import duration, output, say
+
+PACKAGES: Final[dict[str, tuple[str, ...]]] = {
+    "venv": ("ca-certificates", "python3-venv"),
+    "fetch": ("ca-certificates", "debian-archive-keyring", "xz-utils"),
+    "qemu": (
+        "bison",
+        "flex",
+        "gcc",
+        "libc6-dev",
+        "libfdt-dev",
+        "libglib2.0-dev",
+        "libgnutls28-dev",
+        "libpixman-1-dev",
+        "make",
+        "ninja-build",
+        "patch",
+        "pkg-config",
+        "python3-venv",
+        "qemu-system-data",
+        "zlib1g-dev",
+    ),
+    "qemu-src": ("git",),
+    "kernel-own": (
+        "bc",
+        "bison",
+        "flex",
+        "gcc",
+        "gcc-powerpc64le-linux-gnu",
+        "libc6-dev",
+        "libelf-dev",
+        "libssl-dev",
+        "make",
+    ),
+    "stub": ("gcc-powerpc64le-linux-gnu", "make"),
+    "bench": ("gcc", "libc6-dev"),
+}
+"""What is needed, by purpose. Programs of Debian's essential packages are not listed."""
+
+NEEDS: Final[dict[str, tuple[str, ...]]] = {
+    "venv": ("venv",),
+    "qemu": ("fetch", "qemu"),
+    "qemu-asan": ("fetch", "qemu"),
+    "qemu-qtest": ("fetch", "qemu"),
+    "qemu-src": ("fetch", "qemu-src"),
+    "kernel-debian": ("fetch",),
+    "kernel-own": ("fetch", "kernel-own"),
+    "initramfs": ("fetch",),
+    "stub": ("stub",),
+    "bench": ("bench",),
+}
+"""The purposes that serve each verb."""
+
+INSTALL_S: Final = 2.0
+"""Seconds that installing one package with what it brings takes, for the estimate only."""
+
+
+def needed(verbs: Iterable[str]) -> list[str]:
+    """Names the packages that these verbs need."""
+    return sorted(
+        {package for verb in verbs for purpose in NEEDS[verb] for package in PACKAGES[purpose]}
+    )
+
+
+def parse_installed(text: str) -> set[str]:
+    """Reads the names of installed packages from dpkg-query's status lines."""
+    return {
+        name
+        for name, status in (line.split("\t", 1) for line in text.splitlines() if "\t" in line)
+        if status == "install ok installed"
+    }
+
+
+def installed() -> set[str]:
+    """Names the installed packages, and those that an installed one provides.
+
+    Raises:
+        ProvisionError: This is no Debian system.
+    """
+    if shutil.which("dpkg-query") is None or shutil.which("apt-get") is None:
+        raise ProvisionError(
+            "this machine has no dpkg and apt-get; expected Debian 12 or 13. Elsewhere, see "
+            "README.md on using a QEMU and kernels of your own"
+        )
+    return parse_installed(
+        output(["dpkg-query", "--show", "--showformat", "${Package}\t${Status}\n"])
+    )
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    """Names those of the packages that are not installed."""
+    there = installed()
+    # A Python that is not Debian's brings its own venv.
+    if importlib.util.find_spec("ensurepip") is not None:
+        there.add("python3-venv")
+    return sorted(set(packages) - there)
+
+
+def as_root() -> list[str]:
+    """Gives the words that come before a command which only root may run.
+
+    Raises:
+        ProvisionError: This user is not root and has no sudo.
+    """
+    if os.geteuid() == 0:
+        return []
+    if shutil.which("sudo") is None:
+        raise ProvisionError("this user is not root and there is no sudo")
+    if (
+        not sys.stdin.isatty()
+        and subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode
+    ):
+        raise ProvisionError("this user is not root and sudo wants a password, with no terminal")
+    return ["sudo"]
+
+
+def ensure(verbs: Iterable[str]) -> None:
+    """Installs whatever these verbs need and this machine lacks.
+
+    Raises:
+        ProvisionError: It could not be installed.
+    """
+    verbs = list(verbs)
+    lacking = missing(needed(verbs))
+    if not lacking:
+        return
+    words = ["apt-get", "install", "--yes", "--no-install-recommends", *lacking]
+    by_hand = shlex.join(words)
+    if os.environ.get("HCALLD_APT") == "no":
+        raise ProvisionError(
+            f"{', '.join(lacking)} are not installed, and HCALLD_APT=no forbids installing; run "
+            f"as root: {by_hand}"
+        )
+    try:
+        prefix = as_root()
+    except ProvisionError as error:
+        raise ProvisionError(
+            f"{', '.join(lacking)} are not installed, and {error}; have root run: {by_hand}"
+        ) from error
+    say(
+        f"installing {len(lacking)} Debian packages and what they depend on, about "
+        f"{duration(10 + INSTALL_S * len(lacking))}: {' '.join(lacking)}"
+    )
+    # env, because sudo drops variables; the lock's timeout, because a fresh machine often updates
+    # itself when it is first used.
+    apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o"]
+    apt += ["DPkg::Lock::Timeout=300"]
+    if call([*apt, "-qq", "update"]):
+        say("apt-get update failed for some sources; going on with the lists that are there")
+    install = [*apt, "-qq", "-o", "Dpkg::Use-Pty=0", *words[1:]]
+    if call(install):
+        raise ProvisionError(
+            f"installing {' '.join(lacking)} failed, for the reason that apt-get gave above; "
+            f"expected it to work as root: {by_hand}"
+        )
+    still = missing(lacking)
+    if still:
+        raise ProvisionError(
+            f"{', '.join(still)} are not installed although apt-get said they would be; run as "
+            f"root: {by_hand}"
+        )
+
+
+def call(words: list[str]) -> int:
+    """Runs a command with its output on standard error, where people look."""
+    return subprocess.run(words, stdout=sys.stderr, check=False).returncode
