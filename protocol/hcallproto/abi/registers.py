@@ -13,6 +13,8 @@ R_NUMBER: Final = 3
 
 FIRST_ARGUMENT: Final = 4
 LAST_ARGUMENT: Final = 12
+CONTEXT_REGISTERS: Final = (0, 2, 31)
+"""Forwarded beside r3 to r12, for UV_RETURN, which takes a whole context."""
 
 MSR_S: Final = 1 << 22
 """Secure state (IBM bit 41)."""

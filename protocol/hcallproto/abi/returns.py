@@ -2,8 +2,10 @@
 """Return codes of hypercalls (``H_*``) and ultracalls (``U_*``), as r3 holds them.
 
 Sources: LoPAR 14.5.4.1.1 (table of return codes); the values also stand in Linux
-``arch/powerpc/include/asm/hvcall.h`` and ``asm/ultravisor-api.h``. U_RETRY,
-U_PERMISSION and U_P5 come from ``open-power/ultravisor`` ``include/uvcall.h``.
+``arch/powerpc/include/asm/hvcall.h`` and ``asm/ultravisor-api.h``. U_RETRY, U_BAD_MODE
+and U_STATE come from ``open-power/ultravisor`` ``include/uapi_uvcall.h``, the ones from
+U_UNSUPPORTED to U_XSCOM_TIMEOUT from its ``include/uvcall.h``. The firmware and Linux
+disagree about U_BUSY: -2 and internal there, 1 here.
 """
 
 from __future__ import annotations
@@ -61,7 +63,14 @@ class U(enum.IntEnum):
     FUNCTION = -2
     PARAMETER = -4
     RETRY = -5
+    UNSUPPORTED = -7
     PERMISSION = -11
+    XSCOM_CHIPLET_OFF = -14
+    XSCOM_PARTIAL_GOOD = -25
+    XSCOM_ADDR_ERROR = -26
+    XSCOM_CLOCK_ERROR = -27
+    XSCOM_PARITY_ERROR = -28
+    XSCOM_TIMEOUT = -29
     P2 = -55
     P3 = -56
     P4 = -57
@@ -84,6 +93,9 @@ PARAMETER_CODES: Final[tuple[H, ...]] = (
     H.P9,
 )
 """The code that says "argument n is invalid", by n - 1."""
+
+ULTRA_PARAMETER_CODES: Final[tuple[U, ...]] = (U.PARAMETER, U.P2, U.P3, U.P4, U.P5)
+"""The same for ultracalls, which have no more."""
 
 
 def code_name(code: Code) -> str:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Callable
 
 from hcallproto.abi.registers import U32_MAX, U64_MAX
-from hcallproto.abi.returns import PARAMETER_CODES, H, U
+from hcallproto.abi.returns import PARAMETER_CODES, ULTRA_PARAMETER_CODES, H, U
 
 __all__ = [
     "Arg",
@@ -21,12 +22,14 @@ __all__ = [
     "Bound",
     "Buffer",
     "BufferShape",
+    "Caller",
     "CodeWhen",
     "Direction",
     "Family",
     "Hcall",
     "Level",
     "Limit",
+    "Names",
     "Output",
 ]
 
@@ -40,6 +43,20 @@ class Level(enum.IntEnum):
     """``sc 2``: an ultracall."""
     COMMAND = 3
     """A command number and a structure instead of registers."""
+
+
+class Caller(enum.Enum):
+    """Who may make a call, by MSR(S, HV, PR); all others get a permission code."""
+
+    KERNEL = "partition kernel"
+    """HV = 0, PR = 0; secure or not."""
+    SECURE_KERNEL = "kernel of a secure VM"
+    """S = 1, HV = 0, PR = 0."""
+    ULTRAVISOR = "ultravisor, in the name of a VM"
+    """S = 1, HV = 1; the hypervisor sees the VM's MSR with S set."""
+    HYPERVISOR = "hypervisor"
+    """HV = 1, PR = 0."""
+    ANY = "anyone, problem state included"
 
 
 class Limit(enum.Enum):
@@ -71,6 +88,8 @@ class ArgKind(enum.Enum):
     """Opaque continue token, checked by the handler."""
     OPAQUE = "opaque"
     """Any 64-bit value, checked by the handler, printed in hexadecimal."""
+    TEXT = "text"
+    """Eight bytes of text, the first one most significant. Neighbours continue it."""
 
 
 class Direction(enum.Enum):
@@ -91,6 +110,10 @@ class BufferShape(enum.Enum):
     """No length register: at most ``max_size`` bytes, not past the 4 KiB page."""
 
 
+Names = type[enum.IntEnum] | type[enum.IntFlag]
+"""Spells a value: an ``IntEnum`` for numbers, an ``IntFlag`` for bit sets."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Arg:
     """One argument register."""
@@ -103,6 +126,10 @@ class Arg:
     maximum: Bound = U64_MAX
     code: H | U | None = None
     """Code for an invalid value; by default the one of the argument's position."""
+    names: Names | None = None
+    """The spelling of its values."""
+    only_when: tuple[str, int] | None = None
+    """(earlier argument, value): otherwise this one is not looked at."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +151,8 @@ class Buffer:
     """Its bytes must not reach a log, trace or plain capture."""
     prefetch: bool = True
     """The shim sends an IN buffer with the call."""
+    describe: Callable[[bytes], str] | None = None
+    """Renders the bytes for people, without what is secret in them. Never raises."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +164,10 @@ class Output:
     kind: ArgKind
     doc: str
     secret: bool = False
+    names: Names | None = None
+    """The spelling of its values."""
+    also_with: tuple[H | U, ...] = ()
+    """Codes beside success with which it is defined."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,7 +201,16 @@ class Hcall:
     waits_for_daemon: bool = True
     effect_may_remain: bool = False
     """After a timeout, the change that the guest was not told about may be there."""
-    from_problem_state: bool = False
+    caller: Caller = Caller.KERNEL
+    counts: str = ""
+    """What r3 counts when it is not negative; "" when r3 holds a code."""
+    sets_context: bool = False
+    """A success may change NIP and MSR: the caller goes on elsewhere."""
+
+    @property
+    def from_problem_state(self) -> bool:
+        """Calls with MSR[PR] = 1 are forwarded too."""
+        return self.caller is Caller.ANY
 
     def arg(self, name: str) -> Arg:
         """The argument called ``name``.
@@ -182,11 +224,17 @@ class Hcall:
         raise KeyError(f"{self.name} has no argument {name!r}")
 
     def arg_code(self, arg: Arg) -> H | U:
-        """The code for an invalid ``arg``: its own, or H_PARAMETER, H_P2... by position."""
+        """The code for an invalid ``arg``: its own, or H_PARAMETER, H_P2... by position.
+
+        Ultracalls have no code by position beyond U_P5 (-59 is U_BAD_MODE): there it is
+        U_PARAMETER, which the firmware's header explains as "invalid, out-of-range or
+        conflicting".
+        """
         if arg.code is not None:
             return arg.code
-        code = PARAMETER_CODES[self.args.index(arg)]
-        return code if self.level is not Level.SC2 else U[code.name]
+        codes = ULTRA_PARAMETER_CODES if self.level is Level.SC2 else PARAMETER_CODES
+        position = self.args.index(arg)
+        return codes[position] if position < len(codes) else codes[0]
 
     @property
     def return_codes(self) -> type[H | U]:
@@ -225,6 +273,34 @@ def size(name: str, register: int, doc: str, *, minimum: int = 0, maximum: Bound
     )
 
 
-def flags(name: str, register: int, doc: str, *, bits: Bound) -> Arg:
+def flags(name: str, register: int, doc: str, *, bits: Bound, names: Names | None = None) -> Arg:
     """A FLAGS argument; ``bits`` are the ones that may be set."""
-    return Arg(name=name, register=register, kind=ArgKind.FLAGS, doc=doc, maximum=bits)
+    return Arg(name=name, register=register, kind=ArgKind.FLAGS, doc=doc, maximum=bits, names=names)
+
+
+def value(
+    name: str,
+    register: int,
+    doc: str,
+    *,
+    minimum: int = 0,
+    maximum: Bound = U64_MAX,
+    names: Names | None = None,
+) -> Arg:
+    """A VALUE argument; with ``names`` the bounds are those of the names."""
+    if names is not None:
+        minimum, maximum = min(names), max(names)
+    return Arg(
+        name=name,
+        register=register,
+        kind=ArgKind.VALUE,
+        doc=doc,
+        minimum=minimum,
+        maximum=maximum,
+        names=names,
+    )
+
+
+def opaque(name: str, register: int, doc: str) -> Arg:
+    """An OPAQUE argument."""
+    return Arg(name=name, register=register, kind=ArgKind.OPAQUE, doc=doc)

@@ -15,6 +15,8 @@ from typing import Final
 
 from construct import Bytes, Const, Int8ub, Int16ub, Int32ub, Int64ub, Padding, Struct
 
+from hcallproto.payloads.quoting import quote
+
 PAGE_SIZE: Final = 4096
 """The page that an authorization structure, label or password buffer must not cross."""
 
@@ -51,6 +53,19 @@ LARGE_OBJECT_SIZE: Final = 65536
 
 SIGNED_UPDATE_RSA2048: Final = 1 << 63
 SIGNED_UPDATE_RSA4096: Final = 1 << 62
+
+
+class WrapFlag(enum.IntFlag):
+    """Object wrap flags (plpks.c; IBM bit n of 64 is ``1 << (63 - n)``)."""
+
+    OSSECBOOTAUDIT = 1 << 62
+    """Unwrapping needs OS secure boot in audit or enforce."""
+    OSSECBOOTENFORCE = 1 << 61
+    PASSWORD = 1 << 60
+    """Unwrapping needs the consumer's password; mandatory."""
+    AES_GCM_256 = 1
+    """The one algorithm there is, a number in IBM bits 60 to 63."""
+
 
 AUTH_HEADER = Struct(
     "version" / Const(1, Int8ub),
@@ -183,3 +198,45 @@ def parse_auth(data: bytes, max_password_size: int) -> Auth:
     if end > len(data):
         raise ValueError("authorization structure crosses its page")
     return Auth(Consumer(consumer), bytes(data[AUTH_HEADER_SIZE:end]))
+
+
+_LABEL_FAST = struct.Struct(">8sBBB5s")
+_ATTRIBUTES_SIZE = 16
+
+
+def describe_auth(data: bytes) -> str:
+    """Render an authorization structure without its password: ``OS+32``.
+
+    Args:
+        data: the structure from its first byte, as much as there is.
+    """
+    if len(data) < AUTH_HEADER_SIZE:
+        return f"malformed, {len(data)} bytes"
+    version, consumer, reserved0, reserved1, password_size = _AUTH_FAST.unpack_from(data)
+    if version != AUTH_VERSION:
+        return f"malformed, version {version}"
+    if reserved0 + reserved1 != _ZEROS:
+        return "malformed, reserved bytes not 0"
+    names = {1: "FIRMWARE", 2: "BOOTLOADER", 3: "OS"}
+    return f"{names.get(consumer, consumer)}+{password_size}"
+
+
+def describe_label(data: bytes) -> str:
+    r"""Render an object label: ``"sed-opal"/"/default/pri\0"``, or a bare ``"SB_VERSION"``.
+
+    A label of the OS begins with 16 bytes of attributes; those of firmware and
+    bootloader are bare names. The label does not say which it is, so what looks like
+    attributes is taken for them. Without a prefix the name is a signed variable's, in
+    UTF-16LE: ``u"db"``.
+    """
+    if len(data) >= _ATTRIBUTES_SIZE:
+        prefix, version, _os, length, reserved = _LABEL_FAST.unpack_from(data)
+        if version == 0 and length == _ATTRIBUTES_SIZE and reserved == _ZEROS[:5]:
+            name = data[_ATTRIBUTES_SIZE:]
+            if any(prefix):
+                return f"{quote(prefix.rstrip(bytes(1)))}/{quote(name)}"
+            # UTF-16 of ASCII has every second byte 0; anything else stays bytes.
+            if len(name) % 2 == 0 and not any(name[1::2]):
+                return f"u{quote(name[::2])}"
+            return quote(name)
+    return quote(data)

@@ -26,6 +26,7 @@ from hcallproto.abi.spec import (
     address,
     flags,
     size,
+    value,
 )
 from hcallproto.payloads.pks import (
     AUTH_ALIGNMENT,
@@ -34,6 +35,9 @@ from hcallproto.payloads.pks import (
     CONFIG_MIN_SIZE,
     Consumer,
     Policy,
+    WrapFlag,
+    describe_auth,
+    describe_label,
 )
 
 _PLPKS = "Linux 7.2 plpks.c"
@@ -42,7 +46,7 @@ _HCALLS = "Linux 7.2 papr_hcalls.rst"
 _AUTH = address("auth", 4, "authorization structure")
 _LABEL = address("label", 5, "object label")
 _LABEL_SIZE = size("label_size", 6, "bytes of the label", minimum=1, maximum=Limit.MAX_LABEL_SIZE)
-_POLICY = flags("policy", 7, "object policy bits", bits=Limit.SUPPORTED_POLICIES)
+_POLICY = flags("policy", 7, "object policy bits", bits=Limit.SUPPORTED_POLICIES, names=Policy)
 
 _AUTH_BUFFER = Buffer(
     address="auth",
@@ -52,6 +56,7 @@ _AUTH_BUFFER = Buffer(
     header_size=AUTH_HEADER_SIZE,
     alignment=AUTH_ALIGNMENT,
     secret=True,
+    describe=describe_auth,
 )
 _LABEL_BUFFER = Buffer(
     address="label",
@@ -59,9 +64,7 @@ _LABEL_BUFFER = Buffer(
     shape=BufferShape.SIZED,
     max_size=Limit.MAX_LABEL_SIZE,
     size="label_size",
-)
-_TOKEN_OUT = Output(
-    name="token", register=4, kind=ArgKind.TOKEN, doc="continue token; 0 when finished"
+    describe=describe_label,
 )
 
 _SUCCESS = CodeWhen(H.SUCCESS, "done")
@@ -78,6 +81,13 @@ _LONG_BUSY = tuple(
     CodeWhen(code, "in progress; call again with the token returned")
     for code in H
     if code.name.startswith("LONG_BUSY")
+)
+_TOKEN_OUT = Output(
+    name="token",
+    register=4,
+    kind=ArgKind.TOKEN,
+    doc="continue token; 0 when finished",
+    also_with=tuple(entry.code for entry in (_BUSY, *_LONG_BUSY)),
 )
 _BAD_AUTH = CodeWhen(H.PARAMETER, "authorization structure invalid")
 _BAD_LABEL = CodeWhen(H.P2, "label buffer invalid")
@@ -122,14 +132,7 @@ def _password_call(name: str, number: int, doc: str, source: str, direction: Dir
         doc=doc,
         source=source,
         args=(
-            Arg(
-                name="consumer",
-                register=4,
-                kind=ArgKind.VALUE,
-                doc="whose password: 1 firmware, 2 bootloader, 3 OS",
-                minimum=min(Consumer),
-                maximum=max(Consumer),
-            ),
+            value("consumer", 4, "whose password", names=Consumer),
             Arg(name="reserved", register=5, kind=ArgKind.ZERO, doc="0"),
             address("password", 6, "password buffer; must not cross a page"),
             size(
@@ -272,8 +275,21 @@ READ_OBJECT = Hcall(
         ),
     ),
     outputs=(
-        Output(name="size", register=4, kind=ArgKind.SIZE, doc="bytes of the object"),
-        Output(name="policy", register=5, kind=ArgKind.FLAGS, doc="the object's policy"),
+        Output(
+            name="size",
+            register=4,
+            kind=ArgKind.SIZE,
+            doc="bytes of the object",
+            also_with=(H.TOO_BIG,),
+        ),
+        Output(
+            name="policy",
+            register=5,
+            kind=ArgKind.FLAGS,
+            doc="the object's policy",
+            names=Policy,
+            also_with=(H.AUTHORITY,),
+        ),
     ),
     codes=(
         *_OBJECT,
@@ -304,7 +320,15 @@ CONFIRM_OBJECT_FLUSHED = Hcall(
     source=f"{_PLPKS} plpks_confirm_object_flushed()",
     args=(_AUTH, _LABEL, _LABEL_SIZE),
     buffers=(_AUTH_BUFFER, _LABEL_BUFFER),
-    outputs=(Output(name="status", register=4, kind=ArgKind.VALUE, doc="1 flushed, 0 not yet"),),
+    outputs=(
+        Output(
+            name="flushed",
+            register=4,
+            kind=ArgKind.VALUE,
+            doc="1 flushed, 0 not yet",
+            also_with=(H.NOT_FOUND,),
+        ),
+    ),
     codes=(*_OBJECT, CodeWhen(H.NOT_FOUND, "no such object; with r4 = 1 its removal is flushed")),
 )
 
@@ -354,7 +378,13 @@ WRAP_OBJECT = Hcall(
         _AUTH,
         _LABEL,
         _LABEL_SIZE,
-        flags("flags", 7, "conditions of unwrapping, and the algorithm", bits=_WRAP_FLAGS),
+        flags(
+            "flags",
+            7,
+            "conditions of unwrapping, and the algorithm",
+            bits=_WRAP_FLAGS,
+            names=WrapFlag,
+        ),
         address("in", 8, "data to wrap"),
         size("in_size", 9, "bytes of the data", minimum=1, maximum=Limit.MAX_OBJECT_SIZE),
         address("out", 10, "wrapped data"),
