@@ -202,8 +202,8 @@ class Hcall:
     effect_may_remain: bool = False
     """After a timeout, the change that the guest was not told about may be there."""
     caller: Caller = Caller.KERNEL
-    counts: str = ""
-    """What r3 counts when it is not negative; "" when r3 holds a code."""
+    result: str = ""
+    """What r3 holds when it is neither a code of ``codes`` nor negative; "" for nothing."""
     sets_context: bool = False
     """A success may change NIP and MSR: the caller goes on elsewhere."""
 
