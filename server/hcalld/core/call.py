@@ -81,11 +81,13 @@ class _Check:
 class Plan:
     """The checks of one call for one set of limits."""
 
-    __slots__ = ("_checks", "hcall", "limits")
+    __slots__ = ("_checks", "codes", "hcall", "limits")
 
     def __init__(self, hcall: Hcall, limits: Limits) -> None:
         self.hcall = hcall
         self.limits = limits
+        self.codes = frozenset(entry.code for entry in hcall.codes)
+        """The codes that the table declares; a handler that gives another has a bug."""
         buffers = {buffer.address: buffer for buffer in hcall.buffers}
         self._checks = tuple(self._check(arg, buffers.get(arg.name)) for arg in hcall.args)
 

@@ -81,7 +81,10 @@ class Now(Effect[int]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Flush(Effect[None]):
-    """Wait until everything committed so far is on stable storage (fsync)."""
+    """Wait until everything committed so far is on stable storage (fsync).
+
+    Raises StoreError in the handler if it may not be.
+    """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,19 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registration of handlers: one set a family, bound to declared calls."""
+"""The registration of handlers: one set a family, bound to declared calls.
+
+What happens to a call before its handler: the family's gate (is the facility there, and
+on, for this partition?), then the checks of ``Plan``. Both may raise ``HcallError``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from hcalld.core.call import Call
 from hcalld.core.effects import Effect
 from hcalld.core.outcome import Outcome
+from hcalld.core.records import Change
 from hcallproto.abi.spec import Family, Hcall
 
-ModelT = TypeVar("ModelT")
+
+class Model(Protocol):
+    """What a session needs of a family's model."""
+
+    def take_changes(self) -> list[Change]:
+        """The changes since the last time, to be committed together; empties the list."""
+
+    def begin_run(self) -> None:
+        """Forget what lives for one run; the store drops the records itself."""
+
+
+ModelT = TypeVar("ModelT", bound=Model)
 
 Handler = Callable[[Call, ModelT], Coroutine[Effect[Any], Any, Outcome]]
+
+Gate = Callable[[ModelT], None]
+"""Raises HcallError when no call of the family is served at all."""
 
 
 class HandlerSet(Generic[ModelT]):
@@ -21,14 +40,16 @@ class HandlerSet(Generic[ModelT]):
 
     Usage::
 
-        HANDLERS: HandlerSet[Keystore] = HandlerSet(pks.FAMILY)
+        HANDLERS: HandlerSet[Keystore] = HandlerSet(pks.FAMILY, gate=check_enabled)
 
         @HANDLERS.handles(pks.GET_CONFIG)
         async def h_pks_get_config(call: Call, keystore: Keystore) -> Outcome: ...
     """
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, *, gate: Gate[ModelT] | None = None) -> None:
         self.family = family
+        self.gate = gate
+        """Run before the arguments are looked at."""
         self.by_call: dict[Hcall, Handler[ModelT]] = {}
 
     def handles(self, hcall: Hcall) -> Callable[[Handler[ModelT]], Handler[ModelT]]:

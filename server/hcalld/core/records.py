@@ -72,3 +72,9 @@ class Loaded:
 
     records: Sequence[Record]
     replies: Sequence[RecordedReply]
+    generation: int = 0
+    """How many commits the store has seen in its life."""
+
+    def of(self, namespace: str) -> list[Record]:
+        """The records of one namespace."""
+        return [record for record in self.records if record.namespace == namespace]

@@ -13,7 +13,11 @@ class Store(Protocol):
     """One partition's records.
 
     All methods are synchronous. ``commit`` does not wait for the disk: what it wrote
-    survives the daemon's death, and after ``flush`` the machine's too.
+    survives the daemon's death, and after ``flush`` the machine's too. ``flush`` may run
+    in another thread while the owner commits; everything else belongs to one thread.
+
+    After a StoreError from ``commit`` the model may be ahead of the store: throw it away
+    and build it anew from ``load``.
     """
 
     def load(self) -> Loaded:
@@ -27,11 +31,16 @@ class Store(Protocol):
         """Enter a run: unless it is the current one, drop RUN records and replies.
 
         Returns:
-            True if something was dropped or the run is new.
+            True if the run is new; ``load`` then has no RUN records and no replies.
+
+        Raises:
+            StoreError: nothing was changed.
         """
 
     def commit(self, changes: Sequence[Change], reply: RecordedReply | None) -> None:
         """Apply the changes and keep the reply, in one transaction: all or nothing.
+
+        A reply replaces the one of the same vCPU.
 
         Raises:
             StoreError: nothing was changed.
@@ -41,12 +50,20 @@ class Store(Protocol):
         """Return when all commits so far are on stable storage. Blocks; run in a thread.
 
         Raises:
-            StoreError: they may not be.
+            StoreError: they may not be, and never will be known to be: the store refuses
+                everything from now on.
         """
 
     @property
     def dirty(self) -> bool:
         """True if there are commits that ``flush`` has not covered."""
 
+    @property
+    def generation(self) -> int:
+        """How many commits the store has seen in its life; grows with each."""
+
+    def rest(self) -> None:
+        """Give up memory and files until the next use; the ownership stays."""
+
     def close(self) -> None:
-        """Release the files and the ownership."""
+        """Release the files and the ownership. May be called twice."""
