@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from . import initramfs, kernels, pins, qemu, system
+from . import initramfs, kernels, pins, qemu, system, venvs
 from .cache import Cache, default_root
 from .errors import ProvisionError
+from .machine import processors
 from .progress import duration, say
-from .tools import processors
 
 Make = Callable[[Cache, Mapping[str, str]], Path]
 
@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
         added.set_defaults(name=name)
         if name == "qemu":
             added.add_argument("--asan", action="store_true", help="with AddressSanitizer")
+    verb("venv", run_venv, "the project's virtual environment, in the tree")
     verb("all", run_all, "all of these, as VARIABLE=path lines")
     added = verb("qemu-src", run_source, "QEMU's pristine source with one commit in git")
     added = verb("qemu-qtest", run_qtest, "run the qtests that the series adds")
@@ -129,6 +130,13 @@ def run_all(_arguments: argparse.Namespace, cache: Cache, environ: Mapping[str, 
     """Makes everything and prints the paths."""
     for name, path in make_ready(ALL, cache, environ).items():
         print(f"{VARIABLES[name]}={path}")
+    return 0
+
+
+def run_venv(_arguments: argparse.Namespace, cache: Cache, _environ: Mapping[str, str]) -> int:
+    """Makes the project's environment and prints its path."""
+    system.ensure(["venv"])
+    print(venvs.project(cache))
     return 0
 
 

@@ -17,8 +17,8 @@ from . import pins
 from .cache import Cache, sha256_of
 from .errors import ProvisionError
 from .fetch import Fetched, fetch
+from .machine import processors
 from .progress import Word, duration, kbuild_steps, output, run, say
-from .tools import processors
 
 FRAGMENT = Path(__file__).with_name("guest-kernel.config")
 

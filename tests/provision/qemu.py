@@ -25,8 +25,9 @@ from . import pins, series
 from .cache import Cache, digest_of, sha256_of
 from .errors import ProvisionError
 from .fetch import fetch
+from .machine import platform_tag, processors
 from .progress import Word, duration, ninja_steps, output, run, say
-from .tools import meson_python, platform_tag, processors
+from .venvs import meson_python
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATCHES: Final = ROOT / "qemu_patches" / "v10.0"

@@ -113,7 +113,7 @@ def synchronize(
                 (stage / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(pristine / name, stage / name)
         for patch in patches:
-            words = ["patch", "-p1", "--batch", "--no-backup-if-mismatch", f"--fuzz={fuzz}"]
+            words = ["patch", "-p1", "--force", "--no-backup-if-mismatch", f"--fuzz={fuzz}"]
             run(f"applying {patch.name}", [*words, "-i", patch], log=log, cwd=stage)
         _write_note(note, former | wanted)
         changed = sum(

@@ -53,6 +53,9 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "stub": ("gcc-powerpc64le-linux-gnu", "make"),
     "bench": ("gcc", "libc6-dev"),
+    "ci": ("make",),
+    # What tests compare with: programs that this project did not write.
+    "tests": ("cpio", "git", "patch"),
 }
 """What is needed, by purpose. Programs of Debian's essential packages are not listed."""
 
@@ -67,6 +70,8 @@ NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "initramfs": ("fetch",),
     "stub": ("stub",),
     "bench": ("bench",),
+    "ci": ("ci",),
+    "tests": ("tests",),
 }
 """The purposes that serve each verb."""
 
@@ -109,10 +114,14 @@ def installed() -> set[str]:
 def missing(packages: Iterable[str]) -> list[str]:
     """Names those of the packages that are not installed."""
     there = installed()
-    # A Python that is not Debian's brings its own venv.
-    if importlib.util.find_spec("ensurepip") is not None:
+    if has_venv():
         there.add("python3-venv")
     return sorted(set(packages) - there)
+
+
+def has_venv() -> bool:
+    """Says whether this Python can make virtual environments; one not Debian's can by itself."""
+    return importlib.util.find_spec("ensurepip") is not None
 
 
 def as_root() -> list[str]:

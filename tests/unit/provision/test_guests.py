@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guest kernels and the initramfs are made from."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from tests.provision import initramfs, kernels
+from tests.provision.cpio import archive
+from tests.provision.errors import ProvisionError
+
+FRAGMENT = kernels.FRAGMENT.read_text()
+
+
+def test_lost_options_when_all_survive_then_none_is_named():
+    config = "CONFIG_A=y\nCONFIG_N=8\n# CONFIG_C is not set\n"
+    assert kernels.lost_options("CONFIG_A=y\nCONFIG_B=n\nCONFIG_N=8\n", config) == []
+
+
+@pytest.mark.parametrize("config", ["", "# CONFIG_A is not set\n", "CONFIG_A=m\n", "CONFIG_AB=y\n"])
+def test_lost_options_when_one_is_lost_or_weakened_then_it_is_named(config: str):
+    assert kernels.lost_options("CONFIG_A=y\n", config) == ["CONFIG_A"]
+
+
+def test_fragment_when_read_then_no_option_is_given_twice():
+    names = [line.partition("=")[0] for line in FRAGMENT.splitlines() if line.startswith("CONFIG")]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "option", ["PSERIES_PLPKS", "PPC_SECURE_BOOT", "PPC_SVM", "TRUSTED_KEYS_PKWM", "RELOCATABLE"]
+)
+def test_fragment_when_read_then_what_debians_kernel_lacks_is_there(option: str):
+    assert f"CONFIG_{option}=y" in FRAGMENT.splitlines()
+
+
+def test_init_when_read_by_a_shell_then_it_is_a_script():
+    subprocess.run(["sh", "-n", initramfs.INIT], check=True)
+    assert initramfs.INIT.read_text().startswith("#!/bin/busybox sh\n")
+
+
+def test_contents_when_made_then_the_kernel_finds_its_console_and_first_process():
+    nodes = initramfs.contents(b"\x7fELF", b"#!/bin/busybox sh\n")
+    assert nodes["/dev/console"] == initramfs.CharacterDevice(5, 1)
+    assert nodes["/init"] == initramfs.File(b"#!/bin/busybox sh\n", 0o755)
+    assert b"\x7fELF" in archive(nodes)
+
+
+def test_overlay_when_path_is_no_path_then_it_is_refused():
+    with pytest.raises(ProvisionError, match="no path of a file"):
+        initramfs.overlay({"/../run.sh": b""})

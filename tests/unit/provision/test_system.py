@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which packages are needed, and what happens where they cannot be installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from tests.provision import system
+from tests.provision.errors import ProvisionError
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A machine without packages, on which every command succeeds; gives the commands."""
+    commands: list[list[str]] = []
+    there: set[str] = set()
+
+    def call(words: list[str]) -> int:
+        commands.append(words)
+        if "install" in words:
+            there.update(word for word in words if not word.startswith("-"))
+        return 0
+
+    monkeypatch.setattr(system, "installed", there.copy)
+    monkeypatch.setattr(system, "call", call)
+    monkeypatch.setattr(system, "has_venv", lambda: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.delenv("HCALLD_APT", raising=False)
+    return commands
+
+
+def test_needs_when_read_then_every_purpose_is_known():
+    assert {purpose for needs in system.NEEDS.values() for purpose in needs} == (
+        system.PACKAGES.keys()
+    )
+
+
+def test_needed_when_verbs_share_packages_then_each_is_named_once():
+    names = system.needed(["qemu", "kernel-own", "qemu"])
+    assert names == sorted(set(names))
+    assert {"ninja-build", "bc", "debian-archive-keyring"} <= set(names)
+
+
+def test_parse_installed_when_a_package_is_only_half_there_then_it_is_not_counted():
+    text = (
+        "gcc\tinstall ok installed\nflex\tdeinstall ok config-files\nbison\tinstall ok unpacked\n\n"
+    )
+    assert system.parse_installed(text) == {"gcc"}
+
+
+def test_ensure_when_packages_are_missing_then_they_are_named_and_installed(
+    bare: list[list[str]], capsys: pytest.CaptureFixture[str]
+):
+    system.ensure(["stub"])
+    assert "update" in bare[0]
+    assert bare[1][-2:] == ["gcc-powerpc64le-linux-gnu", "make"]
+    assert bare[1][:2] == ["env", "DEBIAN_FRONTEND=noninteractive"]
+    said = capsys.readouterr().err
+    assert "installing 2 Debian packages" in said
+    assert "gcc-powerpc64le-linux-gnu make" in said
+
+
+def test_ensure_when_nothing_is_missing_then_apt_is_not_called(
+    bare: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(system, "installed", lambda: set(system.needed(["stub"])))
+    system.ensure(["stub"])
+    assert bare == []
+
+
+def test_ensure_when_python_brings_its_own_venv_then_the_package_is_not_missing(
+    bare: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    assert "python3-venv" in system.missing(["python3-venv"])
+    monkeypatch.setattr(system, "has_venv", lambda: True)
+    assert system.missing(["python3-venv"]) == []
+
+
+def test_ensure_when_installing_is_forbidden_then_it_says_what_to_run(
+    bare: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HCALLD_APT", "no")
+    with pytest.raises(ProvisionError, match="run as root: apt-get install --yes"):
+        system.ensure(["stub"])
+    assert bare == []
+
+
+def test_ensure_when_neither_root_nor_sudo_then_it_says_what_root_is_to_run(
+    bare: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(ProvisionError) as caught:
+        system.ensure(["stub"])
+    assert "this user is not root and there is no sudo" in str(caught.value)
+    assert "have root run: apt-get install --yes --no-install-recommends" in str(caught.value)
+    assert bare == []
+
+
+def test_ensure_when_sudo_is_there_then_only_apt_runs_by_it(
+    bare: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(system, "as_root", lambda: ["sudo"])
+    system.ensure(["stub"])
+    assert [words[:4] for words in bare] == [
+        ["sudo", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
+    ] * 2
+
+
+def test_ensure_when_apt_fails_then_it_says_so(
+    bare: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(system, "call", lambda words: 100 if "install" in words else 0)
+    with pytest.raises(ProvisionError, match="for the reason that apt-get gave above"):
+        system.ensure(["stub"])
+
+
+def test_installed_when_this_is_no_debian_then_it_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(ProvisionError, match="expected Debian 12 or 13"):
+        system.installed()
