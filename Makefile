@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+# The one front door: `make help` lists what it does. Every target installs, fetches and builds what
+# it needs and does not find, and says so first. What takes long to make is kept outside the tree;
+# see tests/provision.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+PROVISION := python3 tests/provision
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+
+# What each kind of run needs; tests find it by HCALLD_QEMU, HCALLD_KERNEL_DEBIAN,
+# HCALLD_KERNEL_OWN, HCALLD_INITRAMFS and HCALLD_STUB_DIR.
+GUESTS := kernel-debian kernel-own initramfs
+DEMO := qemu kernel-debian initramfs stub
+ALL := qemu $(GUESTS) stub
+
+# More words for pytest, such as PYTEST_ARGS='-k password -x'.
+PYTEST_ARGS ?=
+
+empty :=
+comma := ,
+with = $(PROVISION) run --with $(subst $(empty) $(empty),$(comma),$(strip $(1))) --
+
+# A run that must not skip anything for want of a tool, nor leave a tier out.
+require = HCALLD_REQUIRE=$(1) $(PYTEST) -p tests.provision.tiers --tiers=$(2)
+
+.PHONY: help
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+.PHONY: demo
+demo: prepare-demo venv stub ## Set everything up, then show a stock Debian kernel with its keystore
+	@$(call with,$(DEMO)) $(PYTHON) tests/demo.py
+
+.PHONY: test
+test: prepare-test venv check qemu guest stub qtest ## Set everything up, then run every test; what CI runs
+	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel,unit$(comma)property$(comma)vectors$(comma)integration$(comma)kernel) -m 'not soak and not bench' $(PYTEST_ARGS)
+
+.PHONY: prepare-demo
+prepare-demo:
+	@$(PROVISION) system venv $(DEMO)
+
+.PHONY: prepare-test
+prepare-test:
+	@$(PROVISION) system venv tests $(ALL)
+
+.PHONY: venv
+venv: ## Make or update the virtual environment .venv
+	@$(PROVISION) venv >/dev/null
+
+.PHONY: qemu
+qemu: ## Build QEMU with the patch series (QEMU_SRC=… names a tree or tarball of yours)
+	@$(PROVISION) qemu
+
+.PHONY: guest
+guest: ## Fetch Debian's kernel, build our own, make the initramfs
+	@for name in $(GUESTS); do $(PROVISION) $$name || exit; done
+
+.PHONY: stub
+stub: ## Build the bare-metal guest stub
+	@$(PROVISION) system stub
+	@$(MAKE) -C guest_stub
+
+.PHONY: generate
+generate: venv ## Write again what is generated from the table of calls
+	@$(PYTHON) -m hcallproto.codegen
+
+.PHONY: check
+check: venv ## Lint, types, import contracts, generated files up to date
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" lint-imports
+	@$(PYTHON) -m hcallproto.codegen --check
+
+.PHONY: format
+format: venv ## Format the Python sources, mend what the linter can
+	@.venv/bin/ruff check --fix-only
+	@.venv/bin/ruff format
+
+.PHONY: unit
+unit: venv ## Run the tests that need no QEMU: unit, property, vectors
+	@$(PROVISION) system tests
+	@$(call require,,unit$(comma)property$(comma)vectors) -m 'not qemu and not kernel and not soak and not bench' $(PYTEST_ARGS)
+
+.PHONY: itest
+itest: venv stub ## Run the tests with QEMU and the guest stub
+	@$(call with,qemu stub) env $(call require,qemu,integration) -m 'qemu and not kernel and not soak and not bench' $(PYTEST_ARGS)
+
+.PHONY: ktest
+ktest: venv stub ## Run the tests with Linux kernels
+	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel,kernel) -m 'kernel and not soak and not bench' $(PYTEST_ARGS)
+
+.PHONY: qtest
+qtest: ## Run the series' own qtests in QEMU's build tree
+	@$(PROVISION) qemu-qtest
+
+.PHONY: soak
+soak: venv stub ## Run the long tests: kills under load, many guests
+	@$(call with,$(ALL)) env HCALLD_REQUIRE=qemu,kernel $(PYTEST) -m soak $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: venv stub ## Measure, and print the ratios
+	@$(PROVISION) system bench
+	@$(call with,qemu stub) env HCALLD_REQUIRE=qemu $(PYTEST) -m bench -s $(PYTEST_ARGS)
+
+.PHONY: test-asan
+test-asan: venv stub ## Run the tests with QEMU built with AddressSanitizer
+	@$(PROVISION) qemu-qtest --asan
+	@$(call with,qemu-asan stub) env HCALLD_ASAN=1 $(call require,qemu,integration) -m 'qemu and not kernel and not soak and not bench' $(PYTEST_ARGS)
+
+.PHONY: dist
+dist: venv ## Build the wheel
+	@$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+.PHONY: clean
+clean: ## Remove what was made in the tree; the cache outside it stays
+	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache tests/artifacts
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+	@[ ! -f guest_stub/Makefile ] || $(MAKE) -C guest_stub clean
