@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Platform KeyStore of one partition: objects, passwords, space.
+
+What a consumer may do, in the order in which a call is judged (docs/pks.md "Order of
+checks"): password, then whether the object exists, then the object's policy, then room.
+A method either raises ``HcallError`` and has changed nothing, or has changed the model
+and recorded it for the store. Registers and guest memory are the handlers' business;
+how records look is ``keystore_records.py``.
+
+Passwords and TRANSIENT objects live until the machine's next reset (their records have
+lifetime RUN, so they outlive the daemon); everything else is persistent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterable, Iterator
+
+from hcalld.core.errors import ConfigError, HcallError, StoreError
+from hcalld.core.records import Change, Delete, Lifetime, Put, Record
+from hcalld.core.secret import Secret
+from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.keystore_records import (
+    NAMESPACE,
+    OBJECT_TAG,
+    PASSWORD_TAG,
+    decode_object,
+    decode_password,
+    encode_object,
+    encode_password,
+    object_key,
+    password_key,
+    split_object_key,
+    split_password_key,
+)
+from hcallproto.abi.returns import H
+from hcallproto.payloads.pks import Consumer, Policy
+
+HYPERVISOR_POLICIES = Policy.SIGNEDUPDATE | Policy.WRAPPINGKEY | Policy.HVPROVISIONED
+"""Bits that H_PKS_WRITE_OBJECT cannot give: other calls, or the hypervisor, create these."""
+
+SECURE_BOOT_AUDIT = 1
+SECURE_BOOT_ENFORCE = 2
+
+_USED_SPACE = slice(16, 20)
+"""Where ``usedspace`` is in the configuration structure."""
+_USED_SPACE_FIELD = struct.Struct(">I")
+
+_WORLDREADABLE = int(Policy.WORLDREADABLE)
+_GATED = int(Policy.OSSECBOOTAUDIT | Policy.OSSECBOOTENFORCE | Policy.PWSET)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object."""
+
+    policy: int
+    data: bytes = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NamedObject:
+    """One object and what it is called."""
+
+    consumer: Consumer
+    label: bytes
+    object: StoredObject
+
+
+class Keystore:
+    """The model behind H_PKS_*."""
+
+    def __init__(self, attributes: PartitionAttributes, records: Iterable[Record] = ()) -> None:
+        """Build the model from a store's records; those of other namespaces are ignored.
+
+        Raises:
+            StoreError: a record is malformed or of a newer version.
+            ConfigError: what is stored does not fit the attributes.
+        """
+        self.attributes = attributes
+        self._overhead = attributes.pks.object_overhead
+        self._objects: dict[bytes, StoredObject] = {}
+        self._passwords: dict[int, Secret] = {}
+        self._changes: list[Change] = []
+        self._used_space = 0
+        self._config = attributes.keystore_config(0).build()
+        for record in records:
+            if record.namespace == NAMESPACE:
+                self._load(record)
+        self._check_fit()
+
+    def _load(self, record: Record) -> None:
+        tag = record.key[:1]
+        if tag == OBJECT_TAG:
+            _, label = split_object_key(record.key)
+            stored = StoredObject(*decode_object(record))
+            self._objects[record.key] = stored
+            self._charge(self._cost(label, stored.data))
+        elif tag == PASSWORD_TAG:
+            consumer = split_password_key(record.key)
+            self._passwords[consumer] = Secret(decode_password(record))
+        else:
+            raise StoreError(
+                f"keystore record of unknown kind {tag!r}: it was written by a newer hcalld, "
+                "use that one"
+            )
+
+    def _check_fit(self) -> None:
+        total = self.attributes.total_size
+        if not self._objects or self._used_space <= total:
+            return
+        if not total:
+            raise ConfigError(
+                f"keystore_kbytes is 0, but the keystore holds {len(self._objects)} objects; "
+                "remove them (hcalld state remove) or set keystore_kbytes"
+            )
+        raise ConfigError(
+            f"keystore_kbytes is {self.attributes.keystore_kbytes}, but {self._used_space} bytes "
+            f"are in use; set it to at least {-(-self._used_space // 1024)}"
+        )
+
+    # -- session --------------------------------------------------------------------------
+
+    def take_changes(self) -> list[Change]:
+        """The changes since the last time, to be committed together."""
+        changes = self._changes
+        if changes:
+            self._changes = []
+        return changes
+
+    def begin_run(self) -> None:
+        """The machine was reset: passwords and TRANSIENT objects are gone.
+
+        Records no changes: a store drops RUN records by itself.
+        """
+        self._passwords.clear()
+        for key, stored in list(self._objects.items()):
+            if stored.policy & Policy.TRANSIENT:
+                del self._objects[key]
+                self._charge(-self._cost(key[2:], stored.data))
+
+    # -- configuration and space ----------------------------------------------------------
+
+    @property
+    def is_enabled(self) -> bool:
+        """False if the partition has no keystore."""
+        return self.attributes.keystore_kbytes > 0
+
+    @property
+    def used_space(self) -> int:
+        """Bytes charged for all objects."""
+        return self._used_space
+
+    def config(self) -> bytes:
+        """The configuration structure, kept ready: Linux asks again and again."""
+        return self._config
+
+    def _cost(self, label: bytes, data: bytes) -> int:
+        return self._overhead + len(label) + len(data)
+
+    def _charge(self, size: int) -> None:
+        self._used_space += size
+        config = bytearray(self._config)
+        config[_USED_SPACE] = _USED_SPACE_FIELD.pack(self._used_space)
+        self._config = bytes(config)
+
+    # -- passwords ------------------------------------------------------------------------
+
+    def has_password(self, consumer: int) -> bool:
+        """True once the consumer's password is set, until the next reset."""
+        return consumer in self._passwords
+
+    def set_password(self, consumer: int, password: bytes) -> None:
+        """Set a consumer's password for this run.
+
+        Raises:
+            HcallError: H_IN_USE, it has one.
+        """
+        if consumer in self._passwords:
+            raise HcallError(
+                H.IN_USE, f"consumer {consumer} has a password already, until the next reset"
+            )
+        self._passwords[consumer] = Secret(password)
+        self._put(password_key(consumer), encode_password(password), Lifetime.RUN)
+
+    def authorize(self, consumer: int, password: bytes) -> None:
+        """Check a consumer's password; before one is set, the empty password is right.
+
+        Raises:
+            HcallError: H_AUTHORITY.
+        """
+        expected = self._passwords.get(consumer)
+        if expected is None:
+            if password:
+                raise HcallError(
+                    H.AUTHORITY, f"consumer {consumer} has no password yet, but one was given"
+                )
+        elif not expected.matches(password):
+            raise HcallError(H.AUTHORITY, f"wrong password for consumer {consumer}")
+
+    # -- objects --------------------------------------------------------------------------
+
+    def exists(self, consumer: int, label: bytes) -> bool:
+        """True if the consumer has an object with this label."""
+        return object_key(consumer, label) in self._objects
+
+    def create(self, consumer: int, label: bytes, policy: int, data: bytes) -> None:
+        """Create an object.
+
+        Raises:
+            HcallError: H_RESOURCE, the label exists; H_NO_MEM, it does not fit.
+        """
+        key = object_key(consumer, label)
+        if key in self._objects:
+            raise HcallError(H.RESOURCE, "an object with this label exists; remove it first")
+        cost = self._cost(label, data)
+        room = self.attributes.total_size - self._used_space
+        if cost > room:
+            raise HcallError(H.NO_MEM, f"object needs {cost} bytes, {room} are free")
+        self._objects[key] = StoredObject(policy, data)
+        self._charge(cost)
+        lifetime = Lifetime.RUN if policy & Policy.TRANSIENT else Lifetime.PERSISTENT
+        self._put(key, encode_object(policy, data), lifetime)
+
+    def read(self, consumer: int, label: bytes, password: bytes) -> StoredObject:
+        """An object that the caller may see; a wrapping key's bytes are still not for it.
+
+        Anyone may read a WORLDREADABLE object: its password is not looked at.
+
+        Raises:
+            HcallError: H_AUTHORITY or H_NOT_FOUND.
+        """
+        stored = self._objects.get(object_key(consumer, label))
+        if stored is None:
+            self.authorize(consumer, password)
+            raise self._absent()
+        if not stored.policy & _WORLDREADABLE:
+            self.authorize(consumer, password)
+        self._check_gates(consumer, stored.policy)
+        return stored
+
+    def remove(self, consumer: int, label: bytes) -> None:
+        """Remove an object; the caller is authorized.
+
+        Raises:
+            HcallError: H_NOT_FOUND or H_AUTHORITY.
+        """
+        key = object_key(consumer, label)
+        stored = self._objects.get(key)
+        if stored is None:
+            raise self._absent()
+        self._check_gates(consumer, stored.policy)
+        if stored.policy & Policy.IMMUTABLE:
+            raise HcallError(H.AUTHORITY, "the object is IMMUTABLE")
+        if stored.policy & Policy.SIGNEDUPDATE:
+            raise HcallError(H.AUTHORITY, "the object is removed by H_PKS_SIGNED_UPDATE only")
+        self._delete(key, stored)
+
+    def _check_gates(self, consumer: int, policy: int) -> None:
+        """Policy bits that close an object altogether while the partition is as it is."""
+        if not policy & _GATED:
+            return
+        if policy & Policy.PWSET and consumer not in self._passwords:
+            raise HcallError(
+                H.AUTHORITY, f"the object is closed until consumer {consumer} has a password"
+            )
+        secure_boot = self.attributes.secure_boot
+        if policy & Policy.OSSECBOOTAUDIT and secure_boot < SECURE_BOOT_AUDIT:
+            raise HcallError(
+                H.AUTHORITY, f"the object needs secure boot audit or enforce; it is {secure_boot}"
+            )
+        if policy & Policy.OSSECBOOTENFORCE and secure_boot < SECURE_BOOT_ENFORCE:
+            raise HcallError(
+                H.AUTHORITY, f"the object needs secure boot enforce; it is {secure_boot}"
+            )
+
+    # -- the hypervisor's own side ----------------------------------------------------------
+
+    def objects(self) -> Iterator[NamedObject]:
+        """All objects, by consumer and label."""
+        for key in sorted(self._objects):
+            consumer, label = split_object_key(key)
+            yield NamedObject(consumer, label, self._objects[key])
+
+    def discard(self, consumer: int, label: bytes) -> None:
+        """Remove an object whatever its policy says.
+
+        Raises:
+            HcallError: H_NOT_FOUND.
+        """
+        key = object_key(consumer, label)
+        stored = self._objects.get(key)
+        if stored is None:
+            raise self._absent()
+        self._delete(key, stored)
+
+    # -- changes --------------------------------------------------------------------------
+
+    @staticmethod
+    def _absent() -> HcallError:
+        return HcallError(H.NOT_FOUND, "no object has this label")
+
+    def _delete(self, key: bytes, stored: StoredObject) -> None:
+        del self._objects[key]
+        self._charge(-self._cost(key[2:], stored.data))
+        self._changes.append(Delete(NAMESPACE, key))
+
+    def _put(self, key: bytes, value: bytes, lifetime: Lifetime) -> None:
+        self._changes.append(Put(Record(NAMESPACE, key, value, lifetime)))

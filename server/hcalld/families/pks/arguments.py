@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the arguments of H_PKS_* point at: authorization structures and labels.
+
+The registers have been checked by the call's ``Plan`` before; here it is what is in
+memory behind them that can be wrong.
+"""
+
+from __future__ import annotations
+
+from hcalld.core.call import Call, page_rest
+from hcalld.core.effects import ReadBuffer
+from hcalld.domain.attributes import PartitionAttributes
+from hcallproto.payloads.pks import Auth, Consumer, parse_auth
+
+LABEL_ATTRIBUTES_SIZE = 16
+"""Bytes before the name in a label of the OS (plpks.c ``struct label_attr``)."""
+_LABEL_VERSION = b"\0"
+_LABEL_REST = bytes((LABEL_ATTRIBUTES_SIZE, 0, 0, 0, 0, 0))
+"""Attribute length and reserved bytes; the byte before them says which OS."""
+
+READ_AUTH = ReadBuffer("auth")
+READ_LABEL = ReadBuffer("label")
+
+
+async def read_auth(call: Call, attributes: PartitionAttributes) -> Auth:
+    """The authorization structure, H_PARAMETER if it is malformed."""
+    data = await READ_AUTH
+    try:
+        return parse_auth(data, attributes.pks.max_password_size)
+    except ValueError as error:
+        raise call.refuse("auth", str(error)) from None
+
+
+async def read_label(call: Call, consumer: Consumer) -> bytes:
+    """The label; H_P2 or H_P3 if it is not one that ``consumer`` may use.
+
+    Linux promises for the OS that a label does not cross a page and begins with 16 bytes
+    of attributes. Firmware and bootloader labels are bare names: SB_VERSION is read from
+    wherever the kernel has the string.
+    """
+    label = await READ_LABEL
+    if consumer is Consumer.OS:
+        gpa = call["label"]
+        if len(label) < LABEL_ATTRIBUTES_SIZE:
+            raise call.refuse(
+                "label_size",
+                f"a label of the OS has at least {LABEL_ATTRIBUTES_SIZE} bytes, "
+                f"this one {len(label)}",
+            )
+        if len(label) > page_rest(gpa):
+            raise call.refuse("label", f"label 0x{gpa:x} + {len(label)} crosses a page")
+        if label[8:9] != _LABEL_VERSION or label[10:16] != _LABEL_REST:
+            raise call.refuse(
+                "label",
+                f"label attributes {label[8:16].hex()} are malformed: version is not 0, length "
+                f"not {LABEL_ATTRIBUTES_SIZE}, or reserved bytes not 0",
+            )
+    return label

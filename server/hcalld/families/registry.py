@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The families that are served: their handlers and how their models are built.
+
+This list is the registration. ``hcallproto`` declares the calls; a test holds the two
+together: each call that is not ``decode_only`` has exactly one handler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, Generic
+
+from hcalld.core.handlers import HandlerSet, Model, ModelT
+from hcalld.core.records import Record
+from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.keystore import Keystore
+from hcalld.families.pks.handlers import HANDLERS as PKS
+
+__all__ = ["SERVED", "Model", "Served"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Served(Generic[ModelT]):
+    """One family that is served."""
+
+    handlers: HandlerSet[ModelT]
+    build: Callable[[PartitionAttributes, Iterable[Record]], ModelT]
+    """A partition's model from its attributes and all of its records.
+
+    Raises StoreError for records that cannot be read, ConfigError for attributes that
+    do not fit them.
+    """
+
+
+SERVED: tuple[Served[Any], ...] = (Served(PKS, Keystore),)
