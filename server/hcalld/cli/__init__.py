@@ -1,2 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: one file a subcommand."""
+"""The command line: one file a subcommand, loaded when it is used.
+
+Errors that a user can act on are one line on stderr and exit status 1; a wrong use of the
+command line is exit status 2.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from hcalld.core.errors import HcalldError
+
+_COMMANDS = {
+    "serve": "hcalld.cli.serve",
+    "list": "hcalld.cli.list_calls",
+    "qemu-args": "hcalld.cli.qemu_args",
+    "state": "hcalld.cli.state",
+}
+"""Subcommand to the module that holds it, as an attribute named ``command``."""
+
+
+class _Lazy(click.Group):
+    """Imports a subcommand's module when it is used: ``serve`` need not load tables."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = importlib.import_module(module).command
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hcalld")
+@click.option(
+    "--print-capabilities",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda ctx, _param, value: _print_capabilities(ctx) if value else None,
+    help="Print what this daemon can do as JSON, and end.",
+)
+def cli() -> None:
+    """Answers sPAPR hypercalls for pseries guests under QEMU TCG."""
+
+
+def _print_capabilities(ctx: click.Context) -> None:
+    import json
+
+    from hcallproto.abi.capabilities import capabilities
+
+    click.echo(json.dumps(capabilities(), indent=2))
+    ctx.exit()
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``hcalld``."""
+    try:
+        cli(prog_name="hcalld")
+    except HcalldError as error:
+        click.echo(f"hcalld: {error}", err=True)
+        sys.exit(1)

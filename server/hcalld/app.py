@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: the only file that wires all parts of the daemon together."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import signal
+import socket
+import ssl
+import sys
+from typing import TextIO
+
+import structlog
+import trio
+
+from hcalld.config import Profile, Profiles
+from hcalld.core.errors import ConfigError
+from hcalld.observe.trace import Trace
+from hcalld.runtime import sdnotify
+from hcalld.runtime.server import Server, inherited_socket, listen_tcp, listen_unix
+from hcalld.runtime.session import Observer
+from hcalld.stores.base import Store
+from hcalld.stores.factory import open_memory_store, open_sqlite_store
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TcpOptions:
+    """A TCP listener."""
+
+    host: str
+    port: int
+    certificate: pathlib.Path | None = None
+    key: pathlib.Path | None = None
+    client_ca: pathlib.Path | None = None
+
+    def context(self) -> ssl.SSLContext | None:
+        """The TLS context: client certificates are required.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        if self.certificate is None:
+            return None
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.load_cert_chain(self.certificate, self.key)
+            context.load_verify_locations(self.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        except OSError as error:
+            raise ConfigError(
+                f"TLS: {error}; expected PEM files for --tls-cert, --tls-key and --tls-ca"
+            ) from None
+        return context
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """What ``hcalld serve`` was asked to do."""
+
+    socket_path: pathlib.Path | None = None
+    fd: int | None = None
+    tcp: TcpOptions | None = None
+    socket_mode: int = 0o600
+    socket_group: int | None = None
+    allowed_uids: frozenset[int] | None = None
+    state_dir: pathlib.Path | None = None
+    """None: state is kept in memory and lost at the end."""
+    profile_dir: pathlib.Path | None = None
+    refuse_unknown: bool = False
+    trace: TextIO | None = None
+    spin_us: int = 20
+
+
+def build_server(options: ServeOptions) -> Server:
+    """The server for the options.
+
+    Raises:
+        ConfigError: a profile is wrong.
+    """
+    state_dir = options.state_dir
+
+    def open_store(profile: Profile) -> Store:
+        if state_dir is None:
+            return open_memory_store(profile.partition)
+        return open_sqlite_store(state_dir, profile.partition)
+
+    observers: list[Observer] = [] if options.trace is None else [Trace(options.trace)]
+    return Server(
+        Profiles(options.profile_dir, refuse_unknown=options.refuse_unknown),
+        open_store,
+        observers=observers,
+        allowed_uids=options.allowed_uids,
+        spin_us=options.spin_us,
+    )
+
+
+def _open_listeners(options: ServeOptions) -> list[tuple[socket.socket, ssl.SSLContext | None]]:
+    listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+    if options.socket_path is not None:
+        listeners.append(
+            (listen_unix(options.socket_path, options.socket_mode, options.socket_group), None)
+        )
+    if options.tcp is not None:
+        context = options.tcp.context()
+        listeners.append((listen_tcp(options.tcp.host, options.tcp.port), context))
+    return listeners
+
+
+async def serve(options: ServeOptions) -> None:
+    """Run the daemon until SIGTERM or SIGINT, or until its inherited connection ends.
+
+    Raises:
+        ConfigError: it cannot start as asked.
+    """
+    server = build_server(options)
+    listeners = _open_listeners(options)
+    connected: socket.socket | None = None
+    if options.fd is not None:
+        sock, is_listening = inherited_socket(options.fd)
+        if is_listening:
+            listeners.append((sock, None))
+        else:
+            connected = sock
+    log = structlog.get_logger()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
+            nursery.start_soon(server.rest_idle_partitions)
+            for listener, context in listeners:
+                nursery.start_soon(server.listen, listener, context)
+                log.info("listening", address=_address(listener), tls=context is not None)
+            if connected is not None:
+                nursery.start_soon(_serve_one, server, connected, nursery.cancel_scope)
+            sdnotify.notify("READY=1")
+    finally:
+        for listener, _ in listeners:
+            listener.close()
+        if options.socket_path is not None:
+            options.socket_path.unlink(missing_ok=True)
+    log.info("stopped")
+
+
+async def _serve_one(server: Server, sock: socket.socket, scope: trio.CancelScope) -> None:
+    """Serve an inherited connection; its end is the daemon's."""
+    await server.serve_socket(sock)
+    scope.cancel()
+
+
+async def _stop_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            structlog.get_logger().info("stopping", signal=signal.Signals(number).name)
+            scope.cancel()
+            return
+
+
+def _address(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return name if isinstance(name, str) else f"{name[0]}:{name[1]}"
+
+
+def stderr_line(text: str) -> None:
+    """One line for a person, on stderr."""
+    print(f"hcalld: {text}", file=sys.stderr)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hcalld qemu-args``: the options that QEMU needs for this daemon."""
+
+from __future__ import annotations
+
+import pathlib
+import shlex
+from xml.etree import ElementTree
+
+import click
+
+from hcalld.cli import paths
+
+_QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
+RECONNECT_MS = 100
+
+
+def device_arguments(socket_path: pathlib.Path, *, optional: bool) -> list[str]:
+    """The chardev and the device."""
+    chardev = f"socket,id=hc,path={_escape(str(socket_path))},reconnect-ms={RECONNECT_MS}"
+    device = "spapr-hcall-proxy,chardev=hc" + (",optional=on" if optional else "")
+    return ["-chardev", chardev, "-device", device]
+
+
+def memory_arguments(size: str) -> list[str]:
+    """RAM that the daemon can read without asking: a shared memfd."""
+    return [
+        "-object",
+        f"memory-backend-memfd,id=ram,size={size},share=on",
+        "-machine",
+        "memory-backend=ram",
+    ]
+
+
+def _escape(value: str) -> str:
+    """A comma in a QEMU option value is doubled."""
+    return value.replace(",", ",,")
+
+
+def libvirt_xml(arguments: list[str]) -> str:
+    """What to put into a libvirt domain: the options, and shared memory by libvirt itself."""
+    ElementTree.register_namespace("qemu", _QEMU_NS)
+    domain = ElementTree.Element("domain", type="qemu")
+    backing = ElementTree.SubElement(domain, "memoryBacking")
+    ElementTree.SubElement(backing, "source", type="memfd")
+    ElementTree.SubElement(backing, "access", mode="shared")
+    commandline = ElementTree.SubElement(domain, f"{{{_QEMU_NS}}}commandline")
+    for argument in arguments:
+        ElementTree.SubElement(commandline, f"{{{_QEMU_NS}}}arg", value=argument)
+    ElementTree.indent(domain)
+    return ElementTree.tostring(domain, encoding="unicode")
+
+
+@click.command(name="qemu-args", short_help="Print the options that QEMU needs.")
+@click.option(
+    "--socket-path",
+    type=click.Path(path_type=pathlib.Path),
+    help="The daemon's socket (default: where 'hcalld serve' listens).",
+)
+@click.option("--memory-size", metavar="SIZE", help="Add shared RAM of this size, as for -m.")
+@click.option("--optional", is_flag=True, help="Let QEMU start without a daemon.")
+@click.option("--libvirt", is_flag=True, help="As libvirt domain XML.")
+def command(
+    *, socket_path: pathlib.Path | None, memory_size: str | None, optional: bool, libvirt: bool
+) -> None:
+    """Print the QEMU options that attach a guest to the daemon, ready for a shell."""
+    arguments = device_arguments(socket_path or paths.socket_path(), optional=optional)
+    if libvirt:
+        click.echo(libvirt_xml(arguments))
+        return
+    if memory_size is not None:
+        arguments += ["-m", memory_size, *memory_arguments(memory_size)]
+    click.echo(shlex.join(arguments))

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hcalld serve``: run the daemon."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pathlib
+import pwd
+import sys
+from typing import TextIO
+
+import click
+
+from hcalld.cli import paths
+from hcalld.core.errors import ConfigError
+
+
+def _uid(name: str) -> int:
+    if name.isdigit():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigError(f"--allow-uid {name}: no such user; give a name or a number") from None
+
+
+def _gid(name: str | None) -> int | None:
+    if name is None or name.isdigit():
+        return int(name) if name else None
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"--socket-group {name}: no such group; give a name or number") from None
+
+
+def _mode(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise ConfigError(f"--socket-mode {text}: expected an octal mode such as 0600")
+    return mode
+
+
+def _split_address(text: str) -> tuple[str, int]:
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"--listen {text}: expected HOST:PORT, such as 127.0.0.1:7707")
+    return host.strip("[]"), int(port)
+
+
+def _open_trace(name: str | None) -> TextIO | None:
+    if name is None:
+        return None
+    if name == "-":
+        return sys.stdout
+    try:
+        return open(name, "a", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--trace {name}: {error.strerror}; expected a file to write") from None
+
+
+@click.command(name="serve", short_help="Run the daemon.")
+@click.option(
+    "--socket-path",
+    type=click.Path(path_type=pathlib.Path),
+    help="Unix socket to listen on (default: hcalld.sock in the runtime directory).",
+)
+@click.option("--fd", type=int, help="Inherited socket instead: connected or listening.")
+@click.option("--listen", metavar="HOST:PORT", help="TCP address to listen on (needs TLS).")
+@click.option("--tls-cert", type=click.Path(path_type=pathlib.Path), help="PEM certificate.")
+@click.option("--tls-key", type=click.Path(path_type=pathlib.Path), help="PEM private key.")
+@click.option("--tls-ca", type=click.Path(path_type=pathlib.Path), help="PEM CA of the clients.")
+@click.option(
+    "--allow-plaintext-tcp",
+    is_flag=True,
+    help="TCP without TLS: anybody who reaches the port reads and writes guest secrets.",
+)
+@click.option("--socket-mode", default="0600", show_default=True, help="Mode of the socket.")
+@click.option("--socket-group", help="Group of the socket.")
+@click.option(
+    "--allow-uid",
+    multiple=True,
+    help="User that may connect, by name or number; may be repeated (default: the daemon's).",
+)
+@click.option("--allow-any-uid", is_flag=True, help="Do not look at the peer's uid.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=pathlib.Path),
+    envvar="HCALLD_STATE_DIR",
+    help="Where partitions' stores are kept (default: the user's state directory).",
+)
+@click.option("--memory", is_flag=True, help="Keep state in memory only; lost at the end.")
+@click.option(
+    "--profile-dir",
+    type=click.Path(path_type=pathlib.Path),
+    envvar="HCALLD_PROFILE_DIR",
+    help="Directory of <name>.toml partition profiles.",
+)
+@click.option("--refuse-unknown", is_flag=True, help="Refuse guests without a profile.")
+@click.option(
+    "--trace",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Write one decoded line per call to FILE, or to stdout.",
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+@click.option(
+    "--spin-us",
+    type=click.IntRange(0, 1000),
+    default=20,
+    show_default=True,
+    help="Look for a guest's next call for so long before waiting in the event loop.",
+)
+def command(
+    *,
+    socket_path: pathlib.Path | None,
+    fd: int | None,
+    listen: str | None,
+    tls_cert: pathlib.Path | None,
+    tls_key: pathlib.Path | None,
+    tls_ca: pathlib.Path | None,
+    allow_plaintext_tcp: bool,
+    socket_mode: str,
+    socket_group: str | None,
+    allow_uid: tuple[str, ...],
+    allow_any_uid: bool,
+    state_dir: pathlib.Path | None,
+    memory: bool,
+    profile_dir: pathlib.Path | None,
+    refuse_unknown: bool,
+    trace: str | None,
+    log_format: str,
+    log_level: str,
+    spin_us: int,
+) -> None:
+    """Run the daemon in the foreground until SIGTERM.
+
+    It listens on a unix socket for QEMU's spapr-hcall-proxy device; 'hcalld qemu-args'
+    prints the options that QEMU needs. Readiness is told to systemd (sd_notify) and in
+    the log.
+    """
+    import trio
+
+    from hcalld.app import ServeOptions, TcpOptions, serve
+    from hcalld.observe import log
+
+    log.configure("json" if log_format == "json" else "text", log_level)
+    if fd is not None and socket_path is not None:
+        raise click.UsageError("--fd and --socket-path exclude each other")
+    tcp = None
+    if listen is not None:
+        host, port = _split_address(listen)
+        files = (tls_cert, tls_key, tls_ca)
+        if not all(files) and not (allow_plaintext_tcp and not any(files)):
+            raise click.UsageError(
+                "--listen needs --tls-cert, --tls-key and --tls-ca (client certificates are "
+                "required), or --allow-plaintext-tcp"
+            )
+        tcp = TcpOptions(host=host, port=port, certificate=tls_cert, key=tls_key, client_ca=tls_ca)
+    if socket_path is None and fd is None and tcp is None:
+        socket_path = paths.socket_path()
+        socket_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    options = ServeOptions(
+        socket_path=socket_path,
+        fd=fd,
+        tcp=tcp,
+        socket_mode=_mode(socket_mode),
+        socket_group=_gid(socket_group),
+        allowed_uids=None
+        if allow_any_uid
+        else frozenset(map(_uid, allow_uid)) or frozenset({os.geteuid()}),
+        state_dir=None if memory else state_dir or paths.state_dir(),
+        profile_dir=profile_dir,
+        refuse_unknown=refuse_unknown,
+        trace=_open_trace(trace),
+        spin_us=spin_us,
+    )
+    trio.run(serve, options, strict_exception_groups=True)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Profiles: a partition's attributes, from a TOML file.
+
+A profile directory holds one ``<name>.toml`` a partition. The top-level keys are the
+attributes an HMC has, under the HMC's names (``domain/attributes.py``); the table
+``[hcalld]`` holds what only an emulator needs. A guest is matched by QEMU's ``-uuid``,
+then by its ``-name``; what matches nothing gets ``default.toml``, or the built-in
+defaults, or is refused, as configured.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tomllib
+import uuid as uuidlib
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from hcalld.core.errors import ConfigError
+from hcalld.domain.attributes import PartitionAttributes
+
+DEFAULT_PROFILE = "default"
+UNNAMED_PARTITION = "default"
+"""The partition of a guest started without ``-name`` and ``-uuid``."""
+
+
+class Emulation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A profile's table ``[hcalld]``: what no HMC has."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    """QEMU's ``-name`` of the guest; the file's own name if absent."""
+    uuid: str | None = None
+    """QEMU's ``-uuid`` of the guest."""
+    unserved: Literal["function", "qemu"] = "function"
+    """Calls of a served family without a handler: answered H_FUNCTION, or left to QEMU."""
+    deadline_ms: Annotated[int, msgspec.Meta(ge=100, le=600_000)] | None = None
+    """Replaces the deadline of every call."""
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """One partition's configuration and where it came from."""
+
+    partition: str
+    source: str
+    attributes: PartitionAttributes
+    emulation: Emulation = Emulation()
+
+
+def parse_profile(text: str, partition: str, source: str) -> Profile:
+    """A profile from TOML.
+
+    Raises:
+        ConfigError: not TOML, an unknown key, or a value out of range; the text says
+            which and what was expected.
+    """
+    try:
+        raw: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    ours = raw.pop("hcalld", {})
+    try:
+        emulation = msgspec.convert(ours, Emulation)
+    except msgspec.ValidationError as error:
+        known = ", ".join(Emulation.__struct_fields__)
+        raise ConfigError(f"{source}: [hcalld]: {error}; keys are: {known}") from None
+    if emulation.uuid is not None:
+        try:
+            uuidlib.UUID(emulation.uuid)
+        except ValueError:
+            raise ConfigError(
+                f"{source}: [hcalld]: uuid {emulation.uuid!r} is not a UUID, expected the "
+                "value of QEMU's -uuid"
+            ) from None
+    try:
+        attributes = msgspec.convert(raw, PartitionAttributes)
+    except (msgspec.ValidationError, ValueError) as error:
+        known = ", ".join(PartitionAttributes.__struct_fields__)
+        raise ConfigError(f"{source}: {error}; keys are: {known}, and table [hcalld]") from None
+    return Profile(partition=partition, source=source, attributes=attributes, emulation=emulation)
+
+
+class Profiles:
+    """All profiles, and which one a guest gets."""
+
+    def __init__(self, directory: pathlib.Path | None, *, refuse_unknown: bool = False) -> None:
+        """Load every ``*.toml`` in ``directory``.
+
+        Raises:
+            ConfigError: a file cannot be read or is wrong, or two claim the same guest.
+        """
+        self._refuse_unknown = refuse_unknown
+        self._directory = directory
+        self._by_name: dict[str, Profile] = {}
+        self._by_uuid: dict[bytes, Profile] = {}
+        self._default: Profile | None = None
+        if directory is None:
+            return
+        try:
+            paths = sorted(directory.glob("*.toml"))
+            texts = [(path, path.read_text("utf-8")) for path in paths]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{directory}: cannot read profiles: {error}") from None
+        if not directory.is_dir():
+            raise ConfigError(f"{directory}: not a directory; expected one with *.toml profiles")
+        for path, text in texts:
+            self._add(path, text)
+
+    def _add(self, path: pathlib.Path, text: str) -> None:
+        profile = parse_profile(text, path.stem, str(path))
+        if path.stem == DEFAULT_PROFILE:
+            self._default = profile
+            return
+        name = profile.emulation.name or path.stem
+        if name in self._by_name:
+            raise ConfigError(
+                f"{path}: guest name {name!r} is claimed by {self._by_name[name].source} too"
+            )
+        self._by_name[name] = profile
+        if profile.emulation.uuid is not None:
+            key = uuidlib.UUID(profile.emulation.uuid).bytes
+            if key in self._by_uuid:
+                raise ConfigError(
+                    f"{path}: uuid {profile.emulation.uuid} is claimed by "
+                    f"{self._by_uuid[key].source} too"
+                )
+            self._by_uuid[key] = profile
+
+    def find(self, name: str, uuid: bytes) -> Profile:
+        """The profile of the guest with QEMU's ``-name`` and ``-uuid``.
+
+        Raises:
+            ConfigError: there is none and unknown guests are refused.
+        """
+        profile = self._by_uuid.get(uuid) or self._by_name.get(name)
+        if profile is not None:
+            return profile
+        has_uuid = any(uuid)
+        if self._refuse_unknown:
+            who = repr(name) if name else str(uuidlib.UUID(bytes=uuid)) if has_uuid else "unnamed"
+            raise ConfigError(
+                f"no profile for guest {who}; put one into {self._directory}, or start "
+                "without --refuse-unknown"
+            )
+        partition = name or (str(uuidlib.UUID(bytes=uuid)) if has_uuid else UNNAMED_PARTITION)
+        if self._default is not None:
+            return msgspec.structs.replace(self._default, partition=partition)
+        return Profile(partition=partition, source="built-in", attributes=PartitionAttributes())

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trace: one decoded line a call."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from hcallproto.render import render_call
+
+from hcalld.runtime.session import Answered
+
+
+class Trace:
+    """Writes a line for every answered call; an observer of sessions."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, answered: Answered) -> None:
+        """Render one call. A stream that breaks ends the daemon: silent loss is worse."""
+        self._stream.write(_line(answered) + "\n")
+        self._stream.flush()
+
+
+def _line(answered: Answered) -> str:
+    frame, entry = answered.frame, answered.entry
+    buffers: dict[str, bytes] = {}
+    if entry is not None:
+        by_index = {index: name for name, index in entry.inline.items()}
+        buffers = {
+            by_index[segment.buffer]: segment.data
+            for segment in frame.segments
+            if segment.buffer in by_index
+        }
+    reason = "; ".join(filter(None, (answered.outcome.why, *answered.notes)))
+    text = render_call(
+        answered.hcall,
+        frame.registers(),
+        buffers=buffers,
+        status=answered.outcome.code,
+        outputs=dict(answered.outcome.registers),
+        reason=reason,
+        duration_ns=answered.duration_ns,
+    )
+    return f"{answered.partition} cpu{frame.vcpu} #{frame.seq} {text}"

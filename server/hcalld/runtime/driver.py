@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drives a handler: performs its effects, gives back its outcome.
+
+``Execution.start`` runs the handler as far as it goes without waiting. Most calls end
+there: their buffers came with the call, and nothing has to be asked of the shim or the
+disk. What has to wait goes on in ``Execution.finish``, a task of its own, so that other
+vCPUs' calls overtake it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from hcalld.core.call import Call, buffer_max_size, page_rest
+from hcalld.core.effects import (
+    Effect,
+    Entropy,
+    Flush,
+    GuestMemoryError,
+    Note,
+    Now,
+    ReadBuffer,
+    ReadGuest,
+    WriteGuest,
+    ZeroGuest,
+)
+from hcalld.core.errors import HcallError, StoreError
+from hcalld.core.outcome import Outcome
+from hcalld.runtime.guestram import SharedRam
+from hcalld.runtime.partition import Entry, Partition
+from hcallproto.abi.spec import Buffer, BufferShape
+from hcallproto.wire import frames as f
+from hcallproto.wire import schema as s
+
+
+class MustWait(Exception):
+    """An effect cannot be performed without waiting."""
+
+
+class GuestAccess(Protocol):
+    """The wire's way to guest memory, for one call."""
+
+    async def read(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> list[bytes]:
+        """Read guest memory. Raises GuestMemoryError."""
+
+    async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
+        """Write or zero guest memory. Raises GuestMemoryError."""
+
+
+class Execution:
+    """One call on its way through its handler."""
+
+    __slots__ = (
+        "_coroutine",
+        "_pending",
+        "call",
+        "entry",
+        "frame",
+        "notes",
+        "partition",
+        "ram",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        frame: f.Call,
+        entry: Entry,
+        call: Call,
+        partition: Partition,
+        ram: SharedRam,
+        wire: GuestAccess,
+    ) -> None:
+        self.frame = frame
+        self.entry = entry
+        self.call = call
+        self.partition = partition
+        self.ram = ram
+        self.wire = wire
+        self.notes: list[str] = []
+        self._coroutine: Coroutine[Effect[Any], Any, Outcome] | None = None
+        self._pending: Effect[Any] | None = None
+
+    def start(self) -> Outcome | None:
+        """Run the handler until it ends or has to wait.
+
+        Returns:
+            Its outcome, or None: ``finish`` must go on.
+
+        Raises:
+            HcallError: the handler refuses.
+            StoreError: the partition's state cannot be used.
+        """
+        model = self.partition.model(self.entry.family)
+        coroutine = self.entry.handler(self.call, model)
+        self._coroutine = coroutine
+        try:
+            effect = coroutine.send(None)
+            while True:
+                try:
+                    answer = self._perform_now(effect)
+                except MustWait:
+                    self._pending = effect
+                    return None
+                except (GuestMemoryError, HcallError) as error:
+                    effect = coroutine.throw(error)
+                else:
+                    effect = coroutine.send(answer)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+
+    async def finish(self) -> Outcome:
+        """Go on where ``start`` had to wait. Raises what ``start`` raises."""
+        coroutine, effect = self._coroutine, self._pending
+        assert coroutine is not None
+        assert effect is not None
+        try:
+            while True:
+                try:
+                    answer = await self._perform(effect)
+                except (GuestMemoryError, HcallError, StoreError) as error:
+                    effect = coroutine.throw(error)
+                else:
+                    effect = coroutine.send(answer)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+        finally:
+            coroutine.close()
+
+    def abandon(self) -> None:
+        """Close a handler that will not go on."""
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    # -- effects ------------------------------------------------------------------------
+
+    def _perform_now(self, effect: Effect[Any]) -> Any:
+        perform = _IMMEDIATE.get(type(effect))
+        if perform is None:
+            raise MustWait
+        return perform(self, effect)
+
+    async def _perform(self, effect: Effect[Any]) -> Any:
+        try:
+            return self._perform_now(effect)
+        except MustWait:
+            pass
+        match effect:
+            case ReadBuffer(name):
+                gpa, size = self._range_of(name)
+                try:
+                    return (await self.wire.read(self.frame, ((gpa, size),)))[0]
+                except GuestMemoryError as error:
+                    raise self.call.refuse(name, str(error)) from error
+            case ReadGuest(gpa, size):
+                return (await self.wire.read(self.frame, ((gpa, size),)))[0]
+            case WriteGuest(gpa, data):
+                segment = f.WriteSegment(gpa, len(data), data)
+                return await self.wire.write(self.frame, (segment,))
+            case ZeroGuest(gpa, size):
+                return await self.wire.write(self.frame, (f.WriteSegment(gpa, size, None),))
+            case Flush():
+                return await self.partition.flush()
+            case _:
+                raise TypeError(f"no driver for effect {effect!r}")
+
+    def _range_of(self, name: str) -> tuple[int, int]:
+        """Address and size of one of the call's buffers, as the shim would cut it."""
+        buffer = next(b for b in self.entry.hcall.buffers if b.address == name)
+        gpa = self.call[name]
+        return gpa, self._size_of(buffer, gpa)
+
+    def _size_of(self, buffer: Buffer, gpa: int) -> int:
+        greatest = buffer_max_size(buffer, self.entry.plan.limits)
+        if buffer.size is not None:
+            return self.call[buffer.size]
+        if buffer.shape is BufferShape.PAGE_BOUNDED:
+            return min(greatest, page_rest(gpa), self.call.ram.bytes_from(gpa))
+        return greatest
+
+    def _read_buffer(self, effect: ReadBuffer) -> bytes:
+        index = self.entry.inline.get(effect.name)
+        if index is not None:
+            for segment in self.frame.segments:
+                if segment.buffer == index:
+                    if segment.status is s.SegmentStatus.OK:
+                        return segment.data
+                    raise self.call.refuse(
+                        effect.name, f"the shim says {segment.status.name} of the buffer"
+                    )
+        gpa, size = self._range_of(effect.name)
+        return self._read_shared(gpa, size)
+
+    def _read_shared(self, gpa: int, size: int) -> bytes:
+        data = self.ram.read(gpa, size)
+        if data is None:
+            raise MustWait
+        return data
+
+    def _read_guest(self, effect: ReadGuest) -> bytes:
+        if not self.call.ram.contains(effect.gpa, effect.size):
+            raise GuestMemoryError(effect.gpa, effect.size, "not in guest RAM")
+        return self._read_shared(effect.gpa, effect.size)
+
+    def _flush(self, effect: Flush) -> None:
+        if self.partition.is_dirty:
+            raise MustWait
+
+    def _entropy(self, effect: Entropy) -> bytes:
+        return os.urandom(effect.size)
+
+    def _now(self, effect: Now) -> int:
+        return time.time_ns()
+
+    def _note(self, effect: Note) -> None:
+        self.notes.append(effect.text)
+
+
+_IMMEDIATE: Mapping[type[Effect[Any]], Callable[[Execution, Any], Any]] = {
+    ReadBuffer: Execution._read_buffer,
+    ReadGuest: Execution._read_guest,
+    Flush: Execution._flush,
+    Entropy: Execution._entropy,
+    Now: Execution._now,
+    Note: Execution._note,
+}

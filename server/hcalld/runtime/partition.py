@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One guest's state while the daemon runs: its models, its store, and who uses it.
+
+A partition is opened by one connection at a time. Its store is open only while it is
+used: after a while without calls it is closed, and the next call loads it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import trio
+
+from hcalld.config import Profile
+from hcalld.core.call import Limits, Plan, buffer_max_size
+from hcalld.core.errors import StoreError
+from hcalld.core.handlers import Handler, Model
+from hcalld.core.records import Change, RecordedReply, Run
+from hcalld.families.registry import SERVED
+from hcalld.stores.base import Store
+from hcallproto.abi.spec import BufferShape, Direction, Family, Hcall, Level
+from hcallproto.wire import frames as f
+from hcallproto.wire import schema as s
+
+INLINE_LIMIT = 4096
+"""With shared RAM, buffers that may be larger than this are read from there instead."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """How one served call is carried out."""
+
+    hcall: Hcall
+    plan: Plan
+    handler: Handler[Any]
+    family: str
+    gate: Callable[[Any], None] | None
+    inline: Mapping[str, int]
+    """Address argument to index of its buffer descriptor in the announcement."""
+
+
+def _spec_of(entry: Entry, limits: Limits, deadline_ms: int | None) -> f.CallSpec:
+    hcall = entry.hcall
+    buffers = {buffer.address: buffer for buffer in hcall.buffers}
+    specs = []
+    for name in entry.inline:
+        buffer = buffers[name]
+        kind = {
+            BufferShape.SIZED: s.BufferKind.SIZED,
+            BufferShape.FIXED: s.BufferKind.FIXED,
+            BufferShape.PAGE_BOUNDED: s.BufferKind.PAGE_BOUNDED,
+        }[buffer.shape]
+        size_register = hcall.arg(buffer.size).register if buffer.size else 0
+        specs.append(
+            f.BufferSpec(
+                hcall.arg(name).register,
+                kind,
+                s.Direction.IN,
+                size_register,
+                buffer_max_size(buffer, limits),
+            )
+        )
+    flags = s.CALL_FLAG_WAIT if hcall.waits_for_daemon else 0
+    if hcall.from_problem_state:
+        flags |= s.CALL_FLAG_PROBLEM_STATE
+    return f.CallSpec(
+        hcall.number,
+        hcall.level,
+        s.Disposition.FORWARD,
+        flags,
+        deadline_ms or hcall.deadline_ms,
+        hcall.timeout_code,
+        hcall.lost_code,
+        tuple(specs),
+    )
+
+
+def _answer_spec(hcall: Hcall) -> f.CallSpec:
+    """A call without a handler: the shim answers "no such function" by itself."""
+    function = hcall.return_codes["FUNCTION"]
+    return f.CallSpec(hcall.number, hcall.level, s.Disposition.ANSWER, 0, 0, function, function, ())
+
+
+class Partition:
+    """One guest's state.
+
+    Args:
+        profile: its configuration.
+        open_store: opens its store; raises StoreError.
+    """
+
+    def __init__(self, profile: Profile, open_store: Callable[[], Store]) -> None:
+        self.profile = profile
+        self.id = profile.partition
+        self.replies: dict[int, RecordedReply] = {}
+        self._open_store = open_store
+        self._store: Store | None = None
+        self._models: dict[str, Model] = {}
+
+    # -- what it serves -----------------------------------------------------------------
+
+    def entries(self, *, shared_ram: bool, levels: frozenset[Level]) -> dict[int, Entry]:
+        """The calls it serves, by ``number << 2 | level``."""
+        limits = self.profile.attributes.limits()
+        entries = {}
+        for served in SERVED:
+            for hcall, handler in served.handlers.by_call.items():
+                if hcall.level not in levels:
+                    continue
+                inline = self._inline_buffers(hcall, limits, shared_ram=shared_ram)
+                entries[entry_key(hcall.number, hcall.level)] = Entry(
+                    hcall=hcall,
+                    plan=Plan(hcall, limits),
+                    handler=handler,
+                    family=served.handlers.family.name,
+                    gate=served.handlers.gate,
+                    inline={name: index for index, name in enumerate(inline)},
+                )
+        return entries
+
+    @staticmethod
+    def _inline_buffers(hcall: Hcall, limits: Limits, *, shared_ram: bool) -> list[str]:
+        return [
+            buffer.address
+            for buffer in hcall.buffers
+            if buffer.direction is Direction.IN
+            and buffer.prefetch
+            and not (shared_ram and buffer_max_size(buffer, limits) > INLINE_LIMIT)
+        ]
+
+    def announcement(self, entries: Mapping[int, Entry]) -> f.Announcement:
+        """What the shim is told of the calls and the device tree."""
+        limits = self.profile.attributes.limits()
+        deadline_ms = self.profile.emulation.deadline_ms
+        calls = [_spec_of(entry, limits, deadline_ms) for entry in entries.values()]
+        families: Sequence[Family] = [served.handlers.family for served in SERVED]
+        if self.profile.emulation.unserved == "function":
+            calls += [
+                _answer_spec(hcall)
+                for family in families
+                for hcall in family.calls
+                if entry_key(hcall.number, hcall.level) not in entries
+            ]
+        return f.Announcement(
+            tuple(calls),
+            tuple(string for family in families for string in family.hypertas),
+            self.profile.attributes.root_properties(),
+        )
+
+    # -- its state ----------------------------------------------------------------------
+
+    def begin(self, run: Run) -> None:
+        """Enter a run of the machine; what lives for a run only ends with the one before.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        if self._store is None:
+            self._store = self._open_store()
+        if self._store.begin_run(run):
+            self._models = {}
+        self._load(self._store)
+
+    def _load(self, store: Store) -> None:
+        loaded = store.load()
+        self._models = {
+            served.handlers.family.name: served.build(self.profile.attributes, loaded)
+            for served in SERVED
+        }
+        self.replies = {reply.vcpu: reply for reply in loaded.replies}
+
+    def model(self, family: str) -> Model:
+        """A family's model; loads it again if the store rests.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        if not self._models:
+            assert self._store is not None
+            self._load(self._store)
+        return self._models[family]
+
+    def take_changes(self) -> list[Change]:
+        """What the models changed since the last time."""
+        changes: list[Change] = []
+        for model in self._models.values():
+            changes += model.take_changes()
+        return changes
+
+    def commit(self, changes: Sequence[Change], reply: RecordedReply) -> None:
+        """Make changes and the reply that tells of them durable against our own death.
+
+        Raises:
+            StoreError: nothing was changed; the models have been loaded again.
+        """
+        assert self._store is not None
+        try:
+            self._store.commit(changes, reply)
+        except StoreError:
+            self.discard()
+            raise
+        self.replies[reply.vcpu] = reply
+
+    def discard(self) -> None:
+        """Forget the models: what they hold may not be what the store holds."""
+        self._models = {}
+
+    @property
+    def is_dirty(self) -> bool:
+        """True if a commit is not yet on stable storage."""
+        return self._store is not None and self._store.dirty
+
+    async def flush(self) -> None:
+        """Wait until all commits are on stable storage.
+
+        Raises:
+            StoreError: they may not be.
+        """
+        if self._store is not None and self._store.dirty:
+            await trio.to_thread.run_sync(self._store.flush)
+
+    def rest(self) -> None:
+        """Give up memory until the next call."""
+        if self._store is not None and not self._store.dirty:
+            self._models = {}
+            self._store.rest()
+
+    def close(self) -> None:
+        """Close the store and give up its ownership."""
+        self._models = {}
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+
+def entry_key(number: int, level: int) -> int:
+    """One small integer for (number, level): a dictionary key without a tuple."""
+    return number << 2 | level

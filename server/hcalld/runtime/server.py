@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listeners, and who owns which partition."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Collection
+
+import structlog
+import trio
+
+from hcalld.config import Profile, Profiles
+from hcalld.core.errors import ConfigError
+from hcalld.runtime.partition import Partition
+from hcalld.runtime.session import Observer, Session
+from hcalld.runtime.transport import SocketTransport, StreamTransport, Transport, peer_uid
+from hcalld.stores.base import Store
+from hcallproto.wire import frames as f
+
+IDLE_SECONDS = 30.0
+"""A partition without calls for this long gives up its memory until the next one."""
+
+TAKEOVER_SECONDS = 2.0
+"""How long a new guest waits for the end of the one that has its partition."""
+
+TLS_HANDSHAKE_SECONDS = 10
+
+
+class Server:
+    """All sessions and partitions of a daemon.
+
+    Args:
+        profiles: which guest gets which attributes.
+        open_store: opens the store of a profile's partition.
+        observers: told of every answered call.
+        allowed_uids: who may connect to a unix socket; None: anybody that can open it.
+        spin_us: how long to look for a next call before waiting in the event loop.
+        strict: a bug in a handler ends the session instead of being answered.
+    """
+
+    def __init__(
+        self,
+        profiles: Profiles,
+        open_store: Callable[[Profile], Store],
+        *,
+        observers: Collection[Observer] = (),
+        allowed_uids: Collection[int] | None = None,
+        spin_us: int = 0,
+        strict: bool = False,
+    ) -> None:
+        self.profiles = profiles
+        self.sessions: dict[str, Session] = {}
+        self._open_store = open_store
+        self._observers = list(observers)
+        self._allowed_uids = allowed_uids
+        self._spin_us = spin_us
+        self._strict = strict
+        self._log = structlog.get_logger()
+
+    # -- partitions (session.PartitionOwner) ----------------------------------------------
+
+    async def claim(self, hello: f.Hello, session: Session) -> Partition:
+        """Hand the machine's partition to its session.
+
+        The same instance takes over from its own older connection; another machine has to
+        wait until the partition is free.
+
+        Raises:
+            ConfigError: no profile, or the partition is in use.
+        """
+        profile = self.profiles.find(hello.name, hello.uuid)
+        owner = self.sessions.get(profile.partition)
+        if owner is not None:
+            if owner.hello is not None and owner.hello.instance == hello.instance:
+                owner.stop()
+            with trio.move_on_after(TAKEOVER_SECONDS):
+                await owner.ended.wait()
+        if profile.partition in self.sessions:
+            owner = self.sessions[profile.partition]
+            raise ConfigError(
+                f"partition {profile.partition!r} is in use by another guest "
+                f"({owner.transport.peer}); give each QEMU its own -name or -uuid"
+            )
+        self.sessions[profile.partition] = session
+        return Partition(profile, lambda: self._open_store(profile))
+
+    def release(self, partition: Partition, session: Session) -> None:
+        """The session is over: free its partition."""
+        partition.close()
+        if self.sessions.get(partition.id) is session:
+            del self.sessions[partition.id]
+
+    async def rest_idle_partitions(self) -> None:
+        """Give up the memory of idle partitions, for ever; a task of the daemon."""
+        while True:
+            await trio.sleep(IDLE_SECONDS)
+            for session in list(self.sessions.values()):
+                await session.rest_if_idle()
+
+    # -- connections ----------------------------------------------------------------------
+
+    async def serve_transport(self, transport: Transport) -> None:
+        """Serve one connection until it ends."""
+        session = Session(
+            transport,
+            self,
+            self._observers,
+            spin_us=self._spin_us,
+            strict=self._strict,
+        )
+        await session.run()
+
+    async def serve_socket(self, sock: socket.socket) -> None:
+        """Serve a connected socket; turns away a uid that is not allowed."""
+        uid = peer_uid(sock)
+        if self._allowed_uids is not None and uid is not None and uid not in self._allowed_uids:
+            self._log.warning(
+                "connection refused",
+                reason=f"peer uid {uid} is not among {sorted(self._allowed_uids)}; "
+                "allow it with --allow-uid",
+            )
+            sock.close()
+            return
+        await self.serve_transport(SocketTransport(sock))
+
+    async def serve_tls(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        """Serve a connected TCP socket after a TLS handshake."""
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        host, port = sock.getpeername()[:2]
+        stream = trio.SSLStream(
+            trio.SocketStream(trio.socket.from_stdlib_socket(sock)), context, server_side=True
+        )
+        try:
+            with trio.fail_after(TLS_HANDSHAKE_SECONDS):
+                await stream.do_handshake()
+        except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError) as error:
+            reason = str(error.__cause__ or error) or "no TLS handshake in time"
+            self._log.warning("connection refused", peer=f"{host}:{port}", reason=reason)
+            await trio.aclose_forcefully(stream)
+            return
+        await self.serve_transport(StreamTransport(stream, f"{host}:{port} (TLS)"))
+
+    async def listen(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
+        """Accept connections for ever, each in a task of its own."""
+        listener.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                try:
+                    sock, _ = listener.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    # Out of descriptors, or the peer left already: neither ends the daemon.
+                    self._log.error("cannot accept", reason=str(error))
+                    await trio.sleep(0.1)
+                    continue
+                if context is not None:
+                    nursery.start_soon(self.serve_tls, sock, context)
+                else:
+                    nursery.start_soon(self.serve_socket, sock)
+
+
+def listen_unix(path: pathlib.Path, mode: int, group: int | None = None) -> socket.socket:
+    """A listening unix socket at ``path``; replaces one that nobody listens on.
+
+    Args:
+        path: where.
+        mode: permission bits of the socket.
+        group: group id that owns it, or None.
+
+    Raises:
+        ConfigError: the path is in use by a living daemon, or cannot be made.
+    """
+    try:
+        if path.exists() or path.is_symlink():
+            _remove_stale(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o777 & ~mode)
+        try:
+            sock.bind(os.fspath(path))
+        finally:
+            os.umask(mask)
+        if group is not None:
+            os.chown(path, -1, group)
+        os.chmod(path, mode)
+        sock.listen(128)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot listen: {error.strerror or error}; expected a path in a directory "
+            "that exists and that we may write (at most 107 bytes)"
+        ) from None
+    return sock
+
+
+def _remove_stale(path: pathlib.Path) -> None:
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise ConfigError(f"{path}: exists and is not a socket; name another path or remove it")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(os.fspath(path))
+        except OSError as error:
+            if error.errno == errno.ECONNREFUSED:
+                path.unlink()
+                return
+            raise
+    raise ConfigError(
+        f"{path}: a living daemon listens here; stop it, or name another --socket-path"
+    )
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        ConfigError: the address cannot be bound.
+    """
+    try:
+        return socket.create_server((host, port), reuse_port=False, backlog=128)
+    except OSError as error:
+        raise ConfigError(f"{host}:{port}: cannot listen: {error.strerror or error}") from None
+
+
+def inherited_socket(fd: int) -> tuple[socket.socket, bool]:
+    """A socket passed as a file descriptor, and whether it is a listening one.
+
+    Raises:
+        ConfigError: the descriptor is not a stream socket.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+        if sock.type != socket.SOCK_STREAM:
+            raise OSError(errno.EINVAL, "not a stream socket")
+        is_listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError as error:
+        raise ConfigError(
+            f"--fd {fd}: {error.strerror or error}; expected an open stream socket"
+        ) from None
+    return sock, is_listening

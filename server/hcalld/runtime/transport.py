@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Byte streams under a session: sockets, with descriptors or TLS.
+
+A transport has two ways to move bytes. ``try_receive`` and ``try_send`` never wait and
+never enter the event loop: a call that comes within microseconds of the last reply is
+answered without a turn of the loop, which costs more than the call. ``receive`` and
+``send`` wait.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from typing import Protocol
+
+import trio
+
+from hcallproto.wire.schema import MAX_DESCRIPTORS
+
+_RECEIVE_SIZE = 64 * 1024
+_DESCRIPTOR_SIZE = array.array("i").itemsize
+_ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * _DESCRIPTOR_SIZE)
+
+# One buffer for the process: it is filled and emptied without an await between.
+_SHARED_BUFFER = bytearray(_RECEIVE_SIZE)
+_SHARED_VIEW = memoryview(_SHARED_BUFFER)
+
+
+class TransportClosed(Exception):
+    """The peer is gone, or the socket is broken."""
+
+
+class Transport(Protocol):
+    """What a session needs of a stream."""
+
+    peer: str
+    passes_descriptors: bool
+
+    def try_receive(self) -> memoryview | bytes | None:
+        """Bytes that are there now, ``b""`` at end of file, None if there are none.
+
+        A memoryview is valid until the next call.
+        """
+
+    async def receive(self) -> memoryview | bytes:
+        """Wait for bytes; ``b""`` at end of file."""
+
+    def try_send(self, data: bytes) -> int:
+        """Send what can be sent now; returns how many bytes that was."""
+
+    async def send(self, data: bytes) -> None:
+        """Send all of ``data``."""
+
+    def take_descriptors(self, count: int) -> list[int]:
+        """The oldest ``count`` file descriptors received; the caller owns them.
+
+        Raises:
+            TransportClosed: fewer have come.
+        """
+
+    async def aclose(self) -> None:
+        """Close, and close descriptors that nobody took."""
+
+
+class SocketTransport:
+    """A non-blocking stream socket, unix or TCP."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._descriptors: list[int] = []
+        self.passes_descriptors = sock.family == socket.AF_UNIX
+        self.peer = describe_peer(sock)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def try_receive(self) -> memoryview | bytes | None:
+        """See Transport."""
+        try:
+            if not self.passes_descriptors:
+                size = self._sock.recv_into(_SHARED_BUFFER)
+                return _SHARED_VIEW[:size]
+            size, ancillary, flags, _ = self._sock.recvmsg_into([_SHARED_BUFFER], _ANCILLARY_SIZE)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise TransportClosed(str(error)) from error
+        if ancillary or flags & socket.MSG_CTRUNC:
+            self._take_ancillary(ancillary, flags)
+        return _SHARED_VIEW[:size]
+
+    def _take_ancillary(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(data[: len(data) - len(data) % _DESCRIPTOR_SIZE])
+                self._descriptors.extend(fds)
+        if flags & socket.MSG_CTRUNC or len(self._descriptors) > MAX_DESCRIPTORS:
+            raise TransportClosed(f"more than {MAX_DESCRIPTORS} file descriptors received")
+
+    async def receive(self) -> memoryview | bytes:
+        """See Transport."""
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._sock)
+            except trio.ClosedResourceError as error:
+                raise TransportClosed("closed") from error
+            data = self.try_receive()
+            if data is not None:
+                return data
+
+    def try_send(self, data: bytes) -> int:
+        """See Transport."""
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise TransportClosed(str(error)) from error
+
+    async def send(self, data: bytes) -> None:
+        """See Transport."""
+        view = memoryview(data)
+        while view:
+            sent = self.try_send(view)  # type: ignore[arg-type]  # a view is as good
+            view = view[sent:]
+            if view:
+                try:
+                    await trio.lowlevel.wait_writable(self._sock)
+                except trio.ClosedResourceError as error:
+                    raise TransportClosed("closed") from error
+
+    def take_descriptors(self, count: int) -> list[int]:
+        """See Transport."""
+        if count > len(self._descriptors):
+            raise TransportClosed(
+                f"{count} file descriptors announced, {len(self._descriptors)} received"
+            )
+        taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+        return taken
+
+    async def aclose(self) -> None:
+        """See Transport."""
+        for fd in self._descriptors:
+            os.close(fd)
+        self._descriptors = []
+        trio.lowlevel.notify_closing(self._sock)
+        self._sock.close()
+
+
+class StreamTransport:
+    """Any trio stream; used for TLS."""
+
+    passes_descriptors = False
+
+    def __init__(self, stream: trio.abc.Stream, peer: str) -> None:
+        self._stream = stream
+        self.peer = peer
+
+    def try_receive(self) -> memoryview | bytes | None:
+        """See Transport; a stream cannot be asked without waiting."""
+        return None
+
+    async def receive(self) -> memoryview | bytes:
+        """See Transport."""
+        try:
+            return bytes(await self._stream.receive_some(_RECEIVE_SIZE))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise TransportClosed(str(error.__cause__ or error)) from error
+
+    def try_send(self, data: bytes) -> int:
+        """See Transport; a stream cannot send without waiting."""
+        return 0
+
+    async def send(self, data: bytes) -> None:
+        """See Transport."""
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise TransportClosed(str(error.__cause__ or error)) from error
+
+    def take_descriptors(self, count: int) -> list[int]:
+        """See Transport; a stream passes none."""
+        if count:
+            raise TransportClosed(f"{count} file descriptors announced on a stream without any")
+        return []
+
+    async def aclose(self) -> None:
+        """See Transport."""
+        with trio.move_on_after(1):
+            await trio.aclose_forcefully(self._stream)
+
+
+def peer_uid(sock: socket.socket) -> int | None:
+    """The user id of a unix socket's peer, None for other sockets."""
+    if sock.family != socket.AF_UNIX:
+        return None
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", raw)[1]
+    return uid
+
+
+def describe_peer(sock: socket.socket) -> str:
+    """For the log: ``unix pid 123 uid 0``, or host and port."""
+    try:
+        if sock.family == socket.AF_UNIX:
+            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            pid, uid, _ = struct.unpack("3i", raw)
+            return f"unix pid {pid} uid {uid}"
+        host, port = sock.getpeername()[:2]
+        return f"{host}:{port}"
+    except OSError:
+        return "unconnected"
