@@ -253,7 +253,8 @@ class Family:
     hypertas: tuple[str, ...] = ()
     """Strings in ``/rtas/ibm,hypertas-functions`` that announce the family."""
     constants: tuple[tuple[str, int], ...] = ()
-    """Named numbers that a caller needs beside calls and codes (for the C header)."""
+    """Named numbers that a caller needs beside calls and codes (for the C header); bits of
+    an ``IntFlag`` are spelled in hexadecimal."""
 
     @property
     def decode_only(self) -> bool:

@@ -68,10 +68,10 @@ class WrapFlag(enum.IntFlag):
 
 
 AUTH_HEADER = Struct(
-    "version" / Const(1, Int8ub),
-    "consumer" / Int8ub,
-    "reserved" / Padding(12),
-    "password_size" / Int16ub,
+    "version" / Const(1, Int8ub) * "1",
+    "consumer" / Int8ub * "1 firmware, 2 bootloader, 3 OS",
+    "reserved" / Const(bytes(12)) * "zero",
+    "password_size" / Int16ub * "bytes of the password, which follows",
 )
 """The authorization structure before the password (plpks.c ``struct plpks_auth``).
 
@@ -83,28 +83,28 @@ AUTH_ALIGNMENT: Final = 16
 AUTH_VERSION: Final = 1
 
 LABEL_ATTRIBUTES = Struct(
-    "prefix" / Bytes(8),
-    "version" / Const(0, Int8ub),
-    "os" / Int8ub,
-    "length" / Const(16, Int8ub),
+    "prefix" / Bytes(8) * "component, padded with zeros; all zero for signed variables",
+    "version" / Const(0, Int8ub) * "0",
+    "os" / Int8ub * "2 Linux, 4 common",
+    "length" / Const(16, Int8ub) * "16, bytes of these attributes",
     "reserved" / Padding(5),
 )
 """First 16 bytes of an OS consumer's label (plpks.c ``struct label_attr``)."""
 
 CONFIG = Struct(
-    "version" / Int8ub,
-    "flags" / Int8ub,
+    "version" / Int8ub * "3; from 2 on objoverhead is valid, from 3 on the last three fields",
+    "flags" / Int8ub * "0x10: H_PKS_WRAP_OBJECT is there",
     "reserved" / Padding(2),
-    "objoverhead" / Int16ub,
-    "maxpwsize" / Int16ub,
-    "maxobjlabelsize" / Int16ub,
-    "maxobjsize" / Int16ub,
-    "totalsize" / Int32ub,
-    "usedspace" / Int32ub,
-    "supportedpolicies" / Int32ub,
-    "maxlargeobjectsize" / Int32ub,
-    "signedupdatealgorithms" / Int64ub,
-    "wrappingfeatures" / Int64ub,
+    "objoverhead" / Int16ub * "bytes charged for an object beside its label and data",
+    "maxpwsize" / Int16ub * "greatest password; Linux wants at least 32",
+    "maxobjlabelsize" / Int16ub * "greatest label; Linux wants at least 255",
+    "maxobjsize" / Int16ub * "greatest object; 0xffff if maxlargeobjectsize counts",
+    "totalsize" / Int32ub * "bytes of the keystore; Linux wants at least 4096",
+    "usedspace" / Int32ub * "bytes in use",
+    "supportedpolicies" / Int32ub * "policy bits that an object may have",
+    "maxlargeobjectsize" / Int32ub * "greatest object, if 65536 or more",
+    "signedupdatealgorithms" / Int64ub * "1 << 63 RSA-2048, 1 << 62 RSA-4096",
+    "wrappingfeatures" / Int64ub * "wrapping algorithms; no assignment is published",
 )
 """What GET_CONFIG returns (plpks.c ``struct config``), version 3, without the rest."""
 
@@ -112,13 +112,13 @@ CONFIG_MIN_SIZE: Final = 32
 """The first kernels with PLPKS (6.0) passed 32 bytes, later ones 512, 7.2 passes 520."""
 
 SED_OBJECT = Struct(
-    "version" / Const(0, Int8ub),
+    "version" / Const(0, Int8ub) * "0",
     "pad" / Padding(7),
-    "authority" / Int64ub,
-    "range" / Int64ub,
-    "key_len" / Int32ub,
-    "key" / Bytes(32),
-    "tail" / Padding(4),
+    "authority" / Int64ub * "0x0000000900010001, Admin1",
+    "range" / Int64ub * "0x0000080200000001, the global range",
+    "key_len" / Int32ub * "bytes of the key; Linux does not check it",
+    "key" / Bytes(32) * "the PIN",
+    "tail" / Padding(4) * "alignment; Linux writes stack bytes",
 )
 """Self-encrypting-drive PIN (plpks_sed_ops.c ``struct plpks_sed_object_data``)."""
 

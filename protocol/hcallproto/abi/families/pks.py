@@ -4,7 +4,7 @@
 Source: Linux 7.2 ``arch/powerpc/platforms/pseries/plpks.c``,
 ``arch/powerpc/include/asm/hvcall.h`` and ``Documentation/arch/powerpc/papr_hcalls.rst``;
 no public PAPR text covers these calls. Where Linux only lists a code, its condition is
-our inference (``docs/pks.md`` says which).
+our inference (``docs/hcalls/pks.rst`` says which).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _AUTHORITY = CodeWhen(H.AUTHORITY, "wrong password, or the object's policy forbi
 _NOT_FOUND = CodeWhen(H.NOT_FOUND, "no object has this label")
 _RESOURCE = CodeWhen(H.RESOURCE, "an object with this label exists")
 _NO_MEM = CodeWhen(H.NO_MEM, "the object does not fit in the space available")
-_ABORTED = CodeWhen(H.ABORTED, "an error occurred while processing; nothing was changed")
+_ABORTED = CodeWhen(H.ABORTED, "an error occurred while processing")
 _BUSY = CodeWhen(H.BUSY, "cannot handle the request now")
 _LONG_BUSY = tuple(
     CodeWhen(code, "in progress; call again with the token returned")
@@ -472,8 +472,8 @@ FAMILY = Family(
         UNWRAP_OBJECT,
     ),
     constants=(
-        *((f"PKS_CONSUMER_{c.name}", c.value) for c in Consumer),
-        *((f"PKS_POLICY_{p.name}", p.value) for p in Policy),
+        *((f"PKS_CONSUMER_{c.name}", c) for c in Consumer),
+        *((f"PKS_POLICY_{p.name}", p) for p in Policy),
         ("PKS_CONFIG_FLAG_WRAP", CONFIG_FLAG_WRAP),
         ("PKS_CONFIG_MIN_SIZE", CONFIG_MIN_SIZE),
         ("PKS_AUTH_HEADER_SIZE", AUTH_HEADER_SIZE),

@@ -43,7 +43,6 @@ _NOT_STARTED = CodeWhen(H.UNSUPPORTED, "no H_SVM_INIT_START before")
 _LATE = CodeWhen(
     H.STATE, "the deadline passed or the daemon is gone; the page is as it was or as asked"
 )
-_INIT_LATE = "the deadline passed or the daemon is gone"
 
 _GPA = opaque("gpa", 4, "guest real address of the page")
 
@@ -115,7 +114,7 @@ INIT_START = Hcall(
         CodeWhen(H.UNSUPPORTED, "no secure memory, or the VM's MMU mode has no secure VMs"),
         CodeWhen(H.AUTHORITY, "the VM is not allowed to become secure"),
         CodeWhen(H.PARAMETER, "a memory slot could not be registered"),
-        CodeWhen(H.STATE, f"started or secure already; {_INIT_LATE}"),
+        CodeWhen(H.STATE, "started or secure already"),
     ),
     decode_only=True,
     timeout_code=H.STATE,
@@ -133,7 +132,7 @@ INIT_DONE = Hcall(
     codes=(
         _SUCCESS,
         _NOT_STARTED,
-        CodeWhen(H.STATE, f"secure already, or a page could not be moved; {_INIT_LATE}"),
+        CodeWhen(H.STATE, "secure already, or a page could not be moved"),
     ),
     decode_only=True,
     timeout_code=H.STATE,
@@ -151,7 +150,7 @@ INIT_ABORT = Hcall(
     codes=(
         CodeWhen(H.PARAMETER, "done; the code is the one that the VM's UV_ESM returns"),
         _NOT_STARTED,
-        CodeWhen(H.STATE, f"the VM is secure already; {_INIT_LATE}"),
+        CodeWhen(H.STATE, "the VM is secure already"),
     ),
     decode_only=True,
     timeout_code=H.STATE,
@@ -165,14 +164,13 @@ RANDOM = Hcall(
     level=Level.SC1,
     doc="A random number; the ultravisor answers it for a secure VM, QEMU for others.",
     source="Linux 7.2 ultravisor.rst, pseries-rng.c; QEMU 10.0 hw/ppc/spapr_rng.c",
-    caller=Caller.SECURE_KERNEL,
     outputs=(
         Output(name="random", register=4, kind=ArgKind.OPAQUE, doc="64 random bits", secret=True),
     ),
     codes=(
         _SUCCESS,
         CodeWhen(H.FUNCTION, "the VM is not secure and has no random number device"),
-        CodeWhen(H.HARDWARE, "no entropy: the source failed, or the daemon is gone"),
+        CodeWhen(H.HARDWARE, "no entropy"),
     ),
     decode_only=True,
     timeout_code=H.HARDWARE,
@@ -184,5 +182,5 @@ FAMILY = Family(
     title="Secure VM support",
     source=_KVM,
     calls=(RANDOM, PAGE_IN, PAGE_OUT, INIT_START, INIT_DONE, INIT_ABORT),
-    constants=tuple((f"SVM_PAGE_IN_{flag.name}", flag.value) for flag in PageInFlag),
+    constants=tuple((f"SVM_PAGE_IN_{flag.name}", flag) for flag in PageInFlag),
 )

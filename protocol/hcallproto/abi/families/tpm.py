@@ -110,11 +110,7 @@ TPM_COMM = Hcall(
         CodeWhen(H.P3, f"request size not between {TPM_HEADER_SIZE} and {TPM_BUFFER_SIZE}"),
         CodeWhen(H.P4, "response buffer not in RAM"),
         CodeWhen(H.P5, f"response size below {TPM_BUFFER_SIZE}"),
-        CodeWhen(
-            H.RESOURCE,
-            "the TPM cannot be reached, or the daemon went away during the request; "
-            "the session is closed",
-        ),
+        CodeWhen(H.RESOURCE, "the TPM cannot be reached; the session is closed"),
     ),
     decode_only=True,
     # Linux gives an unknown TPM command this long (TPM2_DURATION_DEFAULT in tpm.h);
@@ -131,7 +127,7 @@ FAMILY = Family(
     source=_SPEC,
     calls=(TPM_COMM,),
     constants=(
-        *((f"TPM_COMM_OP_{op.name}", op.value) for op in Operation),
+        *((f"TPM_COMM_OP_{op.name}", op) for op in Operation),
         ("TPM_COMM_BUFFER_SIZE", TPM_BUFFER_SIZE),
     ),
 )

@@ -198,10 +198,7 @@ ESM = Hcall(
         CodeWhen(U.P2, "kernel address 0"),
         CodeWhen(U.P3, "device tree address 0"),
         _WRONG_STATE,
-        CodeWhen(
-            U.RETRY,
-            "no memory, or the VM is secure already; the deadline passed or the daemon is gone",
-        ),
+        CodeWhen(U.RETRY, "no memory, or the VM is secure already"),
     ),
     decode_only=True,
     # Hashing kernel and initrd, a TPM round trip and paging 1 GiB, at TCG's pace.
@@ -319,10 +316,7 @@ PAGE_OUT = _from_hypervisor(
     CodeWhen(U.P2, "destination 0 or in secure memory"),
     CodeWhen(U.P3, "no slot holds the page"),
     CodeWhen(U.P5, "page size not 64 KiB"),
-    CodeWhen(
-        U.RETRY,
-        "no memory, or the page is being unshared; the deadline passed or the daemon is gone",
-    ),
+    CodeWhen(U.RETRY, "no memory, or the page is being unshared"),
     args=(
         _LPID,
         opaque("destination", 5, "real address for the encrypted content"),
@@ -540,5 +534,5 @@ FAMILY = Family(
         ESMB_GET_FILE,
         SEND_SBE_COMMAND,
     ),
-    constants=tuple((f"UV_SPR_{spr.name}", spr.value) for spr in Spr),
+    constants=tuple((f"UV_SPR_{spr.name}", spr) for spr in Spr),
 )
