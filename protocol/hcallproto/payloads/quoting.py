@@ -5,17 +5,17 @@ from __future__ import annotations
 
 from typing import Final
 
-_QUOTED: Final = tuple(
-    {0: "\\0", 0x22: '\\"', 0x5C: "\\\\"}.get(
-        byte, chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"
-    )
-    for byte in range(256)
-)
+_ESCAPES: Final = {
+    **{byte: f"\\x{byte:02x}" for byte in (*range(0x20), *range(0x7F, 0x100))},
+    0: "\\0",
+    ord('"'): '\\"',
+    ord("\\"): "\\\\",
+}
 
 
 def quote(data: bytes) -> str:
     r"""Bytes as quoted printable ASCII: ``"db\0\x1b"``."""
-    return f'"{"".join(_QUOTED[byte] for byte in data)}"'
+    return f'"{data.decode("latin-1").translate(_ESCAPES)}"'
 
 
 def printable(text: str) -> str:
