@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -39,19 +40,25 @@ def default_root(environ: Mapping[str, str]) -> Path:
     """Gives the cache directory: ``HCALLD_CACHE``, else the user's cache directory.
 
     Raises:
-        ProvisionError: ``HCALLD_CACHE`` is not absolute.
+        ProvisionError: It is not absolute, or is no path to build in.
     """
     named = environ.get("HCALLD_CACHE")
-    if named:
-        if not Path(named).is_absolute():
-            raise ProvisionError(
-                f"HCALLD_CACHE is {named!r}; expected an absolute path, because the commands that "
-                "use it run in different directories"
-            )
-        return Path(named)
     # The XDG base directory specification has relative paths ignored.
     base = environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "hcalld"
+    users = (Path(base) if base.startswith("/") else Path.home() / ".cache") / "hcalld"
+    root = Path(named) if named else users
+    if not root.is_absolute():
+        raise ProvisionError(
+            f"HCALLD_CACHE is {named!r}; expected an absolute path, because the commands that use "
+            "it run in different directories"
+        )
+    # make(1) takes both for separators; the kernel refuses to be built below such a path.
+    if re.search(r"[\s:]", str(root)):
+        raise ProvisionError(
+            f"the cache directory {str(root)!r} has a space or a colon in its path, which kernels "
+            "cannot be built below; set HCALLD_CACHE to one without"
+        )
+    return root
 
 
 def digest_of(inputs: Mapping[str, str]) -> str:

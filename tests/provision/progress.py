@@ -19,7 +19,7 @@ from .errors import ProvisionError
 
 START = time.monotonic()
 
-TICK_S = 5.0
+TICK_S = 10.0
 """Seconds between two lines of progress of one command."""
 
 TAIL_LINES = 40

@@ -34,7 +34,13 @@ PATCHES: Final = ROOT / "qemu_patches" / "v10.0"
 SERIES_RELEASE: Final = "10.0"
 """Release that :data:`PATCHES` is made for."""
 
-FIRMWARE: Final = Path("/usr/share/qemu")
+FIRMWARE: Final = (
+    Path("/usr/share/qemu"),
+    Path("/usr/share/seabios"),
+    Path("/usr/lib/ipxe/qemu"),
+)
+"""Where Debian's packages have slof.bin and vof.bin, the ROMs of display and of network cards."""
+
 TARGET: Final = "ppc64-softmmu"
 PROGRAM: Final = "qemu-system-ppc64"
 
@@ -50,8 +56,8 @@ OPTIONS: Final = (
     "--disable-docs",
     # Debian's tarball has no images to install, and meson fails looking for them.
     "--disable-install-blobs",
-    # A pseries machine does not start without slof.bin, in a qtest either.
-    f"--firmwarepath={FIRMWARE}",
+    # A pseries machine does not start without slof.bin, in a qtest either. So nobody needs -L.
+    f"--firmwarepath={':'.join(map(str, FIRMWARE))}",
 )
 ASAN_OPTIONS: Final = ("--enable-asan",)
 
@@ -375,11 +381,25 @@ def run_qtests(
     work = work_of(cache, base, is_asan=is_asan)
     failed = 0
     with prepared(cache, base, work, patches, environ, is_asan=is_asan) as log:
+        link_firmware(work)
         ninja(work, [PROGRAM, *(QTEST_FOLDER + name for name in names)], log, "QEMU and its qtests")
         for name in names:
             say(f"running the qtest {name}")
             failed += run_qtest(work, name)
     return failed
+
+
+def link_firmware(work: Work) -> None:
+    """Lets a program in the build tree find its firmware.
+
+    Run from there, QEMU looks for every absolute path below ``qemu-bundle`` (``util/cutils.c``,
+    ``get_relocated_path``); installed elsewhere, it takes the path of configure's option as it is.
+    """
+    for folder in FIRMWARE:
+        link = work.build / "qemu-bundle" / folder.relative_to("/")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(folder)
 
 
 def run_qtest(work: Work, name: str) -> bool:

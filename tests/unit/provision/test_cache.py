@@ -149,6 +149,12 @@ def test_default_root_when_relative_then_it_is_refused():
         default_root({"HCALLD_CACHE": "here"})
 
 
+@pytest.mark.parametrize("path", ["/var/my cache", "/var/a:b"])
+def test_default_root_when_nothing_can_be_built_below_it_then_it_is_refused(path: str):
+    with pytest.raises(ProvisionError, match="without"):
+        default_root({"HCALLD_CACHE": path})
+
+
 def test_make_directories_when_in_the_way_of_a_file_then_it_says_what_to_do(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ProvisionError, match="set HCALLD_CACHE"):

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Makefile and what CI runs, without running it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+TARGETS = (
+    *("help", "demo", "test", "venv", "qemu", "guest", "stub", "generate", "check", "unit"),
+    *("itest", "ktest", "qtest", "soak", "bench", "test-asan", "dist", "clean"),
+)
+
+
+def make(*words: str) -> str:
+    done = subprocess.run(
+        ["make", "-C", str(ROOT), "--no-print-directory", *words],
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_when_shown_then_every_target_is_listed_once():
+    rows = [line.split() for line in make("help").splitlines()]
+    names = [row[1] for row in rows]
+    assert len(names) == len(set(names))
+    assert set(TARGETS) <= set(names)
+    assert make() == make("help")
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("demo", "tests/demo.py"),
+        ("test", "--tiers=unit,property,vectors,integration,kernel"),
+        ("itest", "HCALLD_REQUIRE=qemu "),
+        ("ktest", "HCALLD_REQUIRE=qemu,kernel "),
+        ("test-asan", "--with qemu-asan,stub "),
+        ("soak", "-m soak"),
+        ("bench", "-m bench"),
+    ],
+)
+def test_target_when_only_shown_then_it_would_run_what_it_says(target: str, expected: str):
+    assert expected in make("--dry-run", target)
+
+
+def test_test_when_only_shown_then_pytest_comes_last():
+    lines = make("--dry-run", "test").splitlines()
+    assert "-m pytest" in lines[-1]
+    assert "--with qemu,kernel-debian,kernel-own,initramfs,stub" in lines[-1]
+
+
+def test_ci_when_read_then_it_runs_what_people_run():
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().rstrip().endswith("exec make test")
+    subprocess.run(["bash", "-n", script], check=True)
