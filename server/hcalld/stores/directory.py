@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state directory: one folder a partition, one master key for all.
+
+Layout::
+
+    <state directory>/            0700
+        key                       the master key, unless it comes from elsewhere
+        partitions/<name>/        lock, keystore.db, keystore.db-wal
+
+A partition's name comes over the wire (QEMU's ``-name``), so it is data and not a path:
+every byte that is not a letter, digit, ``-`` or ``_``, or a dot inside, is written as
+``%XX``.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import urllib.parse
+from typing import Final
+
+from hcalld.core.errors import StoreError
+from hcalld.core.secret import Secret
+from hcalld.stores.fsync import make_directory
+from hcalld.stores.keys import KEY_FILE_NAME, FileKeySource, KeySource
+from hcalld.stores.ownership import holder_of
+from hcalld.stores.sqlite import DATABASE_NAME, SqliteStore
+
+PARTITIONS_NAME: Final = "partitions"
+MAX_FOLDER_SIZE: Final = 240
+"""Linux file names have at most 255 bytes."""
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]")
+
+
+def folder_name(partition: str) -> str:
+    """The folder of a partition: its name with every unusual byte as ``%XX``.
+
+    Raises:
+        StoreError: the name is empty, too long, or not for people (control characters).
+    """
+    if not partition or not partition.isprintable():
+        raise StoreError(
+            f"partition name {partition!r} is empty or has control characters; name the guest "
+            "with QEMU's -name, in printable characters"
+        )
+    last = len(partition) - 1
+    folder = "".join(
+        char if _PLAIN.match(char) or (char == "." and 0 < index < last) else _escape(char)
+        for index, char in enumerate(partition)
+    )
+    if len(folder) > MAX_FOLDER_SIZE:
+        raise StoreError(
+            f"partition name {partition[:32]!r}... is too long: as a folder it has {len(folder)} "
+            f"characters, at most {MAX_FOLDER_SIZE}; give the guest a shorter -name"
+        )
+    return folder
+
+
+def _escape(char: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+
+
+class StateDirectory:
+    """All partitions' stores."""
+
+    def __init__(self, path: pathlib.Path, key_source: KeySource | None = None) -> None:
+        """Nothing is touched before a store is opened.
+
+        Args:
+            path: the state directory.
+            key_source: where the master key is; by default the file ``key`` in it.
+        """
+        self.path = path
+        self.key_source = key_source or FileKeySource(path / KEY_FILE_NAME)
+        self._master: Secret | None = None
+
+    def folder(self, partition: str) -> pathlib.Path:
+        """Where a partition's files are."""
+        return self.path / PARTITIONS_NAME / folder_name(partition)
+
+    def partitions(self) -> list[str]:
+        """The names of all partitions that have a store.
+
+        Raises:
+            StoreError: the directory cannot be read.
+        """
+        try:
+            folders = list((self.path / PARTITIONS_NAME).iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: cannot read the state directory ({error.strerror}); check its "
+                "owner and mode, or give another with --state-dir"
+            ) from None
+        names = []
+        for folder in folders:
+            name = urllib.parse.unquote(folder.name, errors="replace")
+            if name.isprintable() and name and folder_name(name) == folder.name:
+                try:
+                    if (folder / DATABASE_NAME).exists():
+                        names.append(name)
+                except OSError:
+                    names.append(name)
+        return sorted(names)
+
+    def holder_of(self, partition: str) -> str | None:
+        """Who has a partition open: a process id, "unknown", or None."""
+        return holder_of(self.folder(partition))
+
+    def open(self, partition: str, *, create: bool = True) -> SqliteStore:
+        """Open a partition's store and take its ownership.
+
+        Args:
+            partition: its name.
+            create: make it if there is none.
+
+        Raises:
+            StoreError: in use, not there, unreadable, damaged or of a newer version.
+        """
+        folder = self.folder(partition)
+        if not create and not folder.is_dir():
+            known = ", ".join(self.partitions()) or "none"
+            raise StoreError(f"no partition {partition!r} in {self.path}; there are: {known}")
+        try:
+            make_directory(folder)
+            if folder.is_symlink():
+                raise StoreError(f"{folder}: expected a directory, found a symbolic link")
+        except OSError as error:
+            raise StoreError(
+                f"{folder}: cannot make the partition's directory ({error.strerror}); the state "
+                "directory must be writable for the daemon's user, or give another with "
+                "--state-dir"
+            ) from None
+        return SqliteStore(folder, partition, self._key, create=create)
+
+    def _key(self, may_create: bool) -> Secret:
+        """The master key; made if there is none and nothing needs an older one."""
+        if self._master is None:
+            self._master = self.key_source.load()
+        if self._master is None:
+            others = self.partitions()
+            if others or not may_create:
+                raise StoreError(
+                    f"{self.key_source.description} is missing, but the partitions "
+                    f"{', '.join(others)} are encrypted with it; restore it from a backup"
+                )
+            self._master = self.key_source.create()
+        return self._master

@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A partition's records in one SQLite file, encrypted value by value.
+
+Durability. The file is in WAL mode with ``synchronous=NORMAL``: a commit is a write to
+the write-ahead log and waits for nothing, and survives the daemon's death because the
+kernel has it. ``flush`` calls ``fdatasync`` on the log: that puts every frame that was
+written before, by whatever file descriptor, on stable storage, and SQLite recovers all
+committed transactions from a log that is there. SQLite itself syncs the log's header
+when it starts the log anew, the log before a checkpoint, and the database after one. No
+other process has the file open, so nothing else checkpoints. The log's name is synced
+with the first flush after it was made.
+
+Once a sync has failed, nobody knows what is on the disk, and a second sync would say
+"done" of pages that the kernel has dropped: the store refuses everything from then on.
+
+Creation is atomic: a database appears under its name complete, or not at all, so that
+an empty or cut file is damage and never taken for a new store.
+
+What is in the clear: record keys (labels of objects, which the guest's kernel documents)
+and sizes. Values and replies are sealed (``hcalld.crypto.seal``) for their partition,
+namespace, key, lifetime and, if they live for one run, that run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import sqlite3
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from hcalld.core.errors import StoreError
+from hcalld.core.records import (
+    Change,
+    Lifetime,
+    Loaded,
+    Put,
+    Record,
+    RecordedReply,
+    Run,
+)
+from hcalld.core.secret import Secret
+from hcalld.crypto.seal import SALT_SIZE, Sealer, SealError, derive_key
+from hcalld.stores.fsync import sync_data, sync_directory
+from hcalld.stores.ownership import Ownership
+from hcalld.stores.sqlite_schema import (
+    APPLICATION_ID,
+    SCHEMA,
+    SCHEMA_VERSION,
+    check_schema,
+    explain,
+)
+
+DATABASE_NAME: Final = "keystore.db"
+LOG_SUFFIX: Final = "-wal"
+
+MAX_RECORDS: Final = 1 << 16
+MAX_VALUE_SIZE: Final = 4 << 20
+"""Greatest row, in bytes: SQLite refuses more, so a hostile file cannot fill memory."""
+
+FLUSH_CHECKPOINT_SIZE: Final = 8 << 20
+"""A flush that finds a longer log moves it into the database."""
+COMMIT_CHECKPOINT_SIZE: Final = 64 << 20
+"""So does a commit, for a guest that never asks for a flush."""
+_CHECK_EVERY: Final = 256
+"""Commits between two looks at the log's size."""
+
+_KEY_CHECK: Final = b"hcalld store"
+_SIGN: Final = 1 << 63
+
+_MALFORMED: Final = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
+"""What values of a wrong type or range lead to, in a file that somebody made by hand."""
+
+_INSERT_RECORD: Final = "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)"
+_DELETE_RECORD: Final = "DELETE FROM records WHERE namespace = ? AND key = ?"
+_INSERT_REPLY: Final = "INSERT OR REPLACE INTO replies VALUES (?, ?, ?)"
+_SET_GENERATION: Final = "UPDATE meta SET generation = ?"
+
+
+class SqliteStore:
+    """One partition's store; see ``hcalld.stores.base.Store``."""
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        partition: str,
+        master: Callable[[bool], Secret],
+        *,
+        create: bool = True,
+    ) -> None:
+        """Take the ownership and open the store.
+
+        Args:
+            directory: the partition's own directory, existing.
+            partition: its name, to which its values are bound.
+            master: gives the master key; its argument says whether one may be made.
+            create: make the store if there is none.
+
+        Raises:
+            StoreError: in use, not there, unreadable, damaged or of a newer version.
+        """
+        self.path = directory / DATABASE_NAME
+        self._log_path = directory / (DATABASE_NAME + LOG_SUFFIX)
+        self._partition = partition
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._failure = ""
+        self._run: Run | None = None
+        self._generation = 0
+        self._flushed = 0
+        self._is_log_named = False
+        self._commits_unchecked = 0
+        self._ownership = Ownership(directory, f"partition {partition}")
+        try:
+            is_new = self._is_new(create)
+            key = derive_key(master(is_new), f"partition {partition}")
+            self._sealer = Sealer(key, os.urandom(SALT_SIZE))
+            if is_new:
+                self._create()
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- opening --------------------------------------------------------------------------
+
+    def _is_new(self, create: bool) -> bool:
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+            raise StoreError(f"{self.path}: expected a regular file, found something else")
+        if self.path.exists():
+            return False
+        if self._log_path.exists():
+            raise StoreError(
+                f"{self.path} is missing, but its log {self._log_path.name} is there: restore "
+                "the partition's directory from a backup, or remove it to begin anew"
+            )
+        if not create:
+            raise StoreError(f"{self.path}: partition {self._partition} has no store yet")
+        return True
+
+    def _create(self) -> None:
+        """Make the database complete under another name, then give it its own."""
+        temporary = self.path.with_name(DATABASE_NAME + ".new")
+        try:
+            # Left over by a death in here; SQLite would take an old log for this file's.
+            for suffix in ("", "-journal", LOG_SUFFIX, "-shm"):
+                temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+            os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as db:
+                db.execute("PRAGMA locking_mode=EXCLUSIVE")
+                db.execute("PRAGMA synchronous=OFF")  # synced as a whole below
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute("BEGIN")
+                for statement in SCHEMA:
+                    db.execute(statement)
+                check = self._sealer.seal(_KEY_CHECK, self._identity(b"check"))
+                db.execute(
+                    "INSERT INTO meta VALUES (1, ?, ?, NULL, NULL, 0)", (self._partition, check)
+                )
+                db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                db.execute("COMMIT")
+            sync_data(temporary)
+            temporary.rename(self.path)
+            sync_directory(self.path.parent)
+        except sqlite3.Error as error:
+            raise explain(error, temporary) from error
+        except OSError as error:
+            raise StoreError(
+                f"{temporary}: cannot create the store ({error.strerror}); check space and "
+                "permissions"
+            ) from None
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            # SQLite says only "unable to open database file".
+            os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: cannot open the store ({error.strerror}); it must be a file that "
+                "the daemon's user may read and write"
+            ) from None
+        db: sqlite3.Connection | None = None
+        try:
+            db = sqlite3.connect(
+                self.path,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=16,
+            )
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_SIZE)
+            for pragma in (
+                "trusted_schema=OFF",
+                "cell_size_check=ON",
+                "locking_mode=EXCLUSIVE",
+                "synchronous=NORMAL",
+                "wal_autocheckpoint=0",
+                "cache_size=16",
+                "mmap_size=0",
+                "temp_store=MEMORY",
+            ):
+                db.execute(f"PRAGMA {pragma}")
+            check_schema(db, self.path)
+            self._read_meta(db)
+        except sqlite3.Error as error:
+            if db is not None:
+                db.close()
+            raise explain(error, self.path) from error
+        except BaseException:
+            if db is not None:
+                db.close()
+            raise
+        self._db = db
+        self._is_log_named = False
+        return db
+
+    def _read_meta(self, db: sqlite3.Connection) -> None:
+        rows = db.execute(
+            "SELECT partition, key_check, instance, reset, generation FROM meta"
+        ).fetchall()
+        if len(rows) != 1:
+            raise self._damaged(f"{len(rows)} rows in table meta, expected 1")
+        partition, check, instance, reset, generation = rows[0]
+        if partition != self._partition:
+            raise StoreError(
+                f"{self.path} belongs to partition {partition!r}, not {self._partition!r}; put it "
+                "back into its own directory"
+            )
+        try:
+            if self._sealer.open(check, self._identity(b"check")) != _KEY_CHECK:
+                raise self._damaged("key check holds another text")
+        except SealError:
+            raise StoreError(
+                f"{self.path} was encrypted with another key than the one given; restore the key "
+                "that was used when the store was made"
+            ) from None
+        if (instance is None) != (reset is None) or not 0 <= generation < _SIGN:
+            raise self._damaged("bad values in table meta")
+        if reset is not None and not 0 <= reset < _SIGN:
+            raise self._damaged("bad reset count in table meta")
+        self._run = None if instance is None else Run(instance, reset)
+        if self._db is None and generation < self._generation:
+            raise self._damaged("another program changed it")
+        self._generation = generation
+
+    def _use(self) -> sqlite3.Connection:
+        """The open database; opens it again after ``rest``."""
+        if self._failure:
+            raise StoreError(self._failure)
+        return self._db if self._db is not None else self._open()
+
+    # -- identities and damage --------------------------------------------------------------
+
+    def _identity(self, kind: bytes, *parts: bytes) -> bytes:
+        """An unambiguous name for the additional data of a sealed value."""
+        fields = (kind, self._partition.encode(), *parts)
+        return b"".join(struct.pack(">I", len(field)) + field for field in fields)
+
+    def _run_identity(self) -> bytes:
+        run = self._run
+        return b"" if run is None else run.instance + struct.pack(">Q", run.reset)
+
+    def _record_identity(self, namespace: str, key: bytes, lifetime: int) -> bytes:
+        run = self._run_identity() if lifetime == Lifetime.RUN else b""
+        return self._identity(b"record", namespace.encode(), key, bytes((lifetime,)), run)
+
+    def _reply_identity(self, vcpu: int, seq: int) -> bytes:
+        return self._identity(b"reply", struct.pack(">QQ", vcpu, seq), self._run_identity())
+
+    def _damaged(self, why: str) -> StoreError:
+        return StoreError(
+            f"{self.path} is damaged ({why}): restore it from a backup, or move the partition's "
+            "directory away to begin with an empty keystore"
+        )
+
+    # -- Store ----------------------------------------------------------------------------
+
+    def load(self) -> Loaded:
+        """See Store."""
+        db = self._use()
+        with self._lock:
+            try:
+                (count,) = db.execute("SELECT count(*) FROM records").fetchone()
+                if count > MAX_RECORDS:
+                    raise self._damaged(f"{count} records, expected at most {MAX_RECORDS}")
+                rows = db.execute("SELECT namespace, key, lifetime, value FROM records")
+                records = [self._record(*row) for row in rows]
+                rows = db.execute("SELECT vcpu, seq, frame FROM replies")
+                replies = [self._reply(*row) for row in rows]
+            except sqlite3.Error as error:
+                raise explain(error, self.path) from error
+        return Loaded(records, replies, self._generation)
+
+    def _record(self, namespace: str, key: bytes, lifetime: int, value: bytes) -> Record:
+        try:
+            identity = self._record_identity(namespace, key, lifetime)
+            return Record(namespace, key, self._sealer.open(value, identity), Lifetime(lifetime))
+        except (SealError, *_MALFORMED) as error:
+            raise self._damaged(f"record {namespace!r}, {key[:64]!r}: {error}") from None
+
+    def _reply(self, vcpu: int, seq: int, frame: bytes) -> RecordedReply:
+        try:
+            seq &= (1 << 64) - 1
+            plain = self._sealer.open(frame, self._reply_identity(vcpu, seq))
+        except (SealError, *_MALFORMED) as error:
+            raise self._damaged(f"reply of vCPU {vcpu}: {error}") from None
+        return RecordedReply(vcpu, seq, plain)
+
+    def begin_run(self, run: Run) -> bool:
+        """See Store."""
+        db = self._use()
+        if run == self._run:
+            return False
+        with self._lock, self._transaction(db):
+            db.execute("DELETE FROM records WHERE lifetime = ?", (int(Lifetime.RUN),))
+            db.execute("DELETE FROM replies")
+            db.execute(
+                "UPDATE meta SET instance = ?, reset = ?, generation = ?",
+                (run.instance, run.reset, self._generation + 1),
+            )
+        self._generation += 1
+        self._run = run
+        return True
+
+    def commit(self, changes: Sequence[Change], reply: RecordedReply | None) -> None:
+        """See Store."""
+        db = self._use()
+        seal = self._sealer.seal
+        with self._lock, self._transaction(db):
+            for change in changes:
+                if isinstance(change, Put):
+                    record = change.record
+                    identity = self._record_identity(record.namespace, record.key, record.lifetime)
+                    db.execute(
+                        _INSERT_RECORD,
+                        (
+                            record.namespace,
+                            record.key,
+                            int(record.lifetime),
+                            seal(record.value, identity),
+                        ),
+                    )
+                else:
+                    db.execute(_DELETE_RECORD, (change.namespace, change.key))
+            if reply is not None:
+                frame = seal(reply.frame, self._reply_identity(reply.vcpu, reply.seq))
+                seq = reply.seq - (1 << 64) if reply.seq & _SIGN else reply.seq
+                db.execute(_INSERT_REPLY, (reply.vcpu, seq, frame))
+            db.execute(_SET_GENERATION, (self._generation + 1,))
+        self._generation += 1
+        self._commits_unchecked += 1
+        if self._commits_unchecked >= _CHECK_EVERY:
+            self._checkpoint_if_above(COMMIT_CHECKPOINT_SIZE)
+
+    @contextlib.contextmanager
+    def _transaction(self, db: sqlite3.Connection) -> Iterator[None]:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise explain(error, self.path) from error
+
+    def flush(self) -> None:
+        """See Store."""
+        covered = self._generation
+        if covered == self._flushed:
+            return
+        if self._failure:
+            raise StoreError(self._failure)
+        try:
+            # No lock: commits go on meanwhile, and count for the next flush.
+            sync_data(self._log_path)
+            if not self._is_log_named:
+                sync_directory(self.path.parent)
+                self._is_log_named = True
+        except FileNotFoundError:
+            pass  # the log was moved into the database and synced there
+        except OSError as error:
+            self._failure = (
+                f"{self.path}: flushing to disk failed ({error.strerror}); what was written since "
+                "the last flush may be lost. Check the disk, then restart the daemon"
+            )
+            raise StoreError(self._failure) from None
+        self._flushed = max(self._flushed, covered)
+        self._checkpoint_if_above(FLUSH_CHECKPOINT_SIZE)
+
+    def _checkpoint_if_above(self, size: int) -> None:
+        self._commits_unchecked = 0
+        with self._lock:
+            try:
+                if self._db is None or self._log_path.stat().st_size <= size:
+                    return
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except (OSError, sqlite3.Error) as error:
+                self._failure = f"{self.path}: moving the log into the store failed ({error})"
+
+    @property
+    def dirty(self) -> bool:
+        """See Store."""
+        return self._generation != self._flushed
+
+    @property
+    def generation(self) -> int:
+        """See Store."""
+        return self._generation
+
+    def rest(self) -> None:
+        """See Store."""
+        with self._lock:
+            db, self._db = self._db, None
+            if db is None:
+                return
+            try:
+                db.close()
+            except sqlite3.Error as error:
+                self._failure = f"{self.path}: closing the store failed ({error})"
+                raise explain(error, self.path) from error
+
+    def close(self) -> None:
+        """See Store."""
+        try:
+            if self._db is not None:
+                self.rest()
+        finally:
+            self._ownership.release()
+            self._failure = self._failure or f"{self.path} is closed; open the partition again"
