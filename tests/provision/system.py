@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,8 +17,9 @@ import sys
 from collections.abc import Iterable
 from typing import Final
 
+from .cache import default_root
 from .errors import ProvisionError
-from .progress import duration, output, say
+from .progress import Condense, duration, output, run, say
 
 PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     "venv": ("ca-certificates", "python3-venv"),
@@ -126,6 +128,23 @@ def has_venv() -> bool:
     return importlib.util.find_spec("ensurepip") is not None
 
 
+def apt_steps() -> Condense:
+    """Counts the packages that are set up, of those that apt-get said it would install."""
+    total = "?"
+    count = 0
+
+    def condense(line: str) -> str | None:
+        nonlocal total, count
+        if found := re.search(r"(\d+) newly installed", line):
+            total = found[1]
+        if not line.startswith("Setting up "):
+            return None
+        count += 1
+        return f"{count} of {total} set up"
+
+    return condense
+
+
 def as_root() -> list[str]:
     """Gives the words that come before a command which only root may run.
 
@@ -158,39 +177,33 @@ def ensure(verbs: Iterable[str]) -> None:
     by_hand = shlex.join(words)
     if os.environ.get("HCALLD_APT") == "no":
         raise ProvisionError(
-            f"{', '.join(lacking)} are not installed, and HCALLD_APT=no forbids installing; run "
-            f"as root: {by_hand}"
+            f"packages are missing ({', '.join(lacking)}), and HCALLD_APT=no forbids installing; "
+            f"run as root: {by_hand}"
         )
     try:
         prefix = as_root()
     except ProvisionError as error:
         raise ProvisionError(
-            f"{', '.join(lacking)} are not installed, and {error}; have root run: {by_hand}"
+            f"packages are missing ({', '.join(lacking)}), and {error}; have root run: {by_hand}"
         ) from error
     say(
         f"installing {len(lacking)} Debian packages and what they depend on, about "
-        f"{duration(10 + INSTALL_S * len(lacking))}: {' '.join(lacking)}"
+        f"{duration(20 + INSTALL_S * len(lacking))}: {' '.join(lacking)}"
     )
     # env, because sudo drops variables; the lock's timeout, because a fresh machine often updates
     # itself when it is first used.
     apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o"]
     apt += ["DPkg::Lock::Timeout=300"]
-    if call([*apt, "-qq", "update"]):
-        say("apt-get update failed for some sources; going on with the lists that are there")
-    install = [*apt, "-qq", "-o", "Dpkg::Use-Pty=0", *words[1:]]
-    if call(install):
-        raise ProvisionError(
-            f"installing {' '.join(lacking)} failed, for the reason that apt-get gave above; "
-            f"expected it to work as root: {by_hand}"
-        )
+    log = default_root(os.environ) / "logs" / "apt.log"
+    try:
+        run("apt-get update", [*apt, "--quiet", "update"], log=log)
+    except ProvisionError:
+        say(f"apt-get update failed for some sources (see {log}); going on with what is there")
+    install = [*apt, "--quiet", "-o", "Dpkg::Use-Pty=0", *words[1:]]
+    run("installing packages", install, log=log, condense=apt_steps())
     still = missing(lacking)
     if still:
         raise ProvisionError(
-            f"{', '.join(still)} are not installed although apt-get said they would be; run as "
-            f"root: {by_hand}"
+            f"packages are missing ({', '.join(still)}) after apt-get said it had installed them; "
+            f"run as root: {by_hand}"
         )
-
-
-def call(words: list[str]) -> int:
-    """Runs a command with its output on standard error, where people look."""
-    return subprocess.run(words, stdout=sys.stderr, check=False).returncode

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 
 import pytest
 from tests.provision import system
@@ -17,14 +18,13 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     commands: list[list[str]] = []
     there: set[str] = set()
 
-    def call(words: list[str]) -> int:
+    def run(_what: str, words: list[str], **_more: object) -> None:
         commands.append(words)
         if "install" in words:
             there.update(word for word in words if not word.startswith("-"))
-        return 0
 
     monkeypatch.setattr(system, "installed", there.copy)
-    monkeypatch.setattr(system, "call", call)
+    monkeypatch.setattr(system, "run", run)
     monkeypatch.setattr(system, "has_venv", lambda: False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.delenv("HCALLD_APT", raising=False)
@@ -109,12 +109,39 @@ def test_ensure_when_sudo_is_there_then_only_apt_runs_by_it(
     ] * 2
 
 
-def test_ensure_when_apt_fails_then_it_says_so(
+def test_ensure_when_updating_fails_then_it_installs_from_the_lists_that_are_there(
+    bare: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    really: Callable[..., None] = vars(system)["run"]
+
+    def run(what: str, words: list[str], **more: object) -> None:
+        if "update" in words:
+            raise ProvisionError("a third party's source is gone")
+        really(what, words, **more)
+
+    monkeypatch.setattr(system, "run", run)
+    system.ensure(["stub"])
+    assert ["install" in words for words in bare] == [True]
+    assert "going on with what is there" in capsys.readouterr().err
+
+
+def test_ensure_when_apt_installs_nothing_after_all_then_it_says_so(
     bare: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(system, "call", lambda words: 100 if "install" in words else 0)
-    with pytest.raises(ProvisionError, match="for the reason that apt-get gave above"):
+    monkeypatch.setattr(system, "run", lambda _what, words, **_more: bare.append(words))
+    with pytest.raises(ProvisionError, match="after apt-get said it had installed"):
         system.ensure(["stub"])
+
+
+def test_apt_steps_when_packages_are_set_up_then_they_are_counted():
+    condense = system.apt_steps()
+    lines = [
+        "0 upgraded, 92 newly installed, 0 to remove and 3 not upgraded.",
+        "Unpacking gcc (4:14.2.0-1) ...",
+        "Setting up gcc (4:14.2.0-1) ...",
+        "Setting up bison (2:3.8.2) ...",
+    ]
+    assert [condense(line) for line in lines] == [None, None, "1 of 92 set up", "2 of 92 set up"]
 
 
 def test_installed_when_this_is_no_debian_then_it_says_so(monkeypatch: pytest.MonkeyPatch):
