@@ -73,7 +73,7 @@ check: venv ## Lint, types, import contracts, generated files up to date
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" lint-imports
+	@.venv/bin/lint-imports
 	@$(PYTHON) -m hcallproto.codegen --check
 
 .PHONY: format
