@@ -21,7 +21,8 @@ from hcalld.runtime import sdnotify
 from hcalld.runtime.server import Server, inherited_socket, listen_tcp, listen_unix
 from hcalld.runtime.session import Observer
 from hcalld.stores.base import Store
-from hcalld.stores.factory import open_memory_store, open_sqlite_store
+from hcalld.stores.directory import StateDirectory
+from hcalld.stores.memory import MemoryStore
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,7 @@ class ServeOptions:
     refuse_unknown: bool = False
     trace: TextIO | None = None
     spin_us: int = 20
+    idle_seconds: float = 30
 
 
 def build_server(options: ServeOptions) -> Server:
@@ -79,12 +81,10 @@ def build_server(options: ServeOptions) -> Server:
     Raises:
         ConfigError: a profile is wrong.
     """
-    state_dir = options.state_dir
+    directory = None if options.state_dir is None else StateDirectory(options.state_dir)
 
     def open_store(profile: Profile) -> Store:
-        if state_dir is None:
-            return open_memory_store(profile.partition)
-        return open_sqlite_store(state_dir, profile.partition)
+        return MemoryStore() if directory is None else directory.open(profile.partition)
 
     observers: list[Observer] = [] if options.trace is None else [Trace(options.trace)]
     return Server(
@@ -127,7 +127,7 @@ async def serve(options: ServeOptions) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
-            nursery.start_soon(server.rest_idle_partitions)
+            nursery.start_soon(server.rest_idle_partitions, options.idle_seconds)
             for listener, context in listeners:
                 nursery.start_soon(server.listen, listener, context)
                 log.info("listening", address=_address(listener), tls=context is not None)

@@ -54,7 +54,7 @@ def cli() -> None:
 def _print_capabilities(ctx: click.Context) -> None:
     import json
 
-    from hcallproto.abi.capabilities import capabilities
+    from hcallproto.codegen.capabilities import capabilities
 
     click.echo(json.dumps(capabilities(), indent=2))
     ctx.exit()

@@ -123,6 +123,13 @@ def _open_trace(name: str | None) -> TextIO | None:
     show_default=True,
     help="Look for a guest's next call for so long before waiting in the event loop.",
 )
+@click.option(
+    "--idle-seconds",
+    type=click.FloatRange(0.1),
+    default=30,
+    show_default=True,
+    help="A guest without calls for so long gives up its memory in the daemon.",
+)
 def command(
     *,
     socket_path: pathlib.Path | None,
@@ -144,6 +151,7 @@ def command(
     log_format: str,
     log_level: str,
     spin_us: int,
+    idle_seconds: float,
 ) -> None:
     """Run the daemon in the foreground until SIGTERM.
 
@@ -186,5 +194,6 @@ def command(
         refuse_unknown=refuse_unknown,
         trace=_open_trace(trace),
         spin_us=spin_us,
+        idle_seconds=idle_seconds,
     )
     trio.run(serve, options, strict_exception_groups=True)

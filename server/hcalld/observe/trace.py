@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from hcallproto.render import render_call
-
 from hcalld.runtime.session import Answered
+from hcallproto.render import render_call
 
 
 class Trace:
@@ -33,13 +32,14 @@ def _line(answered: Answered) -> str:
             if segment.buffer in by_index
         }
     reason = "; ".join(filter(None, (answered.outcome.why, *answered.notes)))
-    text = render_call(
+    return render_call(
         answered.hcall,
         frame.registers(),
+        level=frame.level,
         buffers=buffers,
         status=answered.outcome.code,
         outputs=dict(answered.outcome.registers),
         reason=reason,
         duration_ns=answered.duration_ns,
+        where=f"{answered.partition} cpu{frame.vcpu} #{frame.seq}",
     )
-    return f"{answered.partition} cpu{frame.vcpu} #{frame.seq} {text}"

@@ -166,7 +166,7 @@ class Partition:
     def _load(self, store: Store) -> None:
         loaded = store.load()
         self._models = {
-            served.handlers.family.name: served.build(self.profile.attributes, loaded)
+            served.handlers.family.name: served.build(self.profile.attributes, loaded.records)
             for served in SERVED
         }
         self.replies = {reply.vcpu: reply for reply in loaded.replies}

@@ -22,9 +22,6 @@ from hcalld.runtime.transport import SocketTransport, StreamTransport, Transport
 from hcalld.stores.base import Store
 from hcallproto.wire import frames as f
 
-IDLE_SECONDS = 30.0
-"""A partition without calls for this long gives up its memory until the next one."""
-
 TAKEOVER_SECONDS = 2.0
 """How long a new guest waits for the end of the one that has its partition."""
 
@@ -95,10 +92,10 @@ class Server:
         if self.sessions.get(partition.id) is session:
             del self.sessions[partition.id]
 
-    async def rest_idle_partitions(self) -> None:
-        """Give up the memory of idle partitions, for ever; a task of the daemon."""
+    async def rest_idle_partitions(self, idle_seconds: float) -> None:
+        """Give up the memory of guests that do not call, for ever; a task of the daemon."""
         while True:
-            await trio.sleep(IDLE_SECONDS)
+            await trio.sleep(idle_seconds)
             for session in list(self.sessions.values()):
                 await session.rest_if_idle()
 

@@ -211,7 +211,7 @@ class Session:
         if data is None:
             data = await self.transport.receive()
         connection = self.connection
-        connection.receive_data(data)  # type: ignore[arg-type]  # a view is as good
+        connection.receive_data(data)
         while (frame := connection.next_frame()) is not None:
             if type(frame) is f.Call:
                 self._call(frame)
