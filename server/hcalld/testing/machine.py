@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole guest in one object: registers in, registers and memory out.
+
+What the runtime's session does over a socket, done by hand: the gate, the checks of the
+arguments, the handler with its effects, the commit, the writes. Time and entropy are
+made up and repeat; nothing else is faked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from hcalld.core.call import Call, Plan, buffer_max_size, page_rest
+from hcalld.core.effects import (
+    Effect,
+    Entropy,
+    Flush,
+    GuestMemoryError,
+    Note,
+    Now,
+    ReadBuffer,
+    ReadGuest,
+    WriteGuest,
+    ZeroGuest,
+)
+from hcalld.core.errors import HcallError
+from hcalld.core.handlers import Handler, HandlerSet, Model
+from hcalld.core.outcome import Outcome
+from hcalld.core.records import RecordedReply, Run
+from hcalld.domain.attributes import PartitionAttributes
+from hcalld.families.registry import SERVED
+from hcalld.stores.base import Store
+from hcalld.stores.memory import MemoryStore
+from hcalld.testing.driver import run_pure
+from hcalld.testing.guest import FakeGuest
+from hcallproto.abi.registers import REAL_ADDRESS_MASK
+from hcallproto.abi.spec import BufferShape, Hcall
+
+
+class UndeclaredError(AssertionError):
+    """A handler gave a code that the table does not declare for its call."""
+
+
+class PureMachine:
+    """One guest with every served family.
+
+    Args:
+        attributes: the partition's.
+        guest: its memory; 1 MiB at 0 by default.
+        store: its store; in memory by default. It is entered with a run of its own.
+    """
+
+    def __init__(
+        self,
+        attributes: PartitionAttributes | None = None,
+        *,
+        guest: FakeGuest | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.attributes = attributes or PartitionAttributes()
+        self.guest = guest or FakeGuest()
+        self.store: Store = store if store is not None else MemoryStore()
+        self.trail: list[Effect[Any]] = []
+        """The effects of the last call."""
+        self.notes: list[str] = []
+        self.flush_count = 0
+        self._reset_count = 0
+        self._entropy_count = 0
+        self._seq = 0
+        self._handlers: dict[str, tuple[Hcall, Handler[Any], str]] = {}
+        self._sets: dict[str, HandlerSet[Any]] = {}
+        for served in SERVED:
+            family = served.handlers.family.name
+            self._sets[family] = served.handlers
+            for hcall, handler in served.handlers.by_call.items():
+                self._handlers[hcall.name] = (hcall, handler, family)
+        self.store.begin_run(self._run())
+        self.reload()
+
+    def _run(self) -> Run:
+        return Run(b"pure machine....", self._reset_count)
+
+    def reload(self) -> None:
+        """Build the models anew from the store, as after the daemon's restart."""
+        loaded = self.store.load()
+        self.models: dict[str, Model] = {
+            served.handlers.family.name: served.build(self.attributes, loaded.records)
+            for served in SERVED
+        }
+
+    def reset(self) -> None:
+        """The machine's system reset."""
+        self._reset_count += 1
+        self.store.begin_run(self._run())
+        for model in self.models.values():
+            model.begin_run()
+
+    def hcall(self, hcall: Hcall, *registers: int, vcpu: int = 0) -> Outcome:
+        """Make a call with values for its arguments, in order.
+
+        Returns:
+            The outcome; its writes have been carried out.
+
+        Raises:
+            UndeclaredError: the code is not in the table.
+        """
+        values = {arg.register: value for arg, value in zip(hcall.args, registers, strict=True)}
+        return self.issue(hcall, values, vcpu=vcpu)
+
+    def issue(self, hcall: Hcall, registers: Mapping[int, int], *, vcpu: int = 0) -> Outcome:
+        """Make a call with values for registers; see ``hcall``."""
+        _, handler, family = self._handlers[hcall.name]
+        model = self.models[family]
+        plan = Plan(hcall, self.attributes.limits())
+        self._seq += 1
+        self.trail = []
+        try:
+            gate = self._sets[family].gate
+            if gate is not None:
+                gate(model)
+            call = Call(hcall, plan.arguments(registers, self.guest.ram), vcpu, self.guest.ram)
+            outcome = run_pure(
+                handler(call, model),
+                lambda effect: self._perform(call, effect),
+                trail=self.trail,
+            )
+        except HcallError as error:
+            outcome = Outcome(error.code, error.registers, (), error.why)
+        if outcome.code not in plan.codes:
+            raise UndeclaredError(f"{hcall.name} gave {outcome.code!r}, which it does not declare")
+        changes = model.take_changes()
+        if changes:
+            self.store.commit(changes, RecordedReply(vcpu, self._seq, b"reply"))
+        for gpa, data in outcome.writes:
+            self.guest.write(gpa, data)
+        return outcome
+
+    def _perform(self, call: Call, effect: Effect[Any]) -> Any:
+        match effect:
+            case ReadBuffer(name):
+                return self._read_buffer(call, name)
+            case ReadGuest(gpa, size):
+                return self.guest.read(gpa, size)
+            case WriteGuest(gpa, data):
+                return self.guest.write(gpa, data)
+            case ZeroGuest(gpa, size):
+                return self.guest.write(gpa, bytes(size))
+            case Entropy(size):
+                self._entropy_count += 1
+                seed = self._entropy_count.to_bytes(8, "big")
+                return hashlib.shake_256(seed).digest(size)
+            case Now():
+                return 1_700_000_000_000_000_000 + self._seq
+            case Flush():
+                self.flush_count += 1
+                return self.store.flush()
+            case Note(text):
+                return self.notes.append(text)
+            case _:
+                raise TypeError(f"no way to perform {effect!r}")
+
+    def _read_buffer(self, call: Call, name: str) -> bytes:
+        buffer = next(buffer for buffer in call.hcall.buffers if buffer.address == name)
+        gpa = call[name] & REAL_ADDRESS_MASK
+        size = buffer_max_size(buffer, self.attributes.limits())
+        if buffer.size is not None:
+            size = call[buffer.size]
+        if buffer.shape is BufferShape.PAGE_BOUNDED:
+            size = min(size, page_rest(gpa), self.guest.ram.bytes_from(gpa))
+        try:
+            return self.guest.read(gpa, size)
+        except GuestMemoryError as error:
+            raise call.refuse(name, str(error)) from None
