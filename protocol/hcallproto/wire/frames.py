@@ -289,6 +289,7 @@ class Event(NamedTuple):
 
     kind: EventKind
     vcpu: int
+    request: int
     reset: int
 
 
@@ -296,6 +297,7 @@ class EventAck(NamedTuple):
     """The daemon has dealt with an event."""
 
     kind: EventKind
+    request: int
     reset: int
 
 

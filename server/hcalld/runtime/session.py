@@ -345,7 +345,7 @@ class Session:
         for scope in self._scopes.values():
             scope.cancel()
         self.partition.begin(Run(self.hello.instance, event.reset))
-        self._queue(f.EventAck(event.kind, event.reset))
+        self._queue(f.EventAck(event.kind, event.request, event.reset))
 
     def _cancel(self, cancel: f.Cancel) -> None:
         scope = self._scopes.get((cancel.vcpu, cancel.reset, cancel.seq))
