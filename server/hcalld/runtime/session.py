@@ -178,6 +178,13 @@ class Session:
             why = f"no negotiation within {HANDSHAKE_SECONDS} s"
             self.log.warning("guest refused", reason=why)
             await self._farewell(s.GoodbyeReason.REFUSED, why)
+        except* Exception:
+            # Our bug. It costs this guest its connection; the others live on.
+            if self._strict:
+                raise
+            why = "internal error"
+            self.log.exception("bug in a session")
+            await self._farewell(s.GoodbyeReason.INTERNAL, "internal error, see hcalld's log")
         finally:
             with trio.CancelScope(shield=True):
                 await self._end(why)
