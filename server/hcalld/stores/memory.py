@@ -1,90 +1,117 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store that forgets everything when it is closed: for tests and throw-away guests."""
+"""Stores that live as long as the process: for tests and throw-away guests."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from hcalld.core.errors import StoreError
-from hcalld.core.records import (
-    Change,
-    Lifetime,
-    Loaded,
-    Put,
-    Record,
-    RecordedReply,
-    Run,
-)
+from hcalld.core.records import Change, Lifetime, Loaded, Put, Record, RecordedReply, Run
+
+
+@dataclasses.dataclass(slots=True)
+class MemoryState:
+    """What one partition holds, open or not."""
+
+    records: dict[tuple[str, bytes], Record] = dataclasses.field(default_factory=dict)
+    replies: dict[int, RecordedReply] = dataclasses.field(default_factory=dict)
+    run: Run | None = None
+    generation: int = 0
+    flushed: int = 0
+    is_open: bool = False
 
 
 class MemoryStore:
     """Records in dictionaries; see ``hcalld.stores.base.Store``."""
 
-    def __init__(self) -> None:
-        self._records: dict[tuple[str, bytes], Record] = {}
-        self._replies: dict[int, RecordedReply] = {}
-        self._run: Run | None = None
-        self._generation = 0
-        self._flushed = 0
+    def __init__(self, state: MemoryState | None = None, partition: str = "in memory") -> None:
+        """Open it.
+
+        Raises:
+            StoreError: it is open already.
+        """
+        self._state = state or MemoryState()
+        if self._state.is_open:
+            raise StoreError(
+                f"partition {partition} is in use by another connection; shut its guest down first"
+            )
+        self._state.is_open = True
         self._is_closed = False
 
-    def _check_open(self) -> None:
+    def _use(self) -> MemoryState:
         if self._is_closed:
             raise StoreError("the store is closed; open the partition again")
+        return self._state
 
     def load(self) -> Loaded:
         """See Store."""
-        self._check_open()
-        return Loaded(list(self._records.values()), list(self._replies.values()), self._generation)
+        state = self._use()
+        return Loaded(list(state.records.values()), list(state.replies.values()), state.generation)
 
     def begin_run(self, run: Run) -> bool:
         """See Store."""
-        self._check_open()
-        if run == self._run:
+        state = self._use()
+        if run == state.run:
             return False
-        self._run = run
-        self._records = {
+        state.run = run
+        state.records = {
             key: record
-            for key, record in self._records.items()
+            for key, record in state.records.items()
             if record.lifetime is not Lifetime.RUN
         }
-        self._replies.clear()
-        self._generation += 1
+        state.replies.clear()
+        state.generation += 1
         return True
 
     def commit(self, changes: Sequence[Change], reply: RecordedReply | None) -> None:
         """See Store."""
-        self._check_open()
+        state = self._use()
         for change in changes:
             if isinstance(change, Put):
                 record = change.record
-                self._records[record.namespace, record.key] = record
+                state.records[record.namespace, record.key] = record
             else:
-                self._records.pop((change.namespace, change.key), None)
+                state.records.pop((change.namespace, change.key), None)
         if reply is not None:
-            self._replies[reply.vcpu] = reply
-        self._generation += 1
+            state.replies[reply.vcpu] = reply
+        state.generation += 1
 
     def flush(self) -> None:
         """See Store."""
-        self._check_open()
-        self._flushed = self._generation
+        state = self._use()
+        state.flushed = state.generation
 
     @property
     def dirty(self) -> bool:
         """See Store."""
-        return self._generation != self._flushed
+        return self._state.generation != self._state.flushed
 
     @property
     def generation(self) -> int:
         """See Store."""
-        return self._generation
+        return self._state.generation
 
     def rest(self) -> None:
         """See Store."""
 
     def close(self) -> None:
-        """See Store."""
-        self._is_closed = True
-        self._records.clear()
-        self._replies.clear()
+        """See Store. What it holds stays in its state."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._state.is_open = False
+
+
+class MemoryDirectory:
+    """All partitions' stores, as ``hcalld.stores.directory.StateDirectory`` has them."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, MemoryState] = {}
+
+    def open(self, partition: str) -> MemoryStore:
+        """Open a partition's store; it is made if there is none.
+
+        Raises:
+            StoreError: it is open already.
+        """
+        return MemoryStore(self._states.setdefault(partition, MemoryState()), partition)

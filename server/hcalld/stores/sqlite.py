@@ -310,6 +310,22 @@ class SqliteStore:
             raise self._damaged(f"reply of vCPU {vcpu}: {error}") from None
         return RecordedReply(vcpu, seq, plain)
 
+    def verify(self) -> None:
+        """Check every page of the file and open every value in it.
+
+        Raises:
+            StoreError: something is damaged.
+        """
+        db = self._use()
+        with self._lock:
+            try:
+                rows = db.execute("PRAGMA integrity_check(1)").fetchall()
+            except sqlite3.Error as error:
+                raise explain(error, self.path) from error
+        if rows != [("ok",)]:
+            raise self._damaged(str(rows[0][0]).replace("\n", " "))
+        self.load()
+
     def begin_run(self, run: Run) -> bool:
         """See Store."""
         db = self._use()
