@@ -27,7 +27,7 @@ CONSUMERS = ("os", "firmware", "bootloader")
 OPERATING_SYSTEMS = {"linux": 0x02, "common": 0x04}
 MAX_INPUT_SIZE = 65536
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., None])
 
 
 # -- options ------------------------------------------------------------------------------
@@ -184,8 +184,8 @@ def _objects_table(keystore: Keystore) -> Any:
         table.add_row(
             item.consumer.name.lower(),
             Text(_shown_label(item)),
-            str(len(item.object.data)),
-            _shown_policy(item.object.policy),
+            str(len(item.stored.data)),
+            _shown_policy(item.stored.policy),
         )
     return table
 
@@ -253,11 +253,10 @@ def list_partitions(*, state_dir: pathlib.Path | None, partition: str | None) ->
                 table.add_row(Text(name), str(count), str(store.generation), "free")
         except HcalldError as error:
             table.add_row(Text(name), "?", "?", "not readable")
-            errors.append(error)
+            errors.append(f"hcalld: {error}")
     _print(table)
-    for error in errors:
-        click.echo(f"hcalld: {error}", err=True)
     if errors:
+        click.echo("\n".join(errors), err=True)
         sys.exit(1)
 
 
@@ -281,14 +280,14 @@ def show(
     with _keystore(_directory(state_dir), partition) as (_, keystore):
         item = _find(keystore, consumer, wanted)
     if raw:
-        click.get_binary_stream("stdout").write(item.object.data)
+        sys.stdout.buffer.write(item.stored.data)
         return
     click.echo(f"consumer  {item.consumer.name.lower()}")
     click.echo(f"label     {_shown_label(item)}")
-    click.echo(f"policy    {_shown_policy(item.object.policy)}")
-    click.echo(f"bytes     {len(item.object.data)}")
+    click.echo(f"policy    {_shown_policy(item.stored.policy)}")
+    click.echo(f"bytes     {len(item.stored.data)}")
     if reveal:
-        click.echo(f"data      {item.object.data.hex()}")
+        click.echo(f"data      {item.stored.data.hex()}")
 
 
 def _consumer(name: str) -> int:
@@ -412,7 +411,7 @@ def verify(*, state_dir: pathlib.Path | None, partition: str | None) -> None:
             with _keystore(directory, name) as (store, keystore):
                 store.verify()
                 count = sum(1 for _ in keystore.objects())
-                click.echo(f"{name}: good, {count} objects, generation {store.generation}")
+                click.echo(f"{name}: good (objects: {count}, generation: {store.generation})")
         except HcalldError as error:
             bad = True
             click.echo(f"hcalld: {error}", err=True)

@@ -65,7 +65,7 @@ class NamedObject:
 
     consumer: Consumer
     label: bytes
-    object: StoredObject
+    stored: StoredObject
 
 
 class Keystore:
