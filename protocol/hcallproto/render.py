@@ -49,8 +49,10 @@ class _Shown(NamedTuple):
     """The same for JSON: numbers that people count with as numbers, others as text."""
 
 
-_Show = Callable[[Registers, Contents], _Shown | None]
-"""Renders one argument from a call's registers and buffers; None: not worth a word."""
+_Show = Callable[[Registers, Contents], _Shown]
+"""Renders one argument or result from a call's registers and buffers."""
+_MayShow = Callable[[Registers, Contents], _Shown | None]
+"""The same, or None if it is not worth a word."""
 
 
 def render_call(
@@ -86,7 +88,7 @@ def render_call(
     else:
         parts = [f"{plan.hcall.name}({_join(plan.args(gpr, buffers or {}))})"]
     if where:
-        parts.insert(0, where)
+        parts.insert(0, printable(where))
     if status is not None:
         parts.append(f"= {_status(hcall, level, status)}")
         if plan is not None and outputs:
@@ -140,7 +142,7 @@ class _Plan:
 
     def __init__(self, hcall: Hcall) -> None:
         self.hcall = hcall
-        self._args: tuple[_Show, ...] = tuple(_argument_shows(hcall))
+        self._args = tuple(_argument_shows(hcall))
         self._outputs = tuple(_output_shows(hcall))
 
     def args(self, gpr: Registers, buffers: Contents) -> list[_Shown]:
@@ -152,9 +154,7 @@ class _Plan:
         """The results that are defined with this status."""
         for statuses, needed, show in self._outputs:
             if (status in statuses or (self.hcall.result and status > 0)) and needed in registers:
-                shown = show(registers, {})
-                if shown is not None:
-                    yield shown
+                yield show(registers, {})
 
 
 def _plan(hcall: Hcall | None) -> _Plan | None:
@@ -167,7 +167,7 @@ def _plan(hcall: Hcall | None) -> _Plan | None:
 # -- arguments --------------------------------------------------------------------------
 
 
-def _argument_shows(hcall: Hcall) -> Iterator[_Show]:
+def _argument_shows(hcall: Hcall) -> Iterator[_MayShow]:
     buffers = {buffer.address: buffer for buffer in hcall.buffers}
     sizes = {buffer.size for buffer in hcall.buffers}
     texts: list[Arg] = []
@@ -179,12 +179,21 @@ def _argument_shows(hcall: Hcall) -> Iterator[_Show]:
             continue  # stands behind its buffer's address
         buffer = buffers.get(arg.name)
         show = _number_show(arg) if buffer is None else _buffer_show(hcall, arg, buffer)
-        yield show if arg.only_when is None else _only_when(hcall, arg.only_when, show)
+        if arg.only_when is not None:
+            yield _only_when(hcall, arg.only_when, show)
+        elif arg.kind is ArgKind.ZERO:
+            yield _unless_zero(arg.register, show)
+        else:
+            yield show
     if texts:
         yield _text_show(texts[0].name, [arg.register for arg in texts], secret=False)
 
 
-def _only_when(hcall: Hcall, condition: tuple[str, int], show: _Show) -> _Show:
+def _unless_zero(register: int, show: _Show) -> _MayShow:
+    return lambda gpr, buffers: show(gpr, buffers) if gpr[register] else None
+
+
+def _only_when(hcall: Hcall, condition: tuple[str, int], show: _Show) -> _MayShow:
     name, expected = condition
     register = hcall.arg(name).register
     return lambda gpr, buffers: show(gpr, buffers) if gpr[register] == expected else None
@@ -193,8 +202,6 @@ def _only_when(hcall: Hcall, condition: tuple[str, int], show: _Show) -> _Show:
 def _number_show(item: Arg | Output) -> _Show:
     name, register = item.name, item.register
     form = _form(item.kind, item.names)
-    if item.kind is ArgKind.ZERO:
-        return lambda gpr, _: _Shown(name, *form(gpr[register])) if gpr[register] else None
     return lambda gpr, _: _Shown(name, *form(gpr[register]))
 
 

@@ -59,16 +59,18 @@ _ENUMS = (
 )
 
 _BOUNDS = (
-    ("MIN_MAX_FRAME", "smallest ``max_frame_size`` a side may ask for, in bytes"),
-    ("MAX_MAX_FRAME", "greatest ``max_frame_size``, in bytes"),
+    ("MIN_MAX_FRAME", "smallest ``max_frame_size`` a side may ask for"),
+    ("DEFAULT_MAX_FRAME", "``max_frame_size`` of a side that has no reason for another"),
+    ("MAX_MAX_FRAME", "greatest ``max_frame_size``"),
     ("MAX_CALLS", "calls in one announcement"),
-    ("MAX_BUFFERS", "buffer descriptors of one announced call"),
+    ("MAX_BUFFERS", "buffer descriptors of one announced call, and segments of one CALL"),
+    ("MAX_VCPUS", "virtual CPUs possible"),
     ("MAX_DT_STRINGS", "``ibm,hypertas-functions`` strings in one announcement"),
     ("MAX_DT_STRING_SIZE", "bytes of such a string"),
     ("MAX_DT_PROPERTIES", "root properties in one announcement"),
     ("MAX_DT_NAME_SIZE", "bytes of a property's name"),
     ("MAX_DT_VALUE_SIZE", "bytes of a property's value"),
-    ("MAX_SEGMENTS", "memory segments in one CALL, REPLY, READ or WRITE"),
+    ("MAX_SEGMENTS", "memory segments in one REPLY, READ or WRITE"),
     ("MAX_RAM_REGIONS", "regions in one RAM frame"),
     ("MAX_DESCRIPTORS", "file descriptors with one RAM frame"),
     ("MAX_TEXT_SIZE", "bytes of a name, program string or reason"),
@@ -92,11 +94,14 @@ def bounds() -> str:
     """The limits, with their names in the schema."""
     return table(
         ("Bound", "Name", "What"),
-        [(_number(getattr(schema, name)), code(name), what) for name, what in _BOUNDS],
+        [(_bound(name), code(name), what) for name, what in _BOUNDS],
     )
 
 
-def _number(value: int) -> str:
+def _bound(name: str) -> str:
+    value: int = getattr(schema, name)
+    if not name.endswith(("_FRAME", "_SIZE")):
+        return str(value)
     for shift, unit in ((20, "MiB"), (10, "KiB")):
         if value >= 1 << shift and value % (1 << shift) == 0:
             return f"{value >> shift} {unit}"

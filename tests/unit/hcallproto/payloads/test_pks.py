@@ -175,7 +175,7 @@ def test_parse_auth_refuses_any_odd_byte_in_the_head(position: int):
     """Every byte of the head is looked at: 0xee fits nowhere but in a large password size."""
     data = bytearray(auth_structure(password=bytes(MAX_PASSWORD)))
     data[position] = 0xEE
-    with pytest.raises(ValueError, match="version|consumer|reserved|password length"):
+    with pytest.raises(ValueError, match=r"version|consumer|reserved|password length"):
         parse_auth(bytes(data), MAX_PASSWORD)
 
 
