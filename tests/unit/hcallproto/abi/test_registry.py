@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import pytest
@@ -38,6 +39,7 @@ from hcallproto.abi.spec import (
     size,
     value,
 )
+from hcallproto.wire import schema
 
 calls = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 
@@ -365,3 +367,27 @@ def test_inconsistent_table_is_named(families: tuple[Family, ...], message: str)
 def test_same_number_at_another_level_is_no_problem():
     other = dataclasses.replace(uv.ESM, number=0xF110)
     assert problems((family("a", other), family("b", GOOD))) == []
+
+
+@calls
+def test_declared_call_fits_the_wire(call: Hcall):
+    """What docs/wire.rst bounds: the shim would refuse the announcement."""
+    assert len(call.buffers) <= schema.MAX_BUFFERS
+    assert call.deadline_ms < 1 << 32
+    for buffer in call.buffers:
+        registers = [call.arg(buffer.address).register]
+        if buffer.size is not None:
+            registers.append(call.arg(buffer.size).register)
+        assert set(registers) <= set(schema.REGISTERS)
+        if isinstance(buffer.max_size, int):
+            assert buffer.header_size + buffer.max_size < 1 << 32
+    for output in call.outputs:
+        assert output.register in schema.REGISTERS
+
+
+def test_all_families_together_fit_one_announcement():
+    assert len(CALLS) <= schema.MAX_CALLS
+    strings = [string for family in FAMILIES for string in family.hypertas]
+    assert len(strings) == len(set(strings)) <= schema.MAX_DT_STRINGS
+    for string in strings:
+        assert re.fullmatch(rf"[a-z0-9-]{{1,{schema.MAX_DT_STRING_SIZE}}}", string)
