@@ -31,6 +31,9 @@ ARCHITECTURE = "ppc64el"
 RETRY_AFTER_S = (3, 10, 30, 60)
 """Pauses after a failed attempt; a mirror in the middle of its sync recovers within a minute."""
 
+EXPIRED = " is expired (invalid since "
+"""What apt says of an index past the date in its Valid-Until field."""
+
 TARGET_FORMAT = "$(REPO_URI)\t$(ORIGIN)\t$(LABEL)\t$(CODENAME)"
 
 
@@ -174,8 +177,23 @@ class AptSide:
         (self.directory / "apt.conf").write_text(configuration(self.directory), encoding="utf-8")
         what = f"index of Debian {self.suite} ({'source' if self.is_source else ARCHITECTURE})"
         say(f"fetching the {what}")
-        self.retry(what, lambda: run(what, self.command("apt-get", "update"), log=self.log))
+        self.retry(what, lambda: self.update_once(what))
         self.is_updated = True
+
+    def update_once(self, what: str) -> None:
+        """Fetches the index; that of a mirror which is weeks behind is taken, and said.
+
+        Signatures stay checked. An expiry guards installed systems against being kept from
+        updates; here nothing is installed, and a file is held against its pinned digest.
+        """
+        try:
+            run(what, self.command("apt-get", "update"), log=self.log)
+        except ProvisionError as error:
+            if EXPIRED not in str(error):
+                raise
+            say(f"{what}: past its date, as the mirror is behind; taking it nevertheless")
+            late = self.command("apt-get", "-o", "Acquire::Check-Valid-Until=false", "update")
+            run(what, late, log=self.log)
 
     def retry(self, what: str, attempt: Callable[[], None]) -> None:
         """Makes an attempt until it succeeds or the pauses are used up."""

@@ -135,6 +135,37 @@ def test_retry_when_it_never_succeeds_then_the_last_failure_is_told(tmp_path: Pa
     assert pauses == list(RETRY_AFTER_S)
 
 
+def test_update_once_when_the_mirror_is_behind_then_the_index_is_taken_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    commands: list[list[str]] = []
+
+    def run(_what: str, words: list[str], **_more: object) -> None:
+        commands.append(words)
+        if "Acquire::Check-Valid-Until=false" not in words:
+            raise ProvisionError("E: Release file for x is expired (invalid since 15d).")
+
+    monkeypatch.setattr(aptside, "run", run)
+    side(tmp_path, []).update_once("index")
+    assert len(commands) == 2
+    assert "the mirror is behind" in capsys.readouterr().err
+
+
+def test_update_once_when_the_signature_is_wrong_then_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    commands: list[list[str]] = []
+
+    def run(_what: str, words: list[str], **_more: object) -> None:
+        commands.append(words)
+        raise ProvisionError("E: The repository is not signed.")
+
+    monkeypatch.setattr(aptside, "run", run)
+    with pytest.raises(ProvisionError, match="not signed"):
+        side(tmp_path, []).update_once("index")
+    assert len(commands) == 1
+
+
 def test_newest_first_when_versions_are_debians_then_dpkg_decides():
     files = [IndexedFile("", version, "") for version in ("1.9", "1.10", "1:0", "1.10~rc1")]
     assert [file.version for file in newest_first(files)] == ["1:0", "1.10", "1.10~rc1", "1.9"]
