@@ -47,11 +47,11 @@ open_tree() {
     [ ! -e "$dir" ] || die "$dir exists; name a directory to be made"
 
     mkdir -p "$dir"
-    (cd "$tree" && tar -cf - --exclude=./.git --exclude=./build .) | tar -xf - -C "$dir"
+    (cd "$tree" && tar -cf - --exclude=./.git --exclude=./build .) | tar -xf - --no-same-owner -C "$dir"
     cd "$dir"
-    git init -q .
+    git -c init.defaultBranch=series init -q .
     # Even files that QEMU's own .gitignore leaves out are part of a tarball.
-    git add -Af . 2>/dev/null
+    git -c advice.addEmbeddedRepo=false add -Af .
     git -c user.name=base -c user.email=base@localhost \
         commit -q -m "QEMU $(cat VERSION)"
     git tag base
