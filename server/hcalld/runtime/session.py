@@ -53,6 +53,10 @@ _LEVELS = {
 }
 
 
+class VersionMismatch(ConfigError):
+    """The shim and this daemon have no version of the protocol in common."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answered:
     """A call and what became of it, for those who watch."""
@@ -169,9 +173,12 @@ class Session:
             self.log.warning("protocol breach", breach=error.breach.value, detail=str(error))
             await self._farewell(s.GoodbyeReason.BREACH, str(error))
         except* (ConfigError, StoreError) as group:
-            why = str(_first(group))
+            error = _first(group)
+            why = str(error)
             self.log.error("guest refused", reason=why)
-            await self._farewell(s.GoodbyeReason.REFUSED, why)
+            is_version = isinstance(error, VersionMismatch)
+            reason = s.GoodbyeReason.VERSION if is_version else s.GoodbyeReason.REFUSED
+            await self._farewell(reason, why)
         except* TransportClosed as group:
             why = f"connection lost: {_first(group)}"
         except* trio.TooSlowError:
@@ -303,7 +310,7 @@ class Session:
                 f"this hcalld speaks protocol version {s.VERSION}, the shim "
                 f"{hello.version_min} to {hello.version_max}; use a matching pair"
             )
-            raise ConfigError(text)
+            raise VersionMismatch(text)
         self.hello = hello
         self.partition = await self._owner.claim(hello, self)
         self.log = self.log.bind(partition=self.partition.id)
@@ -480,6 +487,8 @@ class Session:
         is_replayed: bool = False,
     ) -> None:
         assert self.partition is not None
+        if frame.is_resent and not is_replayed:
+            notes = (*notes, "sent again, carried out now")
         answered = Answered(
             self.partition.id,
             frame,
