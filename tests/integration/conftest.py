@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the tests with real sockets and a real QEMU."""
+
+from tests.e2e.fixtures import *  # noqa: F403
