@@ -76,6 +76,8 @@ class _Check:
     size_register: int
     size_minimum: int
     size_maximum: int
+    condition: tuple[int, int] | None
+    """(register, value): otherwise the argument is not looked at."""
 
 
 class Plan:
@@ -111,6 +113,8 @@ class Plan:
             size_register=size.register if size is not None else 0,
             size_minimum=size_bounds[0],
             size_maximum=size_bounds[1],
+            condition=arg.only_when
+            and (self.hcall.arg(arg.only_when[0]).register, arg.only_when[1]),
         )
 
     def arguments(self, registers: Mapping[int, int], ram: RamMap) -> dict[str, int]:
@@ -130,7 +134,9 @@ class Plan:
         for check in self._checks:
             value = registers[check.register]
             kind = check.kind
-            if kind is ArgKind.ADDRESS:
+            if check.condition and registers[check.condition[0]] != check.condition[1]:
+                pass
+            elif kind is ArgKind.ADDRESS:
                 value &= REAL_ADDRESS_MASK
                 if check.buffer is not None:
                     self._check_range(check, value, registers, ram)
