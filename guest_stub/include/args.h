@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The command line: words separated by spaces. key=value sets an option, group:NAME
- * chooses a group of tests, any other word a test. The tests' side is in test.h.
+ * The command line: words separated by spaces. key=value sets an option, any other
+ * word chooses the test or the group of tests of that name. The tests' side is test.h.
  */
 #ifndef STUB_ARGS_H
 #define STUB_ARGS_H

@@ -51,7 +51,7 @@ int64_t hcall_args(struct hcall_regs *regs, uint64_t number, const uint64_t *arg
 /* "H_P2" for -55; NULL for a number that has no name. */
 const char *hcall_code_name(int64_t code);
 
-/* "H_PKS_GET_CONFIG" for 0x41c; NULL for a call that is not under test. */
+/* "H_PKS_GET_CONFIG" for 0x41c; NULL for a call that the table does not have. */
 const char *hcall_name(uint64_t number);
 
 #endif

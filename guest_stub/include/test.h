@@ -17,7 +17,7 @@
 struct stub_test {
 	const char *name;
 	void (*function)(void);
-	const char *groups;	/* separated by spaces; group:NAME chooses by them */
+	const char *groups;	/* separated by spaces; each chooses all its tests */
 	bool is_default;	/* run when no name is given */
 	const char *doc;
 };
@@ -25,11 +25,11 @@ struct stub_test {
 #define STUB_TEST(test_name, test_function, test_groups, default_, text)	\
 	static const struct stub_test stub_test_##test_function		\
 	__attribute__((section(".stub_tests"), used, aligned(8))) = {		\
-		.name = (test_name),						\
-		.function = (test_function),					\
-		.groups = (test_groups),					\
-		.is_default = (default_),					\
-		.doc = (text),							\
+		.name = (test_name),					\
+		.function = (test_function),				\
+		.groups = (test_groups),				\
+		.is_default = (default_),				\
+		.doc = (text),						\
 	}
 
 extern const struct stub_test __tests_start[], __tests_end[];

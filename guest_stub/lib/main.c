@@ -8,8 +8,6 @@
 #include "string.h"
 #include "test.h"
 
-#define GROUP_PREFIX	"group:"
-
 /* start.S */
 void stub_main(uint64_t of_entry);
 
@@ -38,11 +36,7 @@ static bool in_group(const struct stub_test *test, const char *group)
 
 static bool word_chooses(const char *word, const struct stub_test *test)
 {
-	size_t prefix = strlen(GROUP_PREFIX);
-
-	if (!strncmp(word, GROUP_PREFIX, prefix))
-		return in_group(test, word + prefix);
-	return !strcmp(word, test->name);
+	return !strcmp(word, test->name) || in_group(test, word);
 }
 
 static bool is_chosen(const struct stub_test *test)

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Times calls by the timebase. One line for each:
+ *	# bench NAME n=N min_ns=.. p50_ns=.. p99_ns=..
+ * Options: n=N samples (2000), size=BYTES of the object (4096), call=NAME for one only.
+ */
+#include "console.h"
+#include "pks.h"
+#include "string.h"
+#include "test.h"
+#include "timebase.h"
+
+#define MAX_SAMPLES	100000
+#define WARM_UP		50
+
+static uint64_t samples[MAX_SAMPLES], sums[MAX_SAMPLES];
+static struct pks_label label;
+static unsigned int failures;
+
+static void sift_down(uint64_t *values, size_t from, size_t count)
+{
+	size_t child;
+
+	while ((child = 2 * from + 1) < count) {
+		uint64_t value = values[from];
+
+		if (child + 1 < count && values[child + 1] > values[child])
+			child++;
+		if (values[child] <= value)
+			return;
+		values[from] = values[child];
+		values[child] = value;
+		from = child;
+	}
+}
+
+static void heap_sort(uint64_t *values, size_t count)
+{
+	size_t n;
+
+	for (n = count / 2; n-- > 0;)
+		sift_down(values, n, count);
+	for (n = count; n-- > 1;) {
+		uint64_t value = values[0];
+
+		values[0] = values[n];
+		values[n] = value;
+		sift_down(values, 0, n);
+	}
+}
+
+static void tell(const char *name, uint64_t *ticks, size_t count)
+{
+	heap_sort(ticks, count);
+	console_printf("# bench %s n=%lu min_ns=%lu p50_ns=%lu p99_ns=%lu\n", name, count,
+		       timebase_to_ns(ticks[0]), timebase_to_ns(ticks[count / 2]),
+		       timebase_to_ns(ticks[count - 1 - count / 100]));
+}
+
+/* The call's time; its arguments and what it does are the caller's. */
+static uint64_t time_call(struct hcall_regs *regs, int64_t expected)
+{
+	uint64_t start = timebase();
+
+	hcall_raw(regs);
+	start = timebase() - start;
+	failures += (int64_t)regs->r[3] != expected;
+	return start;
+}
+
+static void bench_call(const char *name, uint64_t number, const uint64_t *args,
+		       unsigned int arg_count, size_t count)
+{
+	struct hcall_regs regs;
+	size_t n;
+
+	for (n = 0; n < count + WARM_UP; n++) {
+		uint64_t ticks;
+
+		hcall_fill(&regs, number, args, arg_count);
+		ticks = time_call(&regs, H_SUCCESS);
+		if (n >= WARM_UP)
+			samples[n - WARM_UP] = ticks;
+	}
+	tell(name, samples, count);
+}
+
+/* WRITE, READ, REMOVE of one object, again and again, each timed for itself. */
+static void bench_object(size_t count, uint64_t size)
+{
+	static const char *const names[] = { "H_PKS_WRITE_OBJECT", "H_PKS_READ_OBJECT",
+					     "H_PKS_REMOVE_OBJECT" };
+	static uint64_t each[3][MAX_SAMPLES];
+	uint64_t auth = (uintptr_t)pks_auth(PKS_CONSUMER_OS);
+	uint64_t name = (uintptr_t)label.bytes;
+	struct hcall_regs regs;
+	char text[48];
+	size_t n;
+	unsigned int step;
+
+	for (n = 0; n < count + WARM_UP; n++) {
+		size_t at = n < WARM_UP ? 0 : n - WARM_UP;
+
+		hcall_fill(&regs, H_PKS_WRITE_OBJECT,
+			   (const uint64_t[]){ auth, name, label.size, 0,
+					       (uintptr_t)pks_data, size }, 6);
+		each[0][at] = time_call(&regs, H_SUCCESS);
+		hcall_fill(&regs, H_PKS_READ_OBJECT,
+			   (const uint64_t[]){ auth, name, label.size, (uintptr_t)pks_out,
+					       size }, 5);
+		each[1][at] = time_call(&regs, H_SUCCESS);
+		hcall_fill(&regs, H_PKS_REMOVE_OBJECT,
+			   (const uint64_t[]){ auth, name, label.size }, 3);
+		each[2][at] = time_call(&regs, H_SUCCESS);
+		sums[at] = each[0][at] + each[1][at];
+	}
+	for (step = 0; step < 3; step++) {
+		format_text(text, sizeof(text), "%s_%lu", names[step], size);
+		tell(text, each[step], count);
+	}
+	format_text(text, sizeof(text), "WRITE+READ_%lu", size);
+	tell(text, sums, count);
+}
+
+static bool wanted(const char *name)
+{
+	const char *only = arg_text("call");
+
+	return !only || !strcmp(only, name);
+}
+
+static void test_bench(void)
+{
+	uint64_t count = arg_number("n", 2000), size = arg_number("size", 4096);
+
+	if (!count || count > MAX_SAMPLES || !size || size > PKS_BUFFER_SIZE) {
+		report(false, "n is 1 to %u and size 1 to %u", MAX_SAMPLES, PKS_BUFFER_SIZE);
+		return;
+	}
+	bench_call("H_GET_CPU_CHARACTERISTICS", H_GET_CPU_CHARACTERISTICS, NULL, 0, count);
+	report_equal(failures, 0, "a call that QEMU answers itself");
+	if (!pks_open())
+		return;
+	pks_label_set(&label, PKS_CONSUMER_OS, "bench");
+	pks_remove(PKS_CONSUMER_OS, &label);
+	if (wanted("config")) {
+		const uint64_t args[] = { (uintptr_t)pks_out, PKS_CONFIG_SIZE_6_12 };
+
+		bench_call("H_PKS_GET_CONFIG", H_PKS_GET_CONFIG, args, 2, count);
+		report_equal(failures, 0, "GET_CONFIG");
+	}
+	if (wanted("object")) {
+		bench_object(count, size);
+		report_equal(failures, 0, "WRITE, READ, REMOVE of %lu bytes", size);
+	}
+}
+STUB_TEST("bench", test_bench, "bench", false, "times calls");
