@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the tests with real sockets and a real QEMU."""
 
-from tests.e2e.fixtures import *  # noqa: F403
+from tests.e2e.lab import lab
+
+__all__ = ["lab"]

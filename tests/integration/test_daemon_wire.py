@@ -6,28 +6,27 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
+from tests.e2e.daemon import Daemon
+from tests.e2e.fakeshim import FakeShim, connect, hello
+from tests.e2e.lab import Lab
+from tests.e2e.patience import wait_until
+from tests.e2e.wire import PeerClosed
 
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 from hcallproto.wire.encode import encode
-from tests.e2e.daemon import Daemon
-from tests.e2e.fakeshim import FakeShim, connect, hello
-from tests.e2e.patience import wait_until
-from tests.e2e.wire import PeerClosed
 
 CONFIG_SIZE = 512
 BUFFER = 0x1000
 
 
 @pytest.fixture
-def daemon(folder: Path, run_dir: Path) -> Iterator[Daemon]:
-    with Daemon(folder, run_dir, ["--memory"]) as running:
-        yield running
+def daemon(lab: Lab) -> Daemon:
+    return lab.daemon("--memory")
 
 
 @pytest.fixture
@@ -263,9 +262,7 @@ def test_no_handler_answers_function(daemon: Daemon, bystander: FakeShim) -> Non
     with FakeShim(connect(daemon.socket)) as shim:
         welcome = shim.negotiate(hello("guest"))
         answered = [
-            spec
-            for spec in welcome.announcement.calls
-            if spec.disposition is s.Disposition.ANSWER
+            spec for spec in welcome.announcement.calls if spec.disposition is s.Disposition.ANSWER
         ]
         assert answered
         for spec in answered:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an end-to-end test starts, in one place that ends all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.daemon import Daemon
+from tests.e2e.fakedaemon import FakeDaemon
+from tests.e2e.machine import ByteOrder, Guest, Machine, socket_chardev
+
+PARTITION = "default"
+"""The partition of a guest without a name."""
+
+
+class Lab:
+    """Daemons and machines of one test.
+
+    Args:
+        require: Gives the path of a tool, or skips the test.
+        artifacts: The test's folder, for logs and state.
+        socket_dir: A directory with a short path.
+    """
+
+    def __init__(
+        self,
+        require: Callable[[str], Path],
+        artifacts: Path,
+        socket_dir: Path,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self.require = require
+        self.artifacts = artifacts
+        self.socket_dir = socket_dir
+        self._stack = stack
+        self._names = (f"qemu{number}" if number else "qemu" for number in itertools.count())
+
+    def daemon(self, *options: str, name: str = "daemon", **more: Any) -> Daemon:
+        """Starts a daemon; at the end its log is searched for bugs."""
+        daemon = Daemon(self.artifacts, self.socket_dir, options, name=name, **more)
+        return self._stack.enter_context(daemon)
+
+    def fake_daemon(self) -> FakeDaemon:
+        """Listens in place of a daemon."""
+        return self._stack.enter_context(FakeDaemon(self.socket_dir / "fake.sock"))
+
+    def machine(self, guest: Guest) -> Machine:
+        """Starts a QEMU."""
+        return self._stack.enter_context(Machine(guest, self.artifacts, name=next(self._names)))
+
+    def stub(
+        self,
+        append: str,
+        daemon: Daemon | FakeDaemon | None = None,
+        *,
+        byte_order: ByteOrder = "le",
+        chardev: str | None = None,
+        **options: Any,
+    ) -> Machine:
+        """Starts the guest stub.
+
+        Args:
+            append: Tests and their options; see guest_stub/README.md.
+            daemon: Where the device connects; None: there is no device, unless ``chardev``.
+            byte_order: Of the guest.
+            chardev: The device's chardev, if it is not a daemon's unix socket.
+            options: Fields of Guest.
+        """
+        if daemon is not None:
+            path = daemon.socket if isinstance(daemon, Daemon) else daemon.path
+            chardev = socket_chardev(path)
+        guest = Guest(
+            qemu=self.require("qemu"),
+            kernel=self.require("stub") / f"stub-{byte_order}.elf",
+            append=append,
+            chardev=chardev,
+            **options,
+        )
+        return self.machine(guest)
+
+
+@pytest.fixture
+def lab(require: Callable[[str], Path], artifacts: Path, socket_dir: Path) -> Iterator[Lab]:
+    """Starts daemons and machines for a test, and ends them."""
+    with contextlib.ExitStack() as stack:
+        yield Lab(require, artifacts, socket_dir, stack)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest stub's own tests, over every way that a guest reaches the daemon."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+
+import pytest
+from tests.e2e import tls
+from tests.e2e.lab import Lab
+from tests.e2e.machine import ByteOrder, Firmware, Memory
+from tests.e2e.patience import wait_until
+
+pytestmark = pytest.mark.qemu
+
+COMBINATIONS: list[tuple[ByteOrder, Firmware]] = [
+    ("le", "slof"),
+    ("le", "vof"),
+    ("be", "slof"),
+    ("be", "vof"),
+]
+
+EVERYTHING = "self dt pks pks=1 require=1"
+"""The stub's groups that judge themselves; a check that cannot be made is a failure."""
+
+MUST_RUN = ("smp", "dt", "pks_config", "pks_password", "pks_object", "pks_policy", "pks_user")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize("memory", ["shared", "private"])
+@pytest.mark.parametrize(("byte_order", "firmware"), COMBINATIONS)
+def test_unix_socket(byte_order: ByteOrder, firmware: Firmware, memory: Memory, lab: Lab) -> None:
+    daemon = lab.daemon()
+    machine = lab.stub(EVERYTHING, daemon, byte_order=byte_order, firmware=firmware, memory=memory)
+    machine.report().must_pass(*MUST_RUN)
+    # Shared RAM is in use where, and only where, the guest has a backend that can be shared.
+    assert f"shared_ram={memory == 'shared'}" in daemon.log_text()
+
+
+def tls_chardev(port: int) -> str:
+    return f"socket,id=hc,host=127.0.0.1,port={port},reconnect-ms=50,tls-creds=tls"
+
+
+@pytest.mark.parametrize(("byte_order", "firmware"), COMBINATIONS)
+def test_tls(byte_order: ByteOrder, firmware: Firmware, lab: Lab) -> None:
+    certificates = tls.make(lab.artifacts / "tls")
+    port = free_port()
+    daemon = lab.daemon(
+        "--listen", f"127.0.0.1:{port}", *certificates.daemon_options, socket_path=False
+    )
+    machine = lab.stub(
+        EVERYTHING,
+        chardev=tls_chardev(port),
+        byte_order=byte_order,
+        firmware=firmware,
+        extra=[*certificates.qemu_options, "-S"],
+    )
+    wait_until(lambda: "kind=RESET" in daemon.log_text(), "the reset after negotiation")
+    machine.qmp.execute("cont")
+    machine.report().must_pass(*MUST_RUN)
+    log = daemon.log_text()
+    assert "(TLS)" in log
+    assert "shared_ram=False" in log
+    assert log.count("kind=RESET") == 1
+
+
+def test_tls_resets_a_running_guest_once(lab: Lab) -> None:
+    """QEMU cannot wait for TLS, so the guest starts without its calls, and anew with them."""
+    certificates = tls.make(lab.artifacts / "tls")
+    port = free_port()
+    machine = lab.stub(
+        "dt hold pks=1 run-ms=1000 gap-ms=60000",
+        chardev=tls_chardev(port),
+        extra=certificates.qemu_options,
+        device_options="connect-timeout-ms=30000",
+    )
+    machine.console.expect("Subtest: hold")
+    machine.qmp.execute("stop")
+    daemon = lab.daemon(
+        "--listen", f"127.0.0.1:{port}", *certificates.daemon_options, socket_path=False
+    )
+    wait_until(lambda: "kind=RESET" in daemon.log_text(), "the reset after negotiation")
+    machine.qmp.execute("cont")
+    machine.report().must_pass("dt", "hold")
+    assert len(re.findall(r"^KTAP version 1$", machine.console.text, re.MULTILINE)) == 2
+    assert daemon.log_text().count("kind=RESET") == 1
+
+
+@pytest.mark.parametrize("certificate", ["none", "another authority's"])
+def test_tls_without_our_certificate(certificate: str, lab: Lab) -> None:
+    ours = tls.make(lab.artifacts / "tls")
+    others = tls.make(lab.artifacts / "others")
+    shutil.copy(ours.directory / "ca-cert.pem", others.directory / "ca-cert.pem")
+    if certificate == "none":
+        (others.directory / "client-cert.pem").unlink()
+        (others.directory / "client-key.pem").unlink()
+    port = free_port()
+    daemon = lab.daemon("--listen", f"127.0.0.1:{port}", *ours.daemon_options, socket_path=False)
+    machine = lab.stub(
+        "dt",
+        chardev=tls_chardev(port),
+        device_options="connect-timeout-ms=1000",
+        # QEMU itself would not use a certificate that its authority has not signed.
+        extra=["-object", others.qemu_options[-1] + ",sanity-check=off", "-S"],
+    )
+    assert machine.wait() == 1
+    assert "no daemon has answered" in machine.messages()
+    assert "connection refused" in daemon.log_text()
+    assert "guest connected" not in daemon.log_text()
+
+
+@pytest.mark.parametrize("smp", [1, 4])
+def test_one_thread(smp: int, lab: Lab) -> None:
+    """All vCPUs in turns on one host thread: a vCPU that waits must not stop the others."""
+    machine = lab.stub("dt pks pks=1", lab.daemon(), threads="single", smp=smp)
+    machine.report().must_pass("pks_object", may_skip=smp == 1)
+
+
+def test_without_device(lab: Lab) -> None:
+    report = lab.stub("self dt pks pks=0").report()
+    report.must_pass("dt", "pks_object", may_skip=True)
+    assert {skip.partition(":")[0] for skip in report.skips()} >= {"pks_config", "pks_object"}
+
+
+def test_keystore_without_space(lab: Lab) -> None:
+    profiles = lab.artifacts / "profiles"
+    profiles.mkdir()
+    (profiles / "default.toml").write_text("keystore_kbytes = 0\n", "utf-8")
+    daemon = lab.daemon("--profile-dir", str(profiles))
+    lab.stub("dt pks_disabled pks=1 require=1", daemon).report().must_pass("pks_disabled")
+
+
+@pytest.mark.parametrize("secure_boot", [0, 1, 2])
+def test_secure_boot_state(secure_boot: int, lab: Lab) -> None:
+    profiles = lab.artifacts / "profiles"
+    profiles.mkdir()
+    (profiles / "web1.toml").write_text(f"secure_boot = {secure_boot}\n", "utf-8")
+    daemon = lab.daemon("--profile-dir", str(profiles), "--refuse-unknown")
+    machine = lab.stub(
+        f"dt pks_secure_boot secure-boot={secure_boot} require=1", daemon, name="web1"
+    )
+    machine.report().must_pass("dt", "pks_secure_boot")
+
+
+def test_unknown_guest_is_refused(lab: Lab) -> None:
+    profiles = lab.artifacts / "profiles"
+    profiles.mkdir()
+    daemon = lab.daemon("--profile-dir", str(profiles), "--refuse-unknown")
+    machine = lab.stub("dt", daemon, name="stranger")
+    assert machine.wait() == 1
+    assert "no profile for guest 'stranger'" in machine.messages()
+
+
+def test_failure_is_told(lab: Lab) -> None:
+    """The stub's verdict must reach us: a failing check, a crash and a misspelt test."""
+    report = lab.stub("fail").report()
+    assert report.status == 1
+    assert list(report.failures()) == ["fail: not ok: a check that fails, on purpose"]
+    machine = lab.stub("crash", failures=())
+    assert machine.wait() != 0
+    assert machine.report().status == 2
+    machine = lab.stub("no-such-test", failures=())
+    assert machine.wait() != 0
+    assert machine.report().status == 3
