@@ -107,7 +107,8 @@ class Plan:
             register=arg.register,
             kind=arg.kind,
             minimum=arg.minimum,
-            maximum=resolve(arg.maximum, self.limits),
+            # A plain int: the complement of an IntFlag has the flag's own bits only.
+            maximum=int(resolve(arg.maximum, self.limits)),
             code=self.hcall.arg_code(arg),
             buffer=buffer,
             size_register=size.register if size is not None else 0,

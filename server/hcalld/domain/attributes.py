@@ -64,9 +64,9 @@ def served_policies() -> int:
     """The policy bits whose calls have handlers."""
     policies = ALL_POLICIES
     if pks.SIGNED_UPDATE.decode_only:
-        policies &= ~Policy.SIGNEDUPDATE
+        policies &= ~int(Policy.SIGNEDUPDATE)
     if pks.GEN_KEY.decode_only:
-        policies &= ~Policy.WRAPPINGKEY
+        policies &= ~int(Policy.WRAPPINGKEY)
     return policies
 
 
@@ -101,7 +101,7 @@ class PksAttributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             return served_policies()
         mask = 0
         for name in self.supported_policies:
-            mask |= Policy[name]
+            mask |= int(Policy[name])
         return mask
 
 

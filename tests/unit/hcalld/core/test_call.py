@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import enum
+
 import pytest
 
 from hcalld.core.call import Call, Plan, buffer_max_size, page_rest, resolve
@@ -153,6 +155,19 @@ def test_an_address_with_a_bad_size_is_judged_by_its_first_byte():
     with pytest.raises(HcallError) as raised:
         PLAN.arguments(GOOD | {7: 0x10000, 8: 2**64 - 1}, RAM)
     assert raised.value.code is H.P4
+
+
+def test_bits_outside_an_intflag_limit_are_refused():
+    """The complement of an IntFlag lacks the bits that the flag does not have."""
+
+    class Bits(enum.IntFlag):
+        LOW = 0x10
+
+    plan = Plan(CALL, LIMITS | {Limit.SUPPORTED_POLICIES: Bits.LOW})
+    for value in (1 << 32 | 0x10, 1 << 63, 0x20):
+        with pytest.raises(HcallError) as raised:
+            plan.arguments(GOOD | {6: value}, RAM)
+        assert raised.value.code is H.P3
 
 
 def test_refuse_uses_the_code_of_the_argument():

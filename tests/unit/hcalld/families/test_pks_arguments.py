@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every argument of every keystore call, below, at and above its bounds.
+
+A call that is refused has written nothing, changed nothing and committed nothing.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from hcalld.domain.attributes import PartitionAttributes, PksAttributes
+from hcalld.families.registry import SERVED
+from hcalld.testing import FakeGuest
+from hcalld.testing.pks import (
+    AUTH_GPA,
+    DATA_GPA,
+    LABEL_GPA,
+    OUT_GPA,
+    PASSWORD_GPA,
+    PksMachine,
+    build_auth,
+    label,
+)
+from hcallproto.abi.families import pks
+from hcallproto.abi.returns import H
+from hcallproto.payloads.pks import Consumer, Policy
+
+RAM_SIZE = 1 << 20
+HIGH_GPA = 0x1_0000_0000
+"""A second piece of RAM; what lies between is MMIO and nothing."""
+MAX_PASSWORD = 64
+MAX_LABEL = 300
+MAX_OBJECT = 2000
+LABEL = label("here")
+ABSENT = label("absent")
+UPPER = 1 << 32
+TOP = 1 << 63
+"""One of the four address bits that are ignored."""
+
+
+def make() -> PksMachine:
+    attributes = PartitionAttributes(
+        keystore_kbytes=8,
+        pks=PksAttributes(
+            max_password_size=MAX_PASSWORD,
+            max_label_size=MAX_LABEL,
+            max_object_size=MAX_OBJECT,
+        ),
+    )
+    guest = FakeGuest([(0, RAM_SIZE), (HIGH_GPA, 0x10000)])
+    return PksMachine(attributes, guest=guest)
+
+
+def prepared() -> PksMachine:
+    """A machine with one object, an auth structure and a label to go on with."""
+    machine = make()
+    assert machine.write(LABEL, b"d" * 100).code is H.SUCCESS
+    machine.put_auth()
+    machine.put_label(LABEL)
+    return machine
+
+
+GOOD: dict[str, dict[str, int]] = {
+    "H_PKS_GET_CONFIG": {"buffer": OUT_GPA, "buffer_size": 512},
+    "H_PKS_SET_PASSWORD": {
+        "consumer": 3,
+        "reserved": 0,
+        "password": PASSWORD_GPA,
+        "password_size": 32,
+    },
+    "H_PKS_GEN_PASSWORD": {
+        "consumer": 3,
+        "reserved": 0,
+        "password": PASSWORD_GPA,
+        "password_size": 32,
+    },
+    "H_PKS_WRITE_OBJECT": {
+        "auth": AUTH_GPA,
+        "label": LABEL_GPA,
+        "label_size": len(LABEL) + 1,  # one byte more: another object
+        "policy": 0,
+        "data": DATA_GPA,
+        "data_size": 100,
+    },
+    "H_PKS_READ_OBJECT": {
+        "auth": AUTH_GPA,
+        "label": LABEL_GPA,
+        "label_size": len(LABEL),
+        "out": OUT_GPA,
+        "out_size": 100,
+    },
+    "H_PKS_REMOVE_OBJECT": {"auth": AUTH_GPA, "label": LABEL_GPA, "label_size": len(LABEL)},
+    "H_PKS_CONFIRM_OBJECT_FLUSHED": {
+        "auth": AUTH_GPA,
+        "label": LABEL_GPA,
+        "label_size": len(LABEL),
+    },
+}
+CALLS = {hcall.name: hcall for served in SERVED for hcall in served.handlers.by_call}
+
+BAD_ADDRESS = (
+    RAM_SIZE,  # the first byte that is not RAM
+    0x8000_0000,  # MMIO
+    HIGH_GPA - 0x10,  # just below RAM
+    HIGH_GPA + 0x10000,
+    0x0FFF_FFFF_FFFF_FFF0,  # the last address of all
+    0x0800_0000_0000_0000,
+)
+BAD_AUTH = (*BAD_ADDRESS, AUTH_GPA + 1, AUTH_GPA + 8, AUTH_GPA + 15)
+SIZES_ABOVE = (UPPER, UPPER | 32, 1 << 63, (1 << 64) - 1)
+
+
+def ending_outside(size: int) -> tuple[int, ...]:
+    """Addresses from which ``size`` bytes begin in RAM and do not end there."""
+    return (RAM_SIZE - size + 1, RAM_SIZE - 1, HIGH_GPA + 0x10000 - size + 1)
+
+
+OBJECT_BAD: list[tuple[str, tuple[int, ...], H]] = [
+    ("auth", BAD_AUTH, H.PARAMETER),
+    ("label", (*BAD_ADDRESS, *ending_outside(len(LABEL))), H.P2),
+    ("label_size", (0, 15, MAX_LABEL + 1, *SIZES_ABOVE), H.P3),
+]
+PASSWORD_BAD: list[tuple[str, tuple[int, ...], H]] = [
+    ("consumer", (0, 4, 255, UPPER | 3, (1 << 64) - 1), H.PARAMETER),
+    ("reserved", (1, UPPER, TOP), H.P2),
+    (
+        "password",
+        (*BAD_ADDRESS, *ending_outside(32), PASSWORD_GPA - 1, PASSWORD_GPA - 31),
+        H.P3,
+    ),
+    ("password_size", (0, 1, 31, MAX_PASSWORD + 1, 4096, *SIZES_ABOVE), H.P4),
+]
+ALL_BITS = int(PartitionAttributes().pks.policies)
+BAD: dict[str, list[tuple[str, tuple[int, ...], H]]] = {
+    "H_PKS_GET_CONFIG": [
+        ("buffer", (*BAD_ADDRESS, *ending_outside(512)), H.PARAMETER),
+        ("buffer_size", (0, 1, 31, 65537, *SIZES_ABOVE), H.P2),
+    ],
+    "H_PKS_SET_PASSWORD": PASSWORD_BAD,
+    "H_PKS_GEN_PASSWORD": PASSWORD_BAD,
+    "H_PKS_WRITE_OBJECT": [
+        *OBJECT_BAD,
+        (
+            "policy",
+            (
+                *(1 << bit for bit in range(64) if not ALL_BITS >> bit & 1),
+                Policy.SIGNEDUPDATE,
+                Policy.WRAPPINGKEY,
+                Policy.HVPROVISIONED,
+                Policy.HVPROVISIONED | Policy.WORLDREADABLE,
+                UPPER | Policy.WORLDREADABLE,
+            ),
+            H.P4,
+        ),
+        ("data", (*BAD_ADDRESS, *ending_outside(100)), H.P5),
+        ("data_size", (0, MAX_OBJECT + 1, *SIZES_ABOVE), H.P6),
+    ],
+    "H_PKS_READ_OBJECT": [
+        *OBJECT_BAD,
+        ("out", (*BAD_ADDRESS, *ending_outside(100)), H.P4),
+        ("out_size", SIZES_ABOVE, H.P5),
+    ],
+    "H_PKS_REMOVE_OBJECT": OBJECT_BAD,
+    "H_PKS_CONFIRM_OBJECT_FLUSHED": OBJECT_BAD,
+}
+
+
+def test_the_tables_cover_every_argument_of_every_call():
+    for name, hcall in CALLS.items():
+        arguments = [arg.name for arg in hcall.args]
+        assert list(GOOD[name]) == arguments
+        assert [row[0] for row in BAD[name]] == arguments
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_good_arguments_are_good(name: str):
+    assert prepared().hcall(CALLS[name], *GOOD[name].values()).code is H.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value", "code"),
+    [
+        pytest.param(name, argument, value, code, id=f"{name}-{argument}-0x{value:x}")
+        for name, rows in BAD.items()
+        for argument, values, code in rows
+        for value in values
+    ],
+)
+def test_a_bad_argument_gets_its_code_and_changes_nothing(
+    name: str, argument: str, value: int, code: H
+):
+    machine = prepared()
+    memory, config = machine.guest.snapshot(), machine.keystore.config()
+    generation = machine.store.generation
+    outcome = machine.hcall(CALLS[name], *(GOOD[name] | {argument: value}).values())
+
+    assert outcome.code is code
+    assert outcome.why
+    assert machine.guest.snapshot() == memory
+    assert machine.keystore.config() == config
+    assert machine.changes() == []
+    assert machine.store.generation == generation
+    assert not any(machine.keystore.has_password(consumer) for consumer in Consumer)
+
+
+def at(name: str, **values: int) -> pytest.param:  # type: ignore[valid-type]
+    return pytest.param(name, values, id=f"{name}-{values}")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        at("H_PKS_GET_CONFIG", buffer_size=32),
+        at("H_PKS_GET_CONFIG", buffer_size=65536),
+        at("H_PKS_GET_CONFIG", buffer=RAM_SIZE - 512),
+        at("H_PKS_GET_CONFIG", buffer=OUT_GPA + 1),
+        at("H_PKS_GET_CONFIG", buffer=OUT_GPA - 1),  # crosses a page: allowed
+        at("H_PKS_GET_CONFIG", buffer=TOP | OUT_GPA),
+        at("H_PKS_GET_CONFIG", buffer=HIGH_GPA),
+        at("H_PKS_GEN_PASSWORD", consumer=1),
+        at("H_PKS_GEN_PASSWORD", password_size=MAX_PASSWORD),
+        at("H_PKS_GEN_PASSWORD", password=PASSWORD_GPA - 32),
+        at("H_PKS_GEN_PASSWORD", password=RAM_SIZE - 32),
+        at("H_PKS_SET_PASSWORD", consumer=2, password_size=MAX_PASSWORD),
+        at("H_PKS_SET_PASSWORD", password=PASSWORD_GPA - 32),
+        at("H_PKS_WRITE_OBJECT", data_size=1),
+        at("H_PKS_WRITE_OBJECT", data_size=MAX_OBJECT),
+        at("H_PKS_WRITE_OBJECT", data=DATA_GPA + 7),
+        at("H_PKS_WRITE_OBJECT", data=DATA_GPA - 50),  # a kernel stack may cross a page
+        at("H_PKS_WRITE_OBJECT", data=HIGH_GPA + 0x10000 - 100),
+        at("H_PKS_WRITE_OBJECT", label_size=MAX_LABEL),
+        at("H_PKS_WRITE_OBJECT", label_size=16),
+        *(
+            at("H_PKS_WRITE_OBJECT", policy=bit)
+            for bit in Policy
+            if bit & ALL_BITS & ~Policy.HVPROVISIONED
+        ),
+        at("H_PKS_READ_OBJECT", out_size=(1 << 20) - OUT_GPA),
+        at("H_PKS_READ_OBJECT", out=RAM_SIZE - 100),
+        at("H_PKS_READ_OBJECT", out=OUT_GPA + 3),
+        at("H_PKS_READ_OBJECT", auth=TOP | AUTH_GPA, label=TOP | LABEL_GPA, out=TOP | OUT_GPA),
+    ],
+)
+def test_arguments_at_their_bounds_are_taken(name: str, values: dict[str, int]):
+    assert prepared().hcall(CALLS[name], *(GOOD[name] | values).values()).code is H.SUCCESS
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_switched_off_keystore_answers_h_state_before_any_argument(name: str):
+    machine = PksMachine(PartitionAttributes(keystore_kbytes=0))
+    bad = [RAM_SIZE] * len(CALLS[name].args)
+
+    assert machine.hcall(CALLS[name], *bad).code is H.STATE
+    assert machine.hcall(CALLS[name], *GOOD[name].values()).code is H.STATE
+    assert machine.trail == []
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_registers_are_checked_before_memory_is_read(name: str):
+    machine = prepared()
+    last, values, code = BAD[name][-1]
+    outcome = machine.hcall(CALLS[name], *(GOOD[name] | {last: values[-1]}).values())
+
+    assert outcome.code is code
+    if name != "H_PKS_GET_CONFIG":
+        assert machine.trail == []
+
+
+# -- authorization structures ---------------------------------------------------------------
+
+OBJECT_CALLS = [name for name, values in GOOD.items() if "auth" in values]
+
+
+def with_auth(machine: PksMachine, name: str, auth: bytes, gpa: int = AUTH_GPA) -> H:
+    machine.guest.write(gpa, auth)
+    outcome = machine.hcall(CALLS[name], *(GOOD[name] | {"auth": gpa}).values())
+    assert isinstance(outcome.code, H)
+    return outcome.code
+
+
+@pytest.mark.parametrize("name", OBJECT_CALLS)
+@pytest.mark.parametrize(
+    "auth",
+    [
+        build_auth(version=0),
+        build_auth(version=2),
+        build_auth(version=255),
+        build_auth(0),
+        build_auth(4),
+        build_auth(255),
+        *(build_auth(reserved=bytes(n) + b"\1" + bytes(11 - n)) for n in range(12)),
+        build_auth(password_size=MAX_PASSWORD + 1),
+        build_auth(password_size=0xFFFF),
+    ],
+)
+def test_a_malformed_authorization_structure_is_h_parameter(name: str, auth: bytes):
+    machine = prepared()
+    generation = machine.store.generation
+
+    assert with_auth(machine, name, auth) is H.PARAMETER
+    assert machine.store.generation == generation
+
+
+@pytest.mark.parametrize("name", OBJECT_CALLS)
+def test_an_authorization_structure_may_end_at_its_page_and_not_beyond(name: str):
+    end = AUTH_GPA + 0x1000
+
+    assert with_auth(prepared(), name, build_auth(), end - 16) is H.SUCCESS
+    full = build_auth(password=b"x" * 16)
+    assert with_auth(prepared(), name, full, end - 32) is H.AUTHORITY
+    assert with_auth(prepared(), name, build_auth(password=b"x" * 17), end - 32) is H.PARAMETER
+
+
+@pytest.mark.parametrize("name", OBJECT_CALLS)
+def test_an_authorization_structure_is_cut_at_the_end_of_ram(name: str):
+    assert with_auth(prepared(), name, build_auth(), RAM_SIZE - 16) is H.SUCCESS
+    short = build_auth(password_size=1)
+    assert with_auth(prepared(), name, short, RAM_SIZE - 16) is H.PARAMETER
+
+
+@pytest.mark.parametrize("name", OBJECT_CALLS)
+def test_a_wrong_password_is_h_authority(name: str):
+    machine = prepared()
+    machine.gen_password()
+
+    for password in (b"", b"x" * 32, machine.password[:-1], machine.password + b"\0"):
+        assert with_auth(machine, name, build_auth(password=password)) is H.AUTHORITY
+    assert with_auth(machine, name, build_auth(password=machine.password)) is H.SUCCESS
+
+
+# -- labels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OBJECT_CALLS)
+@pytest.mark.parametrize("place", [8, 10, 11, 12, 13, 14, 15])
+def test_malformed_label_attributes_of_the_os_are_h_p2(name: str, place: int):
+    machine = prepared()
+    bad = bytearray(LABEL)
+    bad[place] ^= 0x80
+    machine.put_label(bytes(bad))
+
+    assert machine.hcall(CALLS[name], *GOOD[name].values()).code is H.P2
+
+
+@pytest.mark.parametrize("name", OBJECT_CALLS)
+def test_a_label_of_the_os_must_not_cross_a_page(name: str):
+    machine = prepared()
+    size = GOOD[name]["label_size"]
+    for gpa, crosses in ((LABEL_GPA + 0x1000 - size, False), (LABEL_GPA + 0x1001 - size, True)):
+        machine.guest.write(gpa, LABEL.ljust(size, b"\0"))
+        outcome = machine.hcall(CALLS[name], *(GOOD[name] | {"label": gpa}).values())
+        assert (outcome.code is H.P2) is crosses
+
+
+@pytest.mark.parametrize("consumer", [Consumer.FIRMWARE, Consumer.BOOTLOADER])
+def test_labels_of_firmware_and_bootloader_are_bare_and_may_cross_a_page(consumer: Consumer):
+    machine = prepared()
+    gpa = LABEL_GPA + 0x1000 - 3
+    machine.guest.write(gpa, b"SB_VERSION")
+    auth = machine.put_auth(consumer)
+
+    for hcall, rest, code in (
+        (pks.READ_OBJECT, (OUT_GPA, 16), H.NOT_FOUND),
+        (pks.WRITE_OBJECT, (0, DATA_GPA, 1), H.SUCCESS),
+        (pks.READ_OBJECT, (OUT_GPA, 16), H.SUCCESS),
+        (pks.REMOVE_OBJECT, (), H.SUCCESS),
+        (pks.CONFIRM_OBJECT_FLUSHED, (), H.NOT_FOUND),
+    ):
+        assert machine.hcall(hcall, auth, gpa, 10, *rest).code is code
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"\0", b"\xff" * 200, b"../../etc/passwd", b"a\0b", b"x" * (MAX_LABEL - 16)]
+)
+def test_a_name_is_any_bytes(name: bytes):
+    machine = prepared()
+
+    assert machine.write(label(name), b"data").code is H.SUCCESS
+    assert machine.read(label(name)).code is H.SUCCESS
+    assert machine.guest.read(OUT_GPA, 4) == b"data"
+
+
+def test_a_buffer_that_leaves_ram_during_the_call_gets_its_arguments_code():
+    class Unplugged(FakeGuest):
+        def read(self, gpa: int, size: int) -> bytes:
+            if gpa == DATA_GPA:
+                self._check(1 << 60, size)
+            return super().read(gpa, size)
+
+    machine = PksMachine(guest=Unplugged())
+    outcome = machine.write(LABEL, b"data")
+
+    assert outcome.code is H.P5
+    assert not machine.keystore.exists(Consumer.OS, LABEL)
+
+
+def test_a_policy_outside_the_supported_ones_is_h_p4():
+    attributes = PartitionAttributes(pks=PksAttributes(supported_policies=("PWSET",)))
+    machine = PksMachine(attributes)
+
+    assert machine.write(LABEL, b"data", Policy.WORLDREADABLE).code is H.P4
+    assert machine.write(LABEL, b"data", Policy.PWSET).code is H.SUCCESS
+
+
+def test_every_refusal_code_of_these_tables_is_declared():
+    for name, rows in BAD.items():
+        declared = {entry.code for entry in CALLS[name].codes}
+        assert {code for _, _, code in rows} <= declared
