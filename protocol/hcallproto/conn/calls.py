@@ -2,17 +2,19 @@
 """The calls of one connection: which are live, which are being cancelled.
 
 A virtual CPU has at most one live call and a few cancelled ones that the daemon has not
-acknowledged, so both sides hold a bounded amount of state whatever the peer sends.
+acknowledged, and a machine has only so many virtual CPUs, so both sides hold a bounded
+amount of state whatever the peer sends.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from hcallproto.conn.states import CALL, CallState
 from hcallproto.wire import frames as f
-from hcallproto.wire.schema import MAX_CANCELLING, FrameType
+from hcallproto.wire.schema import MAX_CANCELLING, NO_VCPU, AccessStatus, FrameType
 
 CallFrame = (
     f.Call
@@ -32,49 +34,72 @@ class CallRuleError(Exception):
     """A frame broke a rule about calls; the connection says whose fault that is."""
 
 
-@dataclasses.dataclass(slots=True)
 class _Track:
-    """One call that is not in state NONE."""
+    """One call. Holds none of its frames' data.
 
-    state: CallState
-    level: int = 0
-    """LEV of a live call: only a reply to level 2 may change NIP and MSR."""
-    request: int = 0
-    """Number of the memory request outstanding, or 0."""
-    request_type: FrameType = FrameType.READ
-    segment_count: int = 0
+    Attributes:
+        seq: the call's number, or ``_NO_SEQ`` in state NONE.
+        state: where the call stands.
+        level: LEV of ``sc``, 0 for a COMMAND, None if it was over when it was cancelled.
+        request: number of the memory request outstanding.
+        request_type: READ or WRITE.
+        asked: (gpa, size) pairs of a READ.
+    """
+
+    __slots__ = ("asked", "level", "request", "request_type", "seq", "state")
+
+    def __init__(self, seq: int, state: CallState) -> None:
+        self.seq = seq
+        self.state = state
+        self.level: int | None = None
+        self.request = 0
+        self.request_type = FrameType.READ
+        self.asked: tuple[tuple[int, int], ...] = ()
 
 
+_NO_SEQ = -1
 _LEVEL_ULTRACALL = 2
-_ANSWERS = {FrameType.READ_REPLY: FrameType.READ, FrameType.WRITE_REPLY: FrameType.WRITE}
+_T = FrameType
+_NONE = CallState.NONE
+_LIVE = CallState.LIVE
+_CANCELLING = CallState.CANCELLING
 
 
 class CallTable:
-    """Applies the call table to the frames of one connection."""
+    """Applies the call table to the frames of one connection.
+
+    Attributes:
+        vcpu_max: how many virtual CPUs there can be.
+        levels: of ``sc``, that calls may have.
+    """
 
     def __init__(self) -> None:
-        self._tracks: dict[tuple[int, int], _Track] = {}
-        self._live: dict[int, int] = {}
-        self._cancelling: Counter[int] = Counter()
+        self.vcpu_max = 0
+        self.levels: tuple[int, ...] = (1,)
+        # One for each virtual CPU that was ever heard of, used for one call after another.
+        self._newest: dict[int, _Track] = {}
+        self._cancelled: dict[tuple[int, int], _Track] = {}
+        self._cancelled_count: Counter[int] = Counter()
         self._newest_seq = 0
 
     def __len__(self) -> int:
-        return len(self._tracks)
+        """How many calls are not over."""
+        return len(self.live()) + len(self._cancelled)
 
     def state(self, vcpu: int, seq: int) -> CallState:
         """The state of a call; NONE for one that is over or never was."""
-        track = self._tracks.get((vcpu, seq))
-        return track.state if track is not None else CallState.NONE
+        track = self._find(vcpu, seq)
+        return track.state if track is not None else _NONE
 
     def live(self) -> list[tuple[int, int]]:
         """(vcpu, seq) of the live calls."""
-        return list(self._live.items())
+        return [(v, track.seq) for v, track in self._newest.items() if track.state is not _NONE]
 
     def clear(self) -> None:
         """A reset: no call is left."""
-        self._tracks.clear()
-        self._live.clear()
-        self._cancelling.clear()
+        self._newest.clear()
+        self._cancelled.clear()
+        self._cancelled_count.clear()
 
     def apply(self, frame_type: FrameType, frame: CallFrame) -> bool:
         """Move the frame's call.
@@ -84,11 +109,10 @@ class CallTable:
             has nothing to do with it (a crossed REPLY).
 
         Raises:
-            CallRuleError: the frame may not come now.
+            CallRuleError: the frame may not come now; nothing has changed.
         """
-        key = (frame.vcpu, frame.seq)
-        track = self._tracks.get(key)
-        before = track.state if track is not None else CallState.NONE
+        track = self._find(frame.vcpu, frame.seq)
+        before = _NONE if track is None else track.state
         after = CALL.get((before, frame_type))
         if after is None:
             raise CallRuleError(
@@ -96,69 +120,134 @@ class CallTable:
                 f"whose state is {before.value}"
             )
         if track is None:
-            if after is CallState.LIVE:
-                self._begin(key, frame)
-            elif after is CallState.CANCELLING:
-                self._cancel(key, _Track(after))
-            return True
-        if frame_type in (FrameType.READ, FrameType.WRITE):
-            self._request(track, frame_type, frame)
-        elif frame_type in _ANSWERS:
-            self._answer(track, frame_type, frame)
-        elif frame_type is FrameType.CANCEL:
-            self._cancel(key, track)
-        elif isinstance(frame, f.Reply) and frame.context and track.level != _LEVEL_ULTRACALL:
-            raise CallRuleError("REPLY changes NIP or MSR of a call whose level is not 2")
-        track.state = after
-        if after is CallState.NONE:
-            del self._tracks[key]
-            if frame_type is FrameType.CANCELLED:
-                self._cancelling[frame.vcpu] -= 1
+            if after is _LIVE:
+                self._begin(frame)
             else:
-                del self._live[frame.vcpu]
-        return not (before is CallState.CANCELLING and after is CallState.CANCELLING)
+                self._cancel(frame, _Track(frame.seq, after))
+            return True
+        check = _CHECKS.get(frame_type)
+        if check is not None:
+            check(track, frame)
+        if frame_type is _T.CANCEL:
+            self._cancel(frame, track)
+            # The virtual CPU goes on without it.
+            del self._newest[frame.vcpu]
+        elif after is _NONE:
+            if before is _LIVE:
+                track.seq = _NO_SEQ
+            else:
+                self._forget(frame)
+        track.state = after
+        return before is not _CANCELLING or after is not _CANCELLING
 
-    def _begin(self, key: tuple[int, int], frame: CallFrame) -> None:
-        vcpu, seq = key
-        if vcpu in self._live:
-            raise CallRuleError(f"vcpu {vcpu} has a live call, {self._live[vcpu]}, already")
+    def _find(self, vcpu: int, seq: int) -> _Track | None:
+        track = self._newest.get(vcpu)
+        if track is not None and track.seq == seq:
+            return track
+        return self._cancelled.get((vcpu, seq))
+
+    def _begin(self, frame: CallFrame) -> None:
+        vcpu, seq = frame.vcpu, frame.seq
         # Resent calls come first on a connection and in order, so that one rule serves both.
         if seq <= self._newest_seq:
             raise CallRuleError(f"call sequence {seq} is not above {self._newest_seq}")
+        level = 0
+        if isinstance(frame, f.Call):
+            level = frame.level
+            if level not in self.levels:
+                raise CallRuleError(f"call of level {level}, in force are {self.levels}")
+        track = self._newest.get(vcpu)
+        if track is None:
+            if vcpu == NO_VCPU or len(self._newest) >= self.vcpu_max:
+                raise CallRuleError(f"vcpu {vcpu} calls, and there are only {self.vcpu_max}")
+            track = self._newest[vcpu] = _Track(seq, _LIVE)
+        elif track.state is not _NONE:
+            raise CallRuleError(f"vcpu {vcpu} has a live call, {track.seq}, already")
         self._newest_seq = seq
-        self._live[vcpu] = seq
-        self._tracks[key] = _Track(
-            CallState.LIVE, level=frame.level if isinstance(frame, f.Call) else 0
+        track.seq = seq
+        track.state = _LIVE
+        track.level = level
+
+    def _cancel(self, frame: CallFrame, track: _Track) -> None:
+        vcpu = frame.vcpu
+        count = self._cancelled_count[vcpu]
+        if count >= MAX_CANCELLING:
+            raise CallRuleError(
+                f"vcpu {vcpu} has {count} calls being cancelled that the daemon has not "
+                "acknowledged"
+            )
+        if vcpu == NO_VCPU or (not count and len(self._cancelled_count) >= self.vcpu_max):
+            raise CallRuleError(f"cancel for vcpu {vcpu}, and there are only {self.vcpu_max}")
+        self._cancelled_count[vcpu] = count + 1
+        self._cancelled[vcpu, frame.seq] = track
+
+    def _forget(self, frame: CallFrame) -> None:
+        """The daemon has acknowledged a cancelled call."""
+        vcpu = frame.vcpu
+        del self._cancelled[vcpu, frame.seq]
+        if self._cancelled_count[vcpu] > 1:
+            self._cancelled_count[vcpu] -= 1
+        else:
+            del self._cancelled_count[vcpu]
+
+
+def _check_reply(track: _Track, frame: f.Reply) -> None:
+    if track.level == 0:
+        raise CallRuleError("REPLY to a COMMAND")
+    if frame.context and track.level != _LEVEL_ULTRACALL:
+        raise CallRuleError("REPLY changes NIP or MSR of a call whose level is not 2")
+
+
+def _check_command_reply(track: _Track, frame: f.CommandReply) -> None:
+    if track.level:
+        raise CallRuleError("COMMAND_REPLY to a CALL")
+
+
+def _begin_read(track: _Track, frame: f.Read) -> None:
+    _begin_request(track, _T.READ, frame.request)
+    track.asked = frame.segments
+
+
+def _begin_write(track: _Track, frame: f.Write) -> None:
+    _begin_request(track, _T.WRITE, frame.request)
+
+
+def _begin_request(track: _Track, frame_type: FrameType, request: int) -> None:
+    if request == 0:
+        raise CallRuleError(f"{frame_type.name} with request number 0")
+    track.request = request
+    track.request_type = frame_type
+
+
+def _check_read_reply(track: _Track, frame: f.ReadReply) -> None:
+    _check_answer(track, _T.READ, frame.request)
+    if len(frame.segments) != len(track.asked):
+        raise CallRuleError(
+            f"READ_REPLY has {len(frame.segments)} segments, {len(track.asked)} were asked"
+        )
+    for (status, data), (gpa, size) in zip(frame.segments, track.asked, strict=True):
+        if status is AccessStatus.OK and len(data) != size:
+            raise CallRuleError(f"READ_REPLY has {len(data)} bytes of 0x{gpa:x}, {size} were asked")
+
+
+def _check_write_reply(track: _Track, frame: f.WriteReply) -> None:
+    _check_answer(track, _T.WRITE, frame.request)
+
+
+def _check_answer(track: _Track, frame_type: FrameType, request: int) -> None:
+    if request != track.request or track.request_type is not frame_type:
+        raise CallRuleError(
+            f"answer to {frame_type.name} {request}; outstanding is "
+            f"{track.request_type.name} {track.request}"
         )
 
-    def _cancel(self, key: tuple[int, int], track: _Track) -> None:
-        vcpu, seq = key
-        if self._cancelling[vcpu] >= MAX_CANCELLING:
-            raise CallRuleError(
-                f"vcpu {vcpu} has {MAX_CANCELLING} calls being cancelled that the daemon "
-                "has not acknowledged"
-            )
-        self._cancelling[vcpu] += 1
-        if self._live.get(vcpu) == seq:
-            del self._live[vcpu]
-        self._tracks[key] = track
 
-    def _request(self, track: _Track, frame_type: FrameType, frame: CallFrame) -> None:
-        assert isinstance(frame, f.Read | f.Write)
-        if frame.request == 0:
-            raise CallRuleError(f"{frame_type.name} with request number 0")
-        track.request = frame.request
-        track.request_type = frame_type
-        track.segment_count = len(frame.segments)
-
-    def _answer(self, track: _Track, frame_type: FrameType, frame: CallFrame) -> None:
-        assert isinstance(frame, f.ReadReply | f.WriteReply)
-        if frame.request != track.request or _ANSWERS[frame_type] is not track.request_type:
-            raise CallRuleError(
-                f"{frame_type.name} {frame.request} answers no request; outstanding is "
-                f"{track.request_type.name} {track.request}"
-            )
-        if isinstance(frame, f.ReadReply) and len(frame.segments) != track.segment_count:
-            raise CallRuleError(
-                f"READ_REPLY has {len(frame.segments)} segments, {track.segment_count} were asked"
-            )
+_CHECKS: Mapping[FrameType, Callable[[_Track, Any], None]] = {
+    _T.REPLY: _check_reply,
+    _T.COMMAND_REPLY: _check_command_reply,
+    _T.READ: _begin_read,
+    _T.WRITE: _begin_write,
+    _T.READ_REPLY: _check_read_reply,
+    _T.WRITE_REPLY: _check_write_reply,
+}
+"""What a frame must be beside allowed; each raises CallRuleError before it changes anything."""

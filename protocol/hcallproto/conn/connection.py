@@ -10,13 +10,13 @@ Usage, as in h11::
     sock.sendall(conn.send(frame))
 
 Both directions run through the tables of ``states.py``. An error is raised once; after
-it the state is ERROR and nothing can be sent or received. The buffer holds at most one
-frame of ``max_frame_size`` and what came in the same read.
+it the state is ERROR and nothing can be sent or received. Once ``next_frame`` has given
+None, the buffer holds less than one frame of ``max_frame_size``.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn, cast
+from typing import NoReturn
 
 from hcallproto.conn.calls import CallFrame, CallRuleError, CallTable
 from hcallproto.conn.states import (
@@ -28,11 +28,12 @@ from hcallproto.conn.states import (
 )
 from hcallproto.errors import Breach, LocalProtocolError, RemoteProtocolError
 from hcallproto.wire import frames as f
-from hcallproto.wire.decode import Header, decode, decode_header
+from hcallproto.wire.decode import check_magic, decode, decode_header
 from hcallproto.wire.encode import encode
 from hcallproto.wire.schema import (
     HEADER_SIZE,
     MAX_MAX_FRAME,
+    MAX_VCPUS,
     MIN_MAX_FRAME,
     EventKind,
     Feature,
@@ -53,25 +54,42 @@ class Connection:
 
     def __init__(self, role: Role) -> None:
         self.role = role
-        self.state = State.CONNECTED
         self.max_frame_size = MIN_MAX_FRAME
         self.features = Feature(0)
         self.reset = 0
         self.calls = CallTable()
         self._hello: f.Hello | None = None
-        self._unacknowledged_resets = 0
-        self._buffer = bytearray()
+        self._acknowledged_reset = 0
+        self._told: dict[int, int] = {}
+        self._has_said_goodbye = False
+        self._buffer: bytes | bytearray = b""
         self._offset = 0
         self._is_eof = False
+        self._enter(State.CONNECTED)
 
     # -- receiving ----------------------------------------------------------------------
 
-    def receive_data(self, data: bytes) -> None:
-        """Add bytes from the peer; ``b""`` says that there will be no more."""
-        if data:
-            self._buffer += data
-        else:
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Add bytes from the peer; ``b""`` says that there will be no more.
+
+        Raises:
+            LocalProtocolError: that has been said already.
+        """
+        if self._is_eof:
+            raise LocalProtocolError("receive_data after end of file")
+        if not data:
             self._is_eof = True
+        elif self._offset == len(self._buffer):
+            # Nearly always: whole frames, and nothing left over from before.
+            self._buffer = bytes(data)
+            self._offset = 0
+        else:
+            rest = self._buffer
+            if isinstance(rest, bytes):
+                rest = self._buffer = bytearray(rest)
+            del rest[: self._offset]
+            rest += data
+            self._offset = 0
 
     @property
     def buffered_size(self) -> int:
@@ -88,6 +106,11 @@ class Connection:
         """
         if self.state is State.ERROR:
             raise LocalProtocolError("the connection is in error")
+        if self._has_said_goodbye:
+            # What the peer sent before it saw the goodbye is not its fault.
+            self._buffer = b""
+            self._offset = 0
+            return None
         try:
             while True:
                 frame = self._next_frame()
@@ -96,53 +119,41 @@ class Connection:
         except CallRuleError as error:
             self._fail(Breach.CALL, str(error))
         except RemoteProtocolError:
-            self.state = State.ERROR
+            self._enter(State.ERROR)
             raise
 
     def _next_frame(self) -> f.Frame | None:
         buffer, offset = self._buffer, self._offset
         available = len(buffer) - offset
         if available < HEADER_SIZE:
+            check_magic(buffer, offset)
             self._need_data(available)
             return None
         header = decode_header(buffer, offset)
-        if header.size > self.max_frame_size:
-            self._fail(Breach.SIZE, f"frame of {header.size} bytes, at most {self.max_frame_size}")
-        self._check_header(header)
-        if available < header.size:
+        size = header.size
+        if size > self.max_frame_size:
+            self._fail(Breach.SIZE, f"frame of {size} bytes, at most {self.max_frame_size}")
+        if header.type not in self._receivable:
+            self._fail(*self._why_not(header.type, is_ours=False))
+        if available < size:
             self._need_data(available)
             return None
         frame = decode(header, buffer, offset)
-        if available == header.size:
-            buffer.clear()
+        if available == size:
+            self._buffer = b""
             self._offset = 0
         else:
-            self._offset = offset + header.size
-            # Drop what is consumed before it outgrows what is pending.
-            if self._offset > HEADER_SIZE * 64:
-                del buffer[: self._offset]
-                self._offset = 0
+            self._offset = offset + size
         return frame
 
     def _need_data(self, available: int) -> None:
         if self._is_eof:
             if available:
                 self._fail(Breach.TRUNCATED, f"end of file after {available} bytes of a frame")
-            if self.state is not State.CLOSED:
-                self.state = State.CLOSED
-
-    def _check_header(self, header: Header) -> None:
-        """Whether the peer may send this type now; before the payload is looked at."""
-        if self.role.sends(header.type):
-            self._fail(Breach.TYPE, f"{header.type.name} is ours to send")
-        if (self.state, header.type) not in CONNECTION:
-            self._fail(Breach.STATE, f"{header.type.name} while {self.state.value}")
-        needed = FRAME_FEATURES.get(header.type)
-        if needed is not None and not needed & self.features:
-            self._fail(Breach.FEATURE, f"{header.type.name} without feature {needed.name}")
+            self._enter(State.CLOSED)
 
     def _fail(self, breach: Breach, text: str) -> NoReturn:
-        self.state = State.ERROR
+        self._enter(State.ERROR)
         raise RemoteProtocolError(breach, text)
 
     # -- sending ------------------------------------------------------------------------
@@ -151,17 +162,11 @@ class Connection:
         """The bytes of a frame to be sent now.
 
         Raises:
-            LocalProtocolError: the frame may not be sent, or not now. The state is
-                unchanged, except for an error about calls.
+            LocalProtocolError: the frame may not be sent, or not now; nothing has changed.
         """
         frame_type = f.FRAME_TYPES[type(frame)]
-        if not self.role.sends(frame_type):
-            raise LocalProtocolError(f"{frame_type.name} is not ours to send")
-        if (self.state, frame_type) not in CONNECTION:
-            raise LocalProtocolError(f"{frame_type.name} while {self.state.value}")
-        needed = FRAME_FEATURES.get(frame_type)
-        if needed is not None and not needed & self.features:
-            raise LocalProtocolError(f"{frame_type.name} without feature {needed.name}")
+        if frame_type not in self._sendable:
+            raise LocalProtocolError(self._why_not(frame_type, is_ours=True)[1])
         data = encode(frame)
         if len(data) > self.max_frame_size:
             raise LocalProtocolError(
@@ -169,41 +174,66 @@ class Connection:
             )
         try:
             self._track(frame, is_received=False)
-        except CallRuleError as error:
+        except (CallRuleError, RemoteProtocolError) as error:
             raise LocalProtocolError(str(error)) from None
-        except RemoteProtocolError as error:
-            raise LocalProtocolError(str(error)) from None
+        self._has_said_goodbye = self.state is State.CLOSED
         return data
 
     # -- both directions ----------------------------------------------------------------
+
+    def _enter(self, state: State) -> None:
+        """Change the state, and note which frames it allows with the features in force."""
+        self.state = state
+        allowed = {
+            frame_type
+            for before, frame_type in CONNECTION
+            if before is state and self._has_feature(frame_type)
+        }
+        self._sendable = frozenset(filter(self.role.sends, allowed))
+        self._receivable = frozenset(allowed - self._sendable)
+
+    def _has_feature(self, frame_type: FrameType) -> bool:
+        needed = FRAME_FEATURES.get(frame_type)
+        return needed is None or needed in self.features
+
+    def _why_not(self, frame_type: FrameType, *, is_ours: bool) -> tuple[Breach, str]:
+        """What is wrong with a frame that may not be sent or received now."""
+        name = frame_type.name
+        if self.role.sends(frame_type) is not is_ours:
+            sender = "shim" if Role.SHIM.sends(frame_type) else "daemon"
+            return Breach.TYPE, f"only a {sender} sends {name}, this is the other side"
+        if self._has_feature(frame_type):
+            return Breach.STATE, f"{name} while {self.state.value}"
+        return Breach.FEATURE, f"{name} without feature {FRAME_FEATURES[frame_type].name}"
 
     def _track(self, frame: f.Frame, *, is_received: bool) -> bool:
         """Apply the tables. False: the receiver must drop the frame."""
         frame_type = f.FRAME_TYPES[type(frame)]
         if frame_type in CALL_FRAMES:
-            return self._track_call(frame_type, cast("CallFrame", frame), is_received=is_received)
+            call_frame: CallFrame = frame  # type: ignore[assignment]  # by CALL_FRAMES
+            if frame.reset != self.reset:
+                return self._stale(frame_type, call_frame, is_received=is_received)
+            return self.calls.apply(frame_type, call_frame) or not is_received
         match frame:
             case f.Hello():
                 self._greeted(frame)
             case f.Welcome():
                 self._welcomed(frame)
+            case f.Ram():
+                if frame.descriptor_count and Feature.SHARED_RAM not in self.features:
+                    raise RemoteProtocolError(Breach.FEATURE, "descriptors without SHARED_RAM")
             case f.Event(kind=EventKind.RESET):
                 if frame.reset <= self.reset:
                     raise CallRuleError(f"reset {frame.reset} is not above {self.reset}")
                 self.reset = frame.reset
+                self._told[frame.reset] = frame.request
                 self.calls.clear()
-                self._unacknowledged_resets += 1
-            case f.EventAck(kind=EventKind.RESET):
-                if not self._unacknowledged_resets:
-                    raise CallRuleError("EVENT_ACK for no event")
-                self._unacknowledged_resets -= 1
-        self.state = CONNECTION[self.state, frame_type]
+            case f.EventAck():
+                self._acknowledged(frame)
+        after = CONNECTION[self.state, frame_type]
+        if after is not self.state:
+            self._enter(after)
         return True
-
-    def _track_call(self, frame_type: FrameType, frame: CallFrame, *, is_received: bool) -> bool:
-        if frame.reset != self.reset:
-            return self._stale(frame_type, frame, is_received=is_received)
-        return self.calls.apply(frame_type, frame) or not is_received
 
     def _stale(self, frame_type: FrameType, frame: CallFrame, *, is_received: bool) -> bool:
         """A frame of a run that a reset has ended, or a wrong count.
@@ -214,14 +244,27 @@ class Connection:
         if frame.reset > self.reset:
             raise CallRuleError(f"{frame_type.name} of reset {frame.reset}, now {self.reset}")
         is_answer = frame_type in (FrameType.READ_REPLY, FrameType.WRITE_REPLY)
-        if is_answer and self.role is Role.DAEMON:
-            return False
-        if self.role is Role.SHIM:
-            if is_answer and not is_received:
-                return True
-            if is_received and self._unacknowledged_resets:
+        if self.role is Role.DAEMON:
+            if is_answer:
+                return False
+        elif is_received:
+            if frame.reset >= self._acknowledged_reset:
                 return frame_type in (FrameType.READ, FrameType.WRITE)
+        elif is_answer:
+            return True
         raise CallRuleError(f"{frame_type.name} of reset {frame.reset}, now {self.reset}")
+
+    def _acknowledged(self, ack: f.EventAck) -> None:
+        if ack.kind is not EventKind.RESET:
+            raise CallRuleError(f"EVENT_ACK of {ack.kind.name}, only RESET is acknowledged")
+        if self._told.get(ack.reset) != ack.request:
+            raise CallRuleError(
+                f"EVENT_ACK {ack.request} of reset {ack.reset}; to be acknowledged are "
+                f"{[(number, reset) for reset, number in self._told.items()]}"
+            )
+        self._acknowledged_reset = ack.reset
+        # An acknowledgement stands for those before it.
+        self._told = {reset: n for reset, n in self._told.items() if reset > ack.reset}
 
     def _greeted(self, hello: f.Hello) -> None:
         if hello.version_min > hello.version_max:
@@ -233,8 +276,14 @@ class Connection:
                 Breach.BOUNDS,
                 f"max_frame_size {hello.max_frame_size} is below {MIN_MAX_FRAME}",
             )
+        if not hello.vcpu_count <= hello.vcpu_max <= MAX_VCPUS:
+            raise RemoteProtocolError(
+                Breach.BOUNDS,
+                f"{hello.vcpu_count} of {hello.vcpu_max} virtual CPUs, at most {MAX_VCPUS}",
+            )
         self._hello = hello
-        self.reset = hello.reset
+        self.reset = self._acknowledged_reset = hello.reset
+        self.calls.vcpu_max = hello.vcpu_max
 
     def _welcomed(self, welcome: f.Welcome) -> None:
         hello = self._hello
@@ -255,3 +304,5 @@ class Connection:
             )
         self.max_frame_size = welcome.max_frame_size
         self.features = welcome.features
+        if Feature.SC2 in self.features:
+            self.calls.levels = (1, 2)

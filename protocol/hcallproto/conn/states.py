@@ -38,6 +38,9 @@ class Role(enum.Enum):
 class State(enum.Enum):
     """Of the connection."""
 
+    # By identity, as it compares: Enum's own hashes the name, in Python, with every frame.
+    __hash__ = object.__hash__
+
     CONNECTED = "connected"
     GREETED = "greeted"
     WELCOMED = "welcomed"
@@ -49,6 +52,8 @@ class State(enum.Enum):
 
 class CallState(enum.Enum):
     """Of one call."""
+
+    __hash__ = object.__hash__  # as above
 
     NONE = "none"
     LIVE = "live"

@@ -8,6 +8,7 @@ a frame may come now is the connection's business.
 from __future__ import annotations
 
 import enum
+import re
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -21,10 +22,12 @@ from hcallproto.wire.layout import Layout
 __all__ = ["Header", "decode", "decode_header"]
 
 EnumT = TypeVar("EnumT", bound=enum.IntEnum)
-_U64 = struct.Struct(">Q")
 
 REPLY_REGISTER_MASK = sum(1 << n for n in s.REGISTERS if n != 3)
 """Registers that a REPLY may set beside r3."""
+
+KNOWN_FEATURES = s.Feature(sum(s.Feature))
+"""Others may be offered, by a newer shim, and are not seen."""
 
 
 class Header(NamedTuple):
@@ -45,18 +48,42 @@ def _breach(breach: Breach, text: str) -> NoReturn:
 
 _TYPES: dict[int, s.FrameType] = {int(t): t for t in s.FrameType}
 _RESENDABLE = (s.FrameType.CALL, s.FrameType.COMMAND)
+_new = tuple.__new__  # a named tuple from its values, at half the cost of the class's own
+_MAGIC_BYTES = s.MAGIC.to_bytes(4, "big")
+
+
+def check_magic(data: bytes | bytearray, offset: int = 0) -> None:
+    """Check the first bytes of a frame, of which fewer than four may be there.
+
+    Raises:
+        RemoteProtocolError: no frame of this protocol begins so.
+    """
+    begin = data[offset : offset + len(_MAGIC_BYTES)]
+    if not _MAGIC_BYTES.startswith(begin):
+        _breach(
+            Breach.MAGIC,
+            f"frame begins with {begin.hex()}, expected {_MAGIC_BYTES.hex()}; "
+            "is the peer a spapr-hcall-proxy?",
+        )
 
 
 def decode_header(data: bytes | bytearray, offset: int = 0) -> Header:
     """Parse the 32 bytes at ``offset``.
 
     Raises:
-        RemoteProtocolError: wrong magic, unknown type, undefined flags, or a size below
-            the header's own. The upper bound of ``size`` is the connection's.
+        RemoteProtocolError: too short, wrong magic, unknown type, undefined flags, or a size
+            below the header's own. The upper bound of ``size`` is the connection's.
     """
-    if data[offset : offset + 4] != _MAGIC_BYTES[: len(data) - offset]:
-        _breach(Breach.MAGIC, f"frame begins with {bytes(data[offset : offset + 4]).hex()}")
-    number, flags, size, vcpu, reset, request, seq = layout.HEADER.unpack_from(data, offset)
+    try:
+        number, flags, size, vcpu, reset, request, seq = layout.HEADER.unpack(data, offset)
+    except struct.error:
+        check_magic(data, offset)
+        _breach(
+            Breach.LAYOUT,
+            f"header needs {s.HEADER_SIZE} bytes, {max(0, len(data) - offset)} are there",
+        )
+    if not data.startswith(_MAGIC_BYTES, offset):
+        check_magic(data, offset)
     frame_type = _TYPES.get(number)
     if frame_type is None:
         _breach(Breach.TYPE, f"unknown frame type {number}")
@@ -64,22 +91,26 @@ def decode_header(data: bytes | bytearray, offset: int = 0) -> Header:
         _breach(Breach.SIZE, f"frame size {size} is below the header's {s.HEADER_SIZE}")
     if flags and not (flags == s.FLAG_RESENT and frame_type in _RESENDABLE):
         _breach(Breach.LAYOUT, f"{frame_type.name} has undefined flags 0x{flags:x}")
-    return Header(frame_type, flags, size, vcpu, reset, request, seq)
-
-
-_MAGIC_BYTES = s.MAGIC.to_bytes(4, "big")
+    return _new(Header, (frame_type, flags, size, vcpu, reset, request, seq))
 
 
 class _Reader:
     """The payload of one frame, read front to back."""
 
-    __slots__ = ("data", "end", "offset", "what")
+    __slots__ = ("data", "end", "offset", "type")
 
-    def __init__(self, data: bytes | bytearray, offset: int, end: int, what: str) -> None:
+    def __init__(
+        self, data: bytes | bytearray, offset: int, end: int, frame_type: s.FrameType
+    ) -> None:
         self.data = data
         self.offset = offset
         self.end = end
-        self.what = what
+        self.type = frame_type
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return self.type.name
 
     def fixed(self, part: Layout) -> tuple[Any, ...]:
         after = self.offset + part.size
@@ -93,9 +124,10 @@ class _Reader:
         after = self.offset + size
         if after > self.end:
             _breach(Breach.LAYOUT, f"{self.what} ends inside {size} bytes of data")
-        value = bytes(self.data[self.offset : after])
+        value = self.data[self.offset : after]
         self.offset = after
-        return value
+        # Of bytes, a slice is bytes already and is not copied again.
+        return bytes(value)
 
     def sized(self, max_size: int, of: str) -> bytes:
         size = int.from_bytes(self.take(2), "big")
@@ -104,12 +136,18 @@ class _Reader:
             _breach(Breach.BOUNDS, f"{self.what}: {of} has {size} bytes, at most {max_size}")
         return value
 
-    def text(self, encoding: str = "utf-8", max_size: int = s.MAX_TEXT_SIZE) -> str:
-        raw = self.sized(max_size, "text")
+    def text(self) -> str:
+        raw = self.sized(s.MAX_TEXT_SIZE, "text")
         try:
-            return raw.decode(encoding)
+            return raw.decode()
         except UnicodeDecodeError:
-            _breach(Breach.LAYOUT, f"{self.what}: text is not {encoding}")
+            _breach(Breach.LAYOUT, f"{self.what}: text {raw!r} is not UTF-8")
+
+    def word(self, allowed: re.Pattern[bytes], max_size: int, of: str) -> str:
+        raw = self.sized(max_size, of)
+        if allowed.fullmatch(raw) is None:
+            _breach(Breach.LAYOUT, f"{self.what}: {of} {raw!r} is not {allowed.pattern!r}")
+        return raw.decode("ascii")
 
     def count(self, value: int, max_count: int, of: str) -> int:
         if value > max_count:
@@ -127,7 +165,11 @@ class _Reader:
             _breach(Breach.LAYOUT, f"{self.what} has {self.end - self.offset} bytes too many")
 
 
-# -- payloads, decoding -----------------------------------------------------------------
+# -- payloads ---------------------------------------------------------------------------
+
+_DT_STRING = re.compile(rb"[a-z0-9-]+")
+_DT_NAME = re.compile(rb"[A-Za-z0-9,._+?#-]+")
+_CALL_FLAGS = s.CALL_FLAG_WAIT | s.CALL_FLAG_PROBLEM_STATE
 
 
 def _hello(h: Header, r: _Reader) -> f.Hello:
@@ -148,7 +190,8 @@ def _hello(h: Header, r: _Reader) -> f.Hello:
         version_min,
         version_max,
         max_frame_size,
-        s.Feature(features),
+        # Bits beyond the known would also make an enum member each, kept for ever.
+        KNOWN_FEATURES & features,
         instance,
         uuid,
         connection,
@@ -173,6 +216,8 @@ def _announcement(r: _Reader) -> f.Announcement:
             layout.CALL_SPEC
         )
         r.count(buffer_count, s.MAX_BUFFERS, "buffers of a call")
+        if flags & ~_CALL_FLAGS:
+            _breach(Breach.LAYOUT, f"{r.what}: call has undefined flags 0x{flags:x}")
         buffers = []
         for _ in range(buffer_count):
             address_register, kind, direction, size_register, max_size = r.fixed(layout.BUFFER_SPEC)
@@ -199,9 +244,12 @@ def _announcement(r: _Reader) -> f.Announcement:
                 tuple(buffers),
             )
         )
-    strings = tuple(r.text("ascii", s.MAX_DT_STRING_SIZE) for _ in range(string_count))
+    strings = tuple(r.word(_DT_STRING, s.MAX_DT_STRING_SIZE, "string") for _ in range(string_count))
     properties = tuple(
-        (r.text("ascii", s.MAX_DT_NAME_SIZE), r.sized(s.MAX_DT_VALUE_SIZE, "property value"))
+        (
+            r.word(_DT_NAME, s.MAX_DT_NAME_SIZE, "property name"),
+            r.sized(s.MAX_DT_VALUE_SIZE, "property value"),
+        )
         for _ in range(property_count)
     )
     return f.Announcement(tuple(calls), strings, properties)
@@ -209,6 +257,8 @@ def _announcement(r: _Reader) -> f.Announcement:
 
 def _welcome(h: Header, r: _Reader) -> f.Welcome:
     version, max_frame_size, features = r.fixed(layout.WELCOME)
+    if features & ~KNOWN_FEATURES:
+        _breach(Breach.FEATURE, f"WELCOME has undefined features 0x{features:x}")
     return f.Welcome(version, max_frame_size, s.Feature(features), _announcement(r), h.reset)
 
 
@@ -254,32 +304,53 @@ def _shim_goodbye(h: Header, r: _Reader) -> f.ShimGoodbye:
     return f.ShimGoodbye(*_goodbye(h, r))
 
 
-def _call(h: Header, r: _Reader) -> f.Call:
-    values = r.fixed(layout.CALL)
+def _call(h: Header, data: bytes | bytearray, offset: int) -> f.Call:
+    """The frame that every call costs the daemon: without a reader unless data follow."""
+    _, flags, size, vcpu, reset, _, seq = h
+    begin = offset + s.HEADER_SIZE
+    after = begin + layout.CALL.size
+    end = offset + size
+    if after > end:
+        _breach(Breach.LAYOUT, "CALL ends inside its registers")
+    values = layout.CALL.unpack_from(data, begin)
     segments: tuple[f.Segment, ...] = ()
     if values[1]:
-        segments = _call_segments(r, values[1])
-    return f.Call(
-        h.vcpu,
-        h.reset,
-        h.seq,
-        h.flags != 0,
-        values[0],
-        values[2:15],
-        values[15],
-        values[16],
-        values[17],
-        values[18],
-        segments,
+        reader = _Reader(data, after, end, h.type)
+        segments = _call_segments(reader, values[1])
+        reader.finish()
+    elif after != end:
+        _breach(Breach.LAYOUT, f"CALL has {end - after} bytes too many")
+    return _new(
+        f.Call,
+        (
+            vcpu,
+            reset,
+            seq,
+            flags != 0,
+            values[0],
+            values[2:15],
+            values[15],
+            values[16],
+            values[17],
+            values[18],
+            segments,
+        ),
     )
 
 
 def _call_segments(r: _Reader, count: int) -> tuple[f.Segment, ...]:
     r.count(count, s.MAX_BUFFERS, "segments")
     segments = []
+    next_buffer = 0
     for _ in range(count):
-        gpa, size, buffer, status = r.fixed(layout.CALL_SEGMENT)
-        segments.append(f.Segment(buffer, gpa, r.enum(s.SegmentStatus, status), r.take(size)))
+        gpa, size, buffer, number = r.fixed(layout.CALL_SEGMENT)
+        if not next_buffer <= buffer < s.MAX_BUFFERS:
+            _breach(Breach.BOUNDS, f"CALL has a segment for buffer {buffer} out of order")
+        next_buffer = buffer + 1
+        status = r.enum(s.SegmentStatus, number)
+        if size and status is not s.SegmentStatus.OK:
+            _breach(Breach.LAYOUT, f"CALL has a segment with data and status {status.name}")
+        segments.append(f.Segment(buffer, gpa, status, r.take(size)))
     return tuple(segments)
 
 
@@ -301,13 +372,9 @@ def _reply(h: Header, r: _Reader) -> f.Reply:
         _breach(Breach.BOUNDS, f"REPLY sets registers 0x{mask:x}")
     if context & ~(s.CONTEXT_NIP | s.CONTEXT_MSR):
         _breach(Breach.LAYOUT, f"REPLY has undefined context bits 0x{context:x}")
-    registers: tuple[tuple[int, int], ...] = ()
-    if mask:
-        numbers = [n for n in s.REGISTERS if mask >> n & 1]
-        raw = r.take(8 * len(numbers))
-        registers = tuple(
-            (n, _U64.unpack_from(raw, 8 * index)[0]) for index, n in enumerate(numbers)
-        )
+    numbers = [n for n in s.REGISTERS if mask >> n & 1]
+    values = struct.unpack(f">{len(numbers)}Q", r.take(8 * len(numbers)))
+    registers = tuple(zip(numbers, values, strict=True))
     writes = _write_segments(r, write_count) if write_count else ()
     return f.Reply(h.vcpu, h.reset, h.seq, status, registers, writes, context, nip, msr, msr_mask)
 
@@ -344,8 +411,11 @@ def _read_reply(h: Header, r: _Reader) -> f.ReadReply:
     r.count(count, s.MAX_SEGMENTS, "segments")
     segments = []
     for _ in range(count):
-        size, status = r.fixed(layout.READ_DATA)
-        segments.append((r.enum(s.AccessStatus, status), r.take(size)))
+        size, number = r.fixed(layout.READ_DATA)
+        status = r.enum(s.AccessStatus, number)
+        if size and status is not s.AccessStatus.OK:
+            _breach(Breach.LAYOUT, f"READ_REPLY has a segment with data and status {status.name}")
+        segments.append((status, r.take(size)))
     return f.ReadReply(h.vcpu, h.reset, h.seq, h.request, tuple(segments))
 
 
@@ -360,13 +430,16 @@ def _write_reply(h: Header, r: _Reader) -> f.WriteReply:
 
 
 def _event(h: Header, r: _Reader) -> f.Event:
-    (kind,) = r.fixed(layout.EVENT)
-    return f.Event(r.enum(s.EventKind, kind), h.vcpu, h.reset)
+    (number,) = r.fixed(layout.EVENT)
+    kind = r.enum(s.EventKind, number)
+    if (h.vcpu == s.NO_VCPU) is (kind in _VCPU_EVENTS):
+        _breach(Breach.LAYOUT, f"EVENT {kind.name} has vcpu 0x{h.vcpu:x}")
+    return f.Event(kind, h.vcpu, h.request, h.reset)
 
 
 def _event_ack(h: Header, r: _Reader) -> f.EventAck:
     (kind,) = r.fixed(layout.EVENT_ACK)
-    return f.EventAck(r.enum(s.EventKind, kind), h.reset)
+    return f.EventAck(r.enum(s.EventKind, kind), h.request, h.reset)
 
 
 def _control(h: Header, r: _Reader) -> f.Control:
@@ -382,7 +455,6 @@ _DECODERS: dict[s.FrameType, Callable[[Header, _Reader], f.Frame]] = {
     s.FrameType.RAM: _ram,
     s.FrameType.GOODBYE: _goodbye,
     s.FrameType.SHIM_GOODBYE: _shim_goodbye,
-    s.FrameType.CALL: _call,
     s.FrameType.REPLY: _reply,
     s.FrameType.CANCEL: _cancel,
     s.FrameType.CANCELLED: _cancelled,
@@ -398,6 +470,40 @@ _DECODERS: dict[s.FrameType, Callable[[Header, _Reader], f.Frame]] = {
 }
 
 
+_VCPU_EVENTS = (s.EventKind.VCPU_ADDED, s.EventKind.VCPU_REMOVED)
+_T = s.FrameType
+_CALL = _T.CALL
+_WITH_VCPU = frozenset(
+    {
+        *(_T.CALL, _T.REPLY, _T.CANCEL, _T.CANCELLED, _T.COMMAND, _T.COMMAND_REPLY),
+        *(_T.READ, _T.READ_REPLY, _T.WRITE, _T.WRITE_REPLY, _T.EVENT),
+    }
+)
+_WITH_SEQ = _WITH_VCPU - {_T.EVENT}
+_WITH_REQUEST = frozenset(
+    {
+        _T.ACCEPT,
+        _T.ANNOUNCE,
+        _T.READ,
+        _T.READ_REPLY,
+        _T.WRITE,
+        _T.WRITE_REPLY,
+        _T.EVENT,
+        _T.EVENT_ACK,
+    }
+)
+
+
+def _check_names(h: Header) -> None:
+    """The header's fields that a frame type does not use say so."""
+    if h.vcpu != s.NO_VCPU and h.type not in _WITH_VCPU:
+        _breach(Breach.LAYOUT, f"{h.type.name} has vcpu {h.vcpu}, expected 0x{s.NO_VCPU:x}")
+    if h.seq and h.type not in _WITH_SEQ:
+        _breach(Breach.LAYOUT, f"{h.type.name} has seq {h.seq}, expected 0")
+    if h.request and h.type not in _WITH_REQUEST:
+        _breach(Breach.LAYOUT, f"{h.type.name} has request {h.request}, expected 0")
+
+
 def decode(header: Header, data: bytes | bytearray, offset: int = 0) -> f.Frame:
     """The frame whose header has been parsed and whose bytes are all in ``data``.
 
@@ -409,7 +515,12 @@ def decode(header: Header, data: bytes | bytearray, offset: int = 0) -> f.Frame:
     Raises:
         RemoteProtocolError: the payload breaks the layout or a bound.
     """
-    reader = _Reader(data, offset + s.HEADER_SIZE, offset + header.size, header.type.name)
+    if header.type is _CALL:
+        if header.request:
+            _check_names(header)
+        return _call(header, data, offset)
+    _check_names(header)
+    reader = _Reader(data, offset + s.HEADER_SIZE, offset + header.size, header.type)
     frame = _DECODERS[header.type](header, reader)
     reader.finish()
     return frame

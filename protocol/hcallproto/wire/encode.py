@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames to bytes. Trusts the types of a frame, but not its sizes."""
+"""Frames to bytes. Trusts the types of a frame's fields, but not their values."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from typing import Any
 
-from hcallproto.errors import LocalProtocolError
+from hcallproto.errors import LocalProtocolError, RemoteProtocolError
 from hcallproto.wire import frames as f
 from hcallproto.wire import layout
 from hcallproto.wire import schema as s
+from hcallproto.wire.decode import decode, decode_header
 
 __all__ = ["encode"]
 
 _U16 = struct.Struct(">H")
-_U64 = struct.Struct(">Q")
 
 
 def _sized_text(text: str) -> bytes:
@@ -23,7 +25,7 @@ def _sized_text(text: str) -> bytes:
     return _U16.pack(len(raw)) + raw
 
 
-def _encode_announcement(a: f.Announcement) -> bytes:
+def _announcement(a: f.Announcement) -> bytes:
     parts = [layout.ANNOUNCEMENT.pack(len(a.calls), len(a.strings), len(a.properties))]
     for call in a.calls:
         parts.append(
@@ -45,135 +47,212 @@ def _encode_announcement(a: f.Announcement) -> bytes:
     return b"".join(parts)
 
 
-def _encode_write_segments(segments: tuple[f.WriteSegment, ...]) -> list[bytes]:
+_REPLY = s.FrameType.REPLY
+_REPLY_BITS = {n: 1 << n for n in s.REGISTERS if n != 3}
+_PACK_U64S = [struct.Struct(f">{count}Q").pack for count in range(len(s.REGISTERS))]
+
+
+def _bound(count: int, max_count: int, of: str) -> int:
+    if count > max_count:
+        raise LocalProtocolError(f"{count} {of}, at most {max_count}")
+    return count
+
+
+def _write_segments(segments: tuple[f.WriteSegment, ...]) -> list[bytes]:
+    _bound(len(segments), s.MAX_SEGMENTS, "segments")
     parts = []
+    pack = layout.WRITE_SEGMENT.pack
     for gpa, size, data in segments:
         if data is None:
-            parts.append(layout.WRITE_SEGMENT.pack(gpa, size, s.WRITE_FLAG_ZERO))
+            parts.append(pack(gpa, size, s.WRITE_FLAG_ZERO))
         elif len(data) != size:
             raise LocalProtocolError(f"write segment of {size} bytes holds {len(data)}")
         else:
-            parts.append(layout.WRITE_SEGMENT.pack(gpa, size, 0))
+            parts.append(pack(gpa, size, 0))
             parts.append(data)
     return parts
 
 
-def _payload(frame: f.Frame) -> list[bytes]:
-    match frame:
-        case f.Reply():
-            mask = 0
-            values = []
-            for number, value in frame.registers:
-                mask |= 1 << number
-                values.append(_U64.pack(value))
-            return [
-                layout.REPLY.pack(
-                    frame.status,
-                    mask,
-                    frame.context,
-                    len(frame.writes),
-                    frame.nip,
-                    frame.msr,
-                    frame.msr_mask,
-                ),
-                *values,
-                *_encode_write_segments(frame.writes),
-            ]
-        case f.Call():
-            parts = [
-                layout.CALL.pack(
-                    frame.level,
-                    len(frame.segments),
-                    *frame.gpr,
-                    frame.nip,
-                    frame.msr,
-                    frame.pidr,
-                    frame.lpidr,
-                )
-            ]
-            for segment in frame.segments:
-                parts.append(
-                    layout.CALL_SEGMENT.pack(
-                        segment.gpa, len(segment.data), segment.buffer, segment.status
-                    )
-                )
-                parts.append(segment.data)
-            return parts
-        case f.Read():
-            return [
-                layout.READ.pack(len(frame.segments)),
-                *(layout.READ_SEGMENT.pack(gpa, size) for gpa, size in frame.segments),
-            ]
-        case f.ReadReply():
-            return [
-                layout.READ_REPLY.pack(len(frame.segments)),
-                *(
-                    layout.READ_DATA.pack(len(data), status) + data
-                    for status, data in frame.segments
-                ),
-            ]
-        case f.Write():
-            return [layout.WRITE.pack(len(frame.segments)), *_encode_write_segments(frame.segments)]
-        case f.WriteReply():
-            return [layout.WRITE_REPLY.pack(frame.status, frame.bad_segment)]
-        case f.Cancel():
-            return [layout.CANCEL.pack(frame.reason)]
-        case f.Cancelled():
-            return [layout.CANCELLED.pack(frame.effect)]
-        case f.Event():
-            return [layout.EVENT.pack(frame.kind)]
-        case f.EventAck():
-            return [layout.EVENT_ACK.pack(frame.kind)]
-        case f.Control():
-            return [layout.CONTROL.pack(frame.action), _sized_text(frame.text)]
-        case f.Goodbye() | f.ShimGoodbye():
-            return [layout.GOODBYE.pack(frame.reason), _sized_text(frame.text)]
-        case f.Hello():
-            return [
-                layout.HELLO.pack(*frame[:11]),
-                _sized_text(frame.name),
-                _sized_text(frame.program),
-            ]
-        case f.Welcome():
-            fixed = layout.WELCOME.pack(frame.version, frame.max_frame_size, frame.features)
-            return [fixed, _encode_announcement(frame.announcement)]
-        case f.Accept():
-            return [
-                layout.ACCEPT.pack(len(frame.refused), int(frame.is_active)),
-                *(layout.REFUSED_CALL.pack(*refused) for refused in frame.refused),
-            ]
-        case f.Announce():
-            return [_encode_announcement(frame.announcement)]
-        case f.Ram():
-            return [
-                layout.RAM.pack(len(frame.regions), frame.descriptor_count),
-                *(layout.RAM_REGION.pack(*region) for region in frame.regions),
-            ]
-        case f.Command():
-            return [layout.COMMAND.pack(frame.command, len(frame.data)), frame.data]
-        case f.CommandReply():
-            return [layout.COMMAND_REPLY.pack(frame.status, len(frame.data)), frame.data]
+# -- payloads, as parts to be joined ----------------------------------------------------
+
+
+def _hello(frame: f.Hello) -> list[bytes]:
+    return [layout.HELLO.pack(*frame[:11]), _sized_text(frame.name), _sized_text(frame.program)]
+
+
+def _welcome(frame: f.Welcome) -> list[bytes]:
+    fixed = layout.WELCOME.pack(frame.version, frame.max_frame_size, frame.features)
+    return [fixed, _announcement(frame.announcement)]
+
+
+def _accept(frame: f.Accept) -> list[bytes]:
+    return [
+        layout.ACCEPT.pack(len(frame.refused), int(frame.is_active)),
+        *(layout.REFUSED_CALL.pack(*refused) for refused in frame.refused),
+    ]
+
+
+def _announce(frame: f.Announce) -> list[bytes]:
+    return [_announcement(frame.announcement)]
+
+
+def _ram(frame: f.Ram) -> list[bytes]:
+    return [
+        layout.RAM.pack(len(frame.regions), frame.descriptor_count),
+        *(layout.RAM_REGION.pack(*region) for region in frame.regions),
+    ]
+
+
+def _goodbye(frame: f.Goodbye | f.ShimGoodbye) -> list[bytes]:
+    return [layout.GOODBYE.pack(frame.reason), _sized_text(frame.text)]
+
+
+def _call(frame: f.Call) -> list[bytes]:
+    parts = [
+        layout.CALL.pack(
+            frame.level,
+            len(frame.segments),
+            *frame.gpr,
+            frame.nip,
+            frame.msr,
+            frame.pidr,
+            frame.lpidr,
+        )
+    ]
+    for buffer, gpa, status, data in frame.segments:
+        parts.append(layout.CALL_SEGMENT.pack(gpa, len(data), buffer, status))
+        parts.append(data)
+    return parts
+
+
+def _reply(frame: f.Reply) -> bytes:
+    """A whole REPLY frame: every call ends with one, so it has no part in the general way."""
+    vcpu, reset, seq, status, registers, writes, context, nip, msr, msr_mask = frame
+    mask = 0
+    values = []
+    for number, value in registers:
+        bit = _REPLY_BITS.get(number, 0)
+        # Values travel in rising order, so any other order would exchange them.
+        if bit <= mask:
+            raise LocalProtocolError(
+                f"REPLY sets registers {[n for n, _ in registers]}, expected a rising list of "
+                "r0, r2, r4 to r12, r31"
+            )
+        mask |= bit
+        values.append(value)
+    if context & ~(s.CONTEXT_NIP | s.CONTEXT_MSR):
+        raise LocalProtocolError(f"REPLY has undefined context bits 0x{context:x}")
+    parts = [
+        layout.REPLY.pack(status, mask, context, len(writes), nip, msr, msr_mask),
+        _PACK_U64S[len(values)](*values),
+    ]
+    if writes:
+        parts += _write_segments(writes)
+    size = s.HEADER_SIZE + sum(map(len, parts))
+    return b"".join((layout.HEADER.pack(_REPLY, 0, size, vcpu, reset, 0, seq), *parts))
+
+
+def _cancel(frame: f.Cancel) -> list[bytes]:
+    return [layout.CANCEL.pack(frame.reason)]
+
+
+def _cancelled(frame: f.Cancelled) -> list[bytes]:
+    return [layout.CANCELLED.pack(frame.effect)]
+
+
+def _command(frame: f.Command) -> list[bytes]:
+    return [layout.COMMAND.pack(frame.command, len(frame.data)), frame.data]
+
+
+def _command_reply(frame: f.CommandReply) -> list[bytes]:
+    return [layout.COMMAND_REPLY.pack(frame.status, len(frame.data)), frame.data]
+
+
+def _read(frame: f.Read) -> list[bytes]:
+    return [
+        layout.READ.pack(_bound(len(frame.segments), s.MAX_SEGMENTS, "segments")),
+        *(layout.READ_SEGMENT.pack(gpa, size) for gpa, size in frame.segments),
+    ]
+
+
+def _read_reply(frame: f.ReadReply) -> list[bytes]:
+    return [
+        layout.READ_REPLY.pack(len(frame.segments)),
+        *(layout.READ_DATA.pack(len(data), status) + data for status, data in frame.segments),
+    ]
+
+
+def _write(frame: f.Write) -> list[bytes]:
+    return [layout.WRITE.pack(len(frame.segments)), *_write_segments(frame.segments)]
+
+
+def _write_reply(frame: f.WriteReply) -> list[bytes]:
+    return [layout.WRITE_REPLY.pack(frame.status, frame.bad_segment)]
+
+
+def _event(frame: f.Event) -> list[bytes]:
+    return [layout.EVENT.pack(frame.kind)]
+
+
+def _event_ack(frame: f.EventAck) -> list[bytes]:
+    return [layout.EVENT_ACK.pack(frame.kind)]
+
+
+def _control(frame: f.Control) -> list[bytes]:
+    return [layout.CONTROL.pack(frame.action), _sized_text(frame.text)]
+
+
+_PAYLOADS: dict[type[f.Frame], Callable[[Any], list[bytes]]] = {
+    f.Hello: _hello,
+    f.Welcome: _welcome,
+    f.Accept: _accept,
+    f.Announce: _announce,
+    f.Ram: _ram,
+    f.Goodbye: _goodbye,
+    f.ShimGoodbye: _goodbye,
+    f.Call: _call,
+    f.Cancel: _cancel,
+    f.Cancelled: _cancelled,
+    f.Command: _command,
+    f.CommandReply: _command_reply,
+    f.Read: _read,
+    f.ReadReply: _read_reply,
+    f.Write: _write,
+    f.WriteReply: _write_reply,
+    f.Event: _event,
+    f.EventAck: _event_ack,
+    f.Control: _control,
+}
+_CHECKED = (f.Read, f.Write, f.Cancelled, f.WriteReply, f.EventAck)
+"""Their bounds are checked as they are encoded, because a call waits for it."""
 
 
 def encode(frame: f.Frame) -> bytes:
     """The bytes of a frame.
 
     Raises:
-        LocalProtocolError: a value does not fit its field.
+        LocalProtocolError: a value does not fit its field or breaks a bound.
     """
     try:
-        payload = b"".join(_payload(frame))
-        return (
-            layout.HEADER.pack(
-                f.FRAME_TYPES[type(frame)],
-                int(getattr(frame, "is_resent", False)),
-                s.HEADER_SIZE + len(payload),
-                getattr(frame, "vcpu", s.NO_VCPU),
-                frame.reset,
-                getattr(frame, "request", 0),
-                getattr(frame, "seq", 0),
-            )
-            + payload
+        if isinstance(frame, f.Reply):
+            return _reply(frame)
+        parts = _PAYLOADS[type(frame)](frame)
+        header = layout.HEADER.pack(
+            f.FRAME_TYPES[type(frame)],
+            s.FLAG_RESENT if getattr(frame, "is_resent", False) else 0,
+            s.HEADER_SIZE + sum(map(len, parts)),
+            getattr(frame, "vcpu", s.NO_VCPU),
+            frame.reset,
+            getattr(frame, "request", 0),
+            getattr(frame, "seq", 0),
         )
+        data = b"".join((header, *parts))
     except (struct.error, UnicodeEncodeError) as error:
         raise LocalProtocolError(f"{type(frame).__name__}: {error}") from None
+    if not isinstance(frame, _CHECKED):
+        # What the peer would take for a breach is not sent; its decoder knows best.
+        try:
+            decode(decode_header(data), data)
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(str(error)) from None
+    return data

@@ -51,6 +51,9 @@ NO_DESCRIPTOR = 0xFFFF
 class FrameType(enum.IntEnum):
     """Frame types. Odd ones come from the shim, even ones from the daemon."""
 
+    # An enum hashes its name, in Python; the tables look types up with every frame.
+    __hash__ = int.__hash__
+
     HELLO = 1
     WELCOME = 2
     ACCEPT = 3
@@ -199,9 +202,11 @@ MIN_MAX_FRAME = 128 * 1024
 DEFAULT_MAX_FRAME = 1024 * 1024
 MAX_MAX_FRAME = 16 * 1024 * 1024
 MAX_SEGMENTS = 64
-"""Memory segments in one CALL, REPLY, READ or WRITE frame."""
+"""Memory segments in one REPLY, READ or WRITE frame."""
 MAX_BUFFERS = 4
-"""Buffer descriptors of one announced call."""
+"""Buffer descriptors of one announced call, and segments of one CALL frame."""
+MAX_VCPUS = 4096
+"""Virtual CPUs of one machine: pseries has as many interrupts for them (SPAPR_IRQ_NR_IPIS)."""
 MAX_CALLS = 512
 """Calls in one announcement."""
 MAX_DT_STRINGS = 32
