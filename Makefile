@@ -33,7 +33,7 @@ help: ## Show this list
 
 .PHONY: demo
 demo: prepare-demo venv stub ## Set everything up, then show a stock Debian kernel with its keystore
-	@$(call with,$(DEMO)) $(PYTHON) tests/demo.py
+	@$(call with,$(DEMO)) $(PYTHON) -m tests.demo
 
 .PHONY: test
 test: prepare-test venv check qemu guest stub qtest ## Set everything up, then run every test; what CI runs
