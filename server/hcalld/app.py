@@ -15,11 +15,11 @@ import structlog
 import trio
 
 from hcalld.config import Profile, Profiles
+from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
 from hcalld.observe.trace import Trace
 from hcalld.runtime import sdnotify
 from hcalld.runtime.server import Server, inherited_socket, listen_tcp, listen_unix
-from hcalld.runtime.session import Observer
 from hcalld.stores.base import Store
 from hcalld.stores.directory import StateDirectory
 from hcalld.stores.memory import MemoryStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from hcalld.runtime.session import Answered
+from hcalld.core.answered import Answered
 from hcallproto.render import render_call
 
 
@@ -22,24 +22,15 @@ class Trace:
 
 
 def _line(answered: Answered) -> str:
-    frame, entry = answered.frame, answered.entry
-    buffers: dict[str, bytes] = {}
-    if entry is not None:
-        by_index = {index: name for name, index in entry.inline.items()}
-        buffers = {
-            by_index[segment.buffer]: segment.data
-            for segment in frame.segments
-            if segment.buffer in by_index
-        }
-    reason = "; ".join(filter(None, (answered.outcome.why, *answered.notes)))
+    frame = answered.frame
     return render_call(
         answered.hcall,
         frame.registers(),
         level=frame.level,
-        buffers=buffers,
+        buffers=answered.buffers,
         status=answered.outcome.code,
         outputs=dict(answered.outcome.registers),
-        reason=reason,
+        reason="; ".join(filter(None, (answered.outcome.why, *answered.notes))),
         duration_ns=answered.duration_ns,
         where=f"{answered.partition} cpu{frame.vcpu} #{frame.seq}",
     )

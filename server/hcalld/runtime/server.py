@@ -15,9 +15,10 @@ import structlog
 import trio
 
 from hcalld.config import Profile, Profiles
+from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
 from hcalld.runtime.partition import Partition
-from hcalld.runtime.session import Observer, Session
+from hcalld.runtime.session import Session
 from hcalld.runtime.transport import SocketTransport, StreamTransport, Transport, peer_uid
 from hcalld.stores.base import Store
 from hcallproto.wire import frames as f

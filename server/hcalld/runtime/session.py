@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
 import trio
 
+from hcalld.core.answered import Answered, Observer
 from hcalld.core.call import Call
 from hcalld.core.effects import GuestMemoryError
 from hcalld.core.errors import ConfigError, HcallError, StoreError
@@ -30,7 +30,7 @@ from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.partition import Entry, Partition, entry_key
 from hcalld.runtime.transport import Transport, TransportClosed
 from hcallproto.abi.returns import H, U
-from hcallproto.abi.spec import Hcall, Level
+from hcallproto.abi.spec import Level
 from hcallproto.conn.connection import Connection
 from hcallproto.conn.states import Role, State
 from hcallproto.errors import LocalProtocolError, RemoteProtocolError
@@ -55,23 +55,6 @@ _LEVELS = {
 
 class VersionMismatch(ConfigError):
     """The shim and this daemon have no version of the protocol in common."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Answered:
-    """A call and what became of it, for those who watch."""
-
-    partition: str
-    frame: f.Call
-    entry: Entry | None
-    hcall: Hcall | None
-    outcome: Outcome
-    notes: tuple[str, ...]
-    duration_ns: int
-    is_replayed: bool = False
-
-
-Observer = Callable[[Answered], None]
 
 
 class PartitionOwner(Protocol):
@@ -492,8 +475,8 @@ class Session:
         answered = Answered(
             self.partition.id,
             frame,
-            entry,
             entry.hcall if entry is not None else None,
+            _buffers(frame, entry) if entry is not None else {},
             outcome,
             notes,
             time.perf_counter_ns() - started,
@@ -575,6 +558,16 @@ def _reply(frame: f.Call, outcome: Outcome) -> f.Reply:
     if outcome.writes:
         writes = tuple(f.WriteSegment(gpa, len(data), data) for gpa, data in outcome.writes)
     return f.Reply(frame.vcpu, frame.reset, frame.seq, outcome.code, outcome.registers, writes)
+
+
+def _buffers(frame: f.Call, entry: Entry) -> dict[str, bytes | None]:
+    """What came with a call, by the names of its address arguments."""
+    names = {index: name for name, index in entry.inline.items()}
+    return {
+        names[segment.buffer]: segment.data if segment.status is s.SegmentStatus.OK else None
+        for segment in frame.segments
+        if segment.buffer in names
+    }
 
 
 def _notes(execution: Execution | None) -> tuple[str, ...]:
