@@ -4,8 +4,11 @@
  * translations (tlbie waits for all CPUs) and run code that they have just written. A
  * vCPU that waits inside a call must not hold them up. Options:
  *	number=N	the call (GET_CONFIG)
- *	hold-ms=N	it must take at least this long (0)
- *	gap-ms=N	no other CPU may come to a stand for longer (100)
+ *	start-ms=N	wait between the line "# hold ready" and the call, so that the
+ *			host can prepare the delay (0)
+ *	hold-ms=N	the call must take at least this long (0)
+ *	gap-ms=N	no other CPU may stand still for longer (500: on a busy host tens of
+ *			ms are common, since tlbie waits for vCPUs that have no host CPU)
  *	run-ms=N	go on at least this long, for comparison without a delay (200)
  */
 #include "console.h"
@@ -24,7 +27,7 @@ static struct {
 	bool has_tlbie;
 	uint64_t number;
 	int64_t code;
-	uint64_t call_ticks, run_ticks;
+	uint64_t call_ticks, run_ticks, start_ms;
 	struct barrier barrier;
 	unsigned int count;
 	struct {
@@ -79,6 +82,8 @@ static void hold_work(void *arg, unsigned int index)
 		disturb(index);
 		return;
 	}
+	console_printf("# hold ready\n");
+	delay_ms(hold.start_ms);
 	start = timebase();
 	hold.code = HCALL(&regs, hold.number, (uintptr_t)pks_out, PKS_CONFIG_SIZE_6_12);
 	hold.call_ticks = timebase() - start;
@@ -89,11 +94,12 @@ static void hold_work(void *arg, unsigned int index)
 
 static void test_hold(void)
 {
-	uint64_t gap_ms = arg_number("gap-ms", 100), hold_ms = arg_number("hold-ms", 0);
+	uint64_t gap_ms = arg_number("gap-ms", 500), hold_ms = arg_number("hold-ms", 0);
 	unsigned int n;
 
 	hold.count = smp_count();
 	hold.number = arg_number("number", H_PKS_GET_CONFIG);
+	hold.start_ms = arg_number("start-ms", 0);
 	hold.run_ticks = timebase_from_ms(arg_number("run-ms", 200));
 	if (hold.count < 2) {
 		report_skip("one CPU: start QEMU with -smp 4");

@@ -78,6 +78,15 @@ static void check_round_trip(unsigned int consumer, const struct pks_config *con
 	report_code(pks_remove(consumer, &label), H_NOT_FOUND, "REMOVE, once more");
 }
 
+static void check_refused(unsigned int consumer, uint64_t size, int64_t code)
+{
+	uint32_t used = pks_used_space();
+
+	report_code(pks_write(consumer, &label, 0, pks_data, size), code,
+		    "WRITE of %lu bytes is more than this keystore takes", size);
+	report_equal(pks_used_space(), used, "and takes no space");
+}
+
 static void test_pks_object(void)
 {
 	struct pks_config config;
@@ -89,14 +98,20 @@ static void test_pks_object(void)
 	pks_get_config(&config);
 	max = pks_max_object_size(&config);
 	free_space = config.totalsize - config.usedspace;
-	fill_data(1, max);
+	fill_data(1, PKS_BUFFER_SIZE);
 	for (consumer = 1; consumer <= PKS_CONSUMERS; consumer++) {
 		static const uint64_t sizes[] = { 1, 2, 7, 8, 64, 4000, 4096, 4097 };
 
 		pks_label_set(&label, consumer, "object");
 		pks_remove(consumer, &label);
-		for (n = 0; n < sizeof(sizes) / sizeof(sizes[0]); n++)
-			check_round_trip(consumer, &config, sizes[n], 5 * n, 3 * n);
+		for (n = 0; n < sizeof(sizes) / sizeof(sizes[0]); n++) {
+			if (sizes[n] > max)
+				check_refused(consumer, sizes[n], H_P6);
+			else if (sizes[n] + config.objoverhead + label.size > free_space)
+				check_refused(consumer, sizes[n], H_NO_MEM);
+			else
+				check_round_trip(consumer, &config, sizes[n], 5 * n, 3 * n);
+		}
 	}
 	/* Kernel stacks and slabs end anywhere: data over a page's end, far and near. */
 	check_round_trip(PKS_CONSUMER_OS, &config, 64, 4096 - 1, 4096 - 63);

@@ -21,6 +21,7 @@
 
 #define LABELS		8
 #define MAX_DATA	4096
+#define MAX_TOLD	20	/* violations of each CPU that are told one by one */
 
 enum object_state { ABSENT, PRESENT, UNKNOWN };
 
@@ -72,7 +73,8 @@ static void violate(struct soak_cpu *s, const char *format, ...)
 	va_start(args, format);
 	format_textv(text, sizeof(text), format, args);
 	va_end(args);
-	console_printf("! %u %lu %s\n", s->index, s->seq, text);
+	if (s->violations < MAX_TOLD)
+		console_printf("! %u %lu %s\n", s->index, s->seq, text);
 	if (!s->violations++)
 		memcpy(s->first_violation, text, sizeof(text));
 }
@@ -321,6 +323,28 @@ static void one_operation(struct soak_cpu *s)
 		do_gen_password(s);
 }
 
+/* So small that all objects fit at once: then H_NO_MEM can never be right. */
+static void share_space(struct soak_cpu *s)
+{
+	struct pks_config config;
+	uint32_t share, overhead;
+
+	if (pks_get_config(&config) != H_SUCCESS) {
+		violate(s, "GET_CONFIG failed");
+		return;
+	}
+	share = (config.totalsize - config.usedspace) / (run.cpus * LABELS);
+	overhead = config.objoverhead + PKS_LABEL_HEADER_SIZE + sizeof(s->objects[0].name);
+	if (share <= overhead) {
+		violate(s, "%u of %u bytes are in use: too little is left",
+			config.usedspace, config.totalsize);
+		return;
+	}
+	run.max_size = share - overhead < MAX_DATA ? share - overhead : MAX_DATA;
+	console_printf("= space total=%u used=%u max_size=%u\n", config.totalsize,
+		       config.usedspace, run.max_size);
+}
+
 static void soak_work(void *arg, unsigned int index)
 {
 	struct soak_cpu *s = &soak[index];
@@ -330,12 +354,18 @@ static void soak_work(void *arg, unsigned int index)
 	(void)arg;
 	if (run.race) {
 		race_for_passwords(s);
-		if (!run.winners[s->consumer])
-			return;		/* without a password there is nothing to do */
+		if (!run.winners[1] || !run.winners[2] || !run.winners[3])
+			return;		/* without passwords there is nothing to do */
 	}
 	/* What an earlier run left: then all is known. */
 	for (n = 0; n < LABELS; n++)
 		do_remove(s, &s->objects[n]);
+	barrier_wait(&run.barrier, run.cpus);
+	if (index == 0)
+		share_space(s);
+	barrier_wait(&run.barrier, run.cpus);
+	if (!run.max_size)
+		return;
 	for (op = 0; run.ops ? op < run.ops : timebase() < run.deadline; op++) {
 		one_operation(s);
 		if (run.pause_ms)
@@ -352,7 +382,6 @@ static void soak_work(void *arg, unsigned int index)
 static bool prepare(void)
 {
 	struct pks_config config;
-	uint32_t share, overhead;
 	unsigned int n, m;
 
 	if (!pks_announced())
@@ -367,14 +396,6 @@ static bool prepare(void)
 	run.aborts = arg_number("aborts", 0) != 0;
 	run.password_size = config.maxpwsize;
 	run.race = !pks_has_password(PKS_CONSUMER_OS);
-	/* So small that all objects fit at once and H_NO_MEM can never be right. */
-	share = config.totalsize / (run.cpus * LABELS * 2);
-	overhead = config.objoverhead + 40;
-	if (share <= overhead + 16) {
-		report(false, "a keystore of %u bytes is too small", config.totalsize);
-		return false;
-	}
-	run.max_size = share - overhead < MAX_DATA ? share - overhead : MAX_DATA;
 	memset(soak, 0, sizeof(soak));
 	for (n = 0; n < run.cpus; n++) {
 		struct soak_cpu *s = &soak[n];
@@ -390,6 +411,7 @@ static bool prepare(void)
 			object->state = UNKNOWN;
 		}
 	}
+	/* The race and the removals count, too. */
 	run.deadline = timebase() + timebase_from_ms(1000 * arg_number("seconds", 5));
 	return true;
 }
@@ -400,8 +422,8 @@ static void test_soak(void)
 
 	if (!prepare())
 		return;
-	console_printf("= soak seed=%lu cpus=%u labels=%u max_size=%u race=%u\n", run.seed,
-		       run.cpus, LABELS, run.max_size, run.race);
+	console_printf("= soak seed=%lu cpus=%u labels=%u race=%u\n", run.seed, run.cpus, LABELS,
+		       run.race);
 	report(smp_run(run.cpus, soak_work, NULL), "%u CPUs ran", run.cpus);
 	for (n = 0; n < run.cpus; n++) {
 		const struct soak_cpu *s = &soak[n];
