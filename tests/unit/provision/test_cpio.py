@@ -4,30 +4,37 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.provision.cpio import CharacterDevice, Directory, File, Symlink, archive, clean_path
 from tests.provision.errors import ProvisionError
 
+Listing = Callable[[bytes], list[list[str]]]
 
-def listing(image: bytes) -> list[list[str]]:
+
+@pytest.fixture
+def listing(require: Callable[[str], Path]) -> Listing:
     """Gives mode, size or device, and name of every entry, as cpio(1) reads them."""
-    assert shutil.which("cpio"), "cpio is not there; `make test` installs it"
-    done = subprocess.run(
-        ["cpio", "--list", "--verbose", "--numeric-uid-gid", "--quiet"],
-        input=image,
-        capture_output=True,
-        check=True,
-        env={**os.environ, "TZ": "UTC", "LC_ALL": "C"},
-    )
-    assert not done.stderr
-    return [line.split() for line in done.stdout.decode().splitlines()]
+    cpio = require("cpio")
+
+    def _listing(image: bytes) -> list[list[str]]:
+        done = subprocess.run(
+            [cpio, "--list", "--verbose", "--numeric-uid-gid", "--quiet"],
+            input=image,
+            capture_output=True,
+            check=True,
+            env={**os.environ, "TZ": "UTC", "LC_ALL": "C"},
+        )
+        assert not done.stderr
+        return [line.split() for line in done.stdout.decode().splitlines()]
+
+    return _listing
 
 
-def test_archive_when_listed_by_cpio_then_every_node_is_as_given():
+def test_archive_when_listed_by_cpio_then_every_node_is_as_given(listing: Listing):
     image = archive(
         {
             "/init": b"#!/bin/sh\n",
@@ -52,11 +59,13 @@ def test_archive_when_listed_by_cpio_then_every_node_is_as_given():
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 511, 512, 513, 70000])
-def test_archive_when_unpacked_by_cpio_then_content_is_the_same(size: int, tmp_path: Path):
+def test_archive_when_unpacked_by_cpio_then_content_is_the_same(
+    size: int, tmp_path: Path, require: Callable[[str], Path]
+):
     data = bytes(index % 251 for index in range(size))
     image = archive({"/dir/file": data})
     subprocess.run(
-        ["cpio", "--extract", "--make-directories", "--quiet"],
+        [require("cpio"), "--extract", "--make-directories", "--quiet"],
         input=image,
         cwd=tmp_path,
         check=True,
@@ -85,12 +94,12 @@ def test_archive_when_header_is_read_then_fields_are_where_the_kernel_expects_th
     assert image[112:116] == b"abc\0"
 
 
-def test_archive_when_parent_is_named_then_its_mode_is_kept():
+def test_archive_when_parent_is_named_then_its_mode_is_kept(listing: Listing):
     rows = listing(archive({"/tmp/a": b"", "/tmp": Directory(mode=0o1777)}))
     assert [row[0] for row in rows if row[-1] == "tmp"] == ["drwxrwxrwt"]
 
 
-def test_archive_when_listed_then_directories_come_before_what_is_in_them():
+def test_archive_when_listed_then_directories_come_before_what_is_in_them(listing: Listing):
     names = [row[-1] for row in listing(archive({"/a/b/c": b"", "/a-b": b""}))]
     assert names.index("a") < names.index("a/b") < names.index("a/b/c")
 

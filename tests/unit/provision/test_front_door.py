@@ -40,7 +40,7 @@ def test_help_when_shown_then_every_target_is_listed_once():
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ("demo", "tests/demo.py"),
+        ("demo", "tests.demo"),
         ("test", "--tiers=unit,property,vectors,integration,kernel"),
         ("itest", "HCALLD_REQUIRE=qemu "),
         ("ktest", "HCALLD_REQUIRE=qemu,kernel "),
