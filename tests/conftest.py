@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every tier of tests stands on: tools, tiers, artefacts, Hypothesis profiles.
+
+Tools. ``require("qemu")`` gives the path of a tool, or skips the test: this file is the only
+place that skips. ``HCALLD_REQUIRE=qemu,kernel`` names the tiers whose tools must be there;
+a lacking one then fails the test. ``make`` sets it, and the variables of :data:`TOOLS`.
+
+Tiers. With ``HCALLD_REQUIRE``, a run is also judged as a whole: each named tier must have run
+at least one test and nothing may have been skipped; ``tests/provision/tiers.py`` does so by
+folder where ``make`` loads it, and here it is done by marker.
+
+Soak and bench tests run only when ``-m`` names them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Final
+
+import hypothesis
+import pytest
+from tests.provision.tiers import TierCheck
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+ARTIFACTS: Final = ROOT / "tests" / "artifacts"
+
+Require = Callable[[str], Path]
+
+
+# -- tools ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Tool:
+    """Something that a test needs and a machine may lack.
+
+    Attributes:
+        tier: whose name in ``HCALLD_REQUIRE`` makes it a must.
+        variable: the environment variable that holds its path.
+        make: the ``make`` target that provides it.
+    """
+
+    tier: str
+    variable: str
+    make: str
+
+
+TOOLS: Final[dict[str, Tool]] = {
+    "qemu": Tool("qemu", "HCALLD_QEMU", "qemu"),
+    "stub": Tool("qemu", "HCALLD_STUB_DIR", "stub"),
+    "kernel-debian": Tool("kernel", "HCALLD_KERNEL_DEBIAN", "guest"),
+    "kernel-own": Tool("kernel", "HCALLD_KERNEL_OWN", "guest"),
+    "initramfs": Tool("kernel", "HCALLD_INITRAMFS", "guest"),
+}
+"""Any other name is a program, looked for in ``PATH``."""
+
+
+def required_tiers() -> frozenset[str]:
+    """The tiers that ``HCALLD_REQUIRE`` names."""
+    return frozenset(filter(None, os.environ.get("HCALLD_REQUIRE", "").split(",")))
+
+
+def find_tool(name: str) -> tuple[Path | None, str]:
+    """The path of a tool, or None and what to do."""
+    tool = TOOLS.get(name)
+    if tool is None:
+        program = shutil.which(name)
+        return (Path(program) if program else None), f"the program {name} is not installed"
+    value = os.environ.get(tool.variable)
+    if not value:
+        why = f"{tool.variable} is not set; `make test` makes {name} ready and sets it"
+        return None, why
+    path = Path(value)
+    if not path.exists():
+        return None, f"{tool.variable} names {path}, which is not there; run `make {tool.make}`"
+    return path, ""
+
+
+def is_required(name: str) -> bool:
+    """Whether the lack of a tool is a failure: its tier is required, or any for a program."""
+    tool = TOOLS.get(name)
+    return bool(required_tiers()) if tool is None else tool.tier in required_tiers()
+
+
+@pytest.fixture(scope="session")
+def require() -> Require:
+    """``require(tool)`` gives a tool's path; without it the test is skipped, or fails."""
+
+    def _require(name: str) -> Path:
+        path, why = find_tool(name)
+        if path is not None:
+            return path
+        if is_required(name):
+            pytest.fail(f"{name} is required: {why}", pytrace=False)
+        pytest.skip(f"no {name}: {why}")
+
+    return _require
+
+
+# -- artefacts --------------------------------------------------------------------------
+
+_FOLDER: Final = pytest.StashKey[Path]()
+_HAS_FAILED: Final = pytest.StashKey[bool]()
+_MAX_NAME: Final = 150
+
+
+def folder_name(nodeid: str) -> str:
+    """A test's id as the name of a directory."""
+    name = re.sub(r"[^A-Za-z0-9._=+-]+", "-", nodeid.removeprefix("tests/")).strip("-.")
+    return name[:_MAX_NAME]
+
+
+@pytest.fixture
+def artifacts(request: pytest.FixtureRequest) -> Path:
+    """The test's own directory below ``tests/artifacts``, for logs, captures and stores.
+
+    Empty at first. It is kept when the test fails, and with ``HCALLD_KEEP`` set.
+    """
+    folder = ARTIFACTS / folder_name(request.node.nodeid)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    request.node.stash[_FOLDER] = folder
+    return folder
+
+
+@pytest.fixture
+def socket_dir() -> Iterator[Path]:
+    """A directory with a short name: a unix socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="hcalld-", dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Names the artefacts of a failed test, and removes those of others."""
+    report = yield
+    item.stash[_HAS_FAILED] = item.stash.get(_HAS_FAILED, False) or report.failed
+    folder = item.stash.get(_FOLDER, None)
+    if folder is not None:
+        if report.failed:
+            report.sections.append(("artifacts", str(folder.relative_to(ROOT))))
+        if report.when == "teardown" and not (
+            item.stash[_HAS_FAILED] or "HCALLD_KEEP" in os.environ
+        ):
+            shutil.rmtree(folder, ignore_errors=True)
+    return report
+
+
+# -- tiers ------------------------------------------------------------------------------
+
+
+class MarkerCheck(TierCheck):
+    """Judges a run by the markers of what ran."""
+
+    def __init__(self, markers: frozenset[str]) -> None:
+        super().__init__([])
+        self._missing = set(markers)
+        self._markers: dict[str, set[str]] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Notes the markers of each test."""
+        for item in session.items:
+            self._markers[item.nodeid] = {marker.name for marker in item.iter_markers()}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Counts what ran, by marker too."""
+        super().pytest_runtest_logreport(report)
+        if report.when == "call" and not report.skipped:
+            self._missing -= self._markers[report.nodeid]
+
+    def problems(self) -> list[str]:
+        """Says what makes the run a failure, whatever its tests say."""
+        return [
+            f"tier {name}: no test with this marker ran; expected at least one"
+            for name in sorted(self._missing)
+        ] + super().problems()
+
+
+def on_demand(config: pytest.Config) -> set[str]:
+    """The tiers that run only on demand and that ``-m`` asks for."""
+    asked = set(re.findall(r"(?<!not )\b\w+", config.getoption("markexpr")))
+    return asked & {"soak", "bench"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses the Hypothesis profile, and starts the check of the whole run."""
+    hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+    required = required_tiers()
+    if required and not config.getoption("tiers", ""):
+        # Asked for alone, soak or bench tests need not use every tool.
+        check = MarkerCheck(frozenset(on_demand(config)) or required)
+        config.pluginmanager.register(check, "hcalld-markers")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what runs only on demand."""
+    left_out = {"soak", "bench"} - on_demand(config)
+    deselected = [item for item in items if left_out & {m.name for m in item.iter_markers()}]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
+
+
+# -- Hypothesis -------------------------------------------------------------------------
+
+hypothesis.settings.register_profile("dev", max_examples=100, deadline=None)
+hypothesis.settings.register_profile(
+    "ci", max_examples=300, deadline=None, print_blob=True, derandomize=True
+)
+hypothesis.settings.register_profile(
+    "nightly", max_examples=20_000, deadline=None, print_blob=True, stateful_step_count=100
+)
