@@ -92,7 +92,9 @@ def memory_of(pid: int) -> Memory:
 
 
 @contextlib.contextmanager
-def daemon(directory: pathlib.Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], pathlib.Path]]:
+def daemon(
+    directory: pathlib.Path, *more: str
+) -> Iterator[tuple[subprocess.Popen[bytes], pathlib.Path]]:
     """A daemon of its own, and its socket."""
     path = directory / "hc.sock"
     with tempfile.TemporaryDirectory(dir=directory) as state:

@@ -54,7 +54,9 @@ class Results:
             assert isinstance(number, float | int)
             assert isinstance(row["goal"], float | int)
             verdict = "reached" if number <= row["goal"] else "MISSED"
-            lines.append(f"{row['what']}: {number} {unit}, goal at most {row['goal']} {unit}: {verdict}")
+            lines.append(
+                f"{row['what']}: {number} {unit}, goal at most {row['goal']} {unit}: {verdict}"
+            )
         return lines
 
 
@@ -173,5 +175,3 @@ def test_memory(results, tmp_path):
         256,
         "KiB",
     )
-
-
