@@ -56,7 +56,8 @@ static void disturb(unsigned int index)
 	uint64_t last = timebase(), now;
 	uint32_t n = 0;
 
-	while (!__atomic_load_n(&hold.done, __ATOMIC_SEQ_CST)) {
+	/* At least once: the call may be over before this CPU has begun. */
+	do {
 		hold.cpu[index].wrong += run_fresh_code(index, n) != (n & 0x7fff);
 		if (hold.has_tlbie)
 			mmu_tlbie_process();
@@ -65,7 +66,7 @@ static void disturb(unsigned int index)
 		if (now - last > hold.cpu[index].max_gap)
 			hold.cpu[index].max_gap = now - last;
 		last = now;
-	}
+	} while (!__atomic_load_n(&hold.done, __ATOMIC_SEQ_CST));
 	hold.cpu[index].rounds = n;
 }
 
