@@ -60,7 +60,8 @@ class FileKeySource:
     def load(self) -> Secret | None:
         """See KeySource."""
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(self.path, flags)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -68,7 +69,7 @@ class FileKeySource:
                 f"{self.path}: cannot read the key file ({error.strerror}); it must be a file "
                 "that the daemon's user may read"
             ) from None
-        with open(fd, "rb") as file:
+        try:
             mode = os.fstat(fd).st_mode
             if not stat.S_ISREG(mode):
                 raise StoreError(f"{self.path}: the key file is not a regular file")
@@ -77,7 +78,9 @@ class FileKeySource:
                     f"{self.path}: mode {stat.S_IMODE(mode):04o} lets others at the key file; "
                     f"run: chmod 0600 {self.path}"
                 )
-            content = file.read(_FILE_SIZE + 1)
+            content = os.pread(fd, _FILE_SIZE + 1, 0)
+        finally:
+            os.close(fd)
         return self._parse(content)
 
     def _parse(self, content: bytes) -> Secret:
