@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 HERE = pathlib.Path(__file__).parent
 
@@ -24,7 +24,8 @@ class Times:
     p99: int
 
     def __str__(self) -> str:
-        return f"p50 {self.p50 / 1000:.1f} us (min {self.minimum / 1000:.1f}, p99 {self.p99 / 1000:.1f})"
+        minimum, p50, p99 = (ns / 1000 for ns in (self.minimum, self.p50, self.p99))
+        return f"p50 {p50:.1f} us (min {minimum:.1f}, p99 {p99:.1f})"
 
 
 class Pinger:
@@ -62,7 +63,7 @@ class Pinger:
 
 
 @contextlib.contextmanager
-def _server(command):
+def _server(command: Callable[[int], list[str]]) -> Iterator[socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours:
         process = subprocess.Popen(command(theirs.fileno()), pass_fds=[theirs.fileno()])

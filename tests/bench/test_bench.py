@@ -9,15 +9,19 @@ call that is refused, a guest that does not answer.
 from __future__ import annotations
 
 import json
-import pathlib
+import re
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.bench.floors import Pinger, Times, daemon, memory_of
+from tests.bench.shim import BenchShim
+from tests.conftest import Require
+from tests.e2e.machine import Guest, Machine, socket_chardev
 
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
-from tests.bench.floors import Pinger, Times, daemon, memory_of
-from tests.bench.shim import BenchShim
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
@@ -61,18 +65,21 @@ class Results:
 
 
 @pytest.fixture(scope="module")
-def results():
+def results() -> Iterator[Results]:
     results = Results()
     yield results
-    folder = pathlib.Path("tests/artifacts")
+    folder = Path("tests/artifacts")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.json").write_text(json.dumps(results.rows, indent=2) + "\n")
     print("\n" + "\n".join(results.lines()))
 
 
 @pytest.fixture(scope="module")
-def pinger(tmp_path_factory) -> Pinger:
+def pinger(tmp_path_factory: pytest.TempPathFactory) -> Pinger:
     return Pinger(tmp_path_factory.mktemp("pinger"))
+
+
+_BENCH_LINE = re.compile(r"# bench (?P<name>\S+) n=\d+ min_ns=\d+ p50_ns=(?P<p50>\d+)")
 
 
 def _config_frame(shim: BenchShim) -> bytes:
@@ -82,7 +89,7 @@ def _config_frame(shim: BenchShim) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def socket_times(pinger, results, tmp_path_factory) -> dict[str, Times]:
+def socket_times(pinger: Pinger, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Times]:
     """GET_CONFIG and the floors, spaced and back to back."""
     with daemon(tmp_path_factory.mktemp("daemon")) as (_, path):
         shim = BenchShim(path, "bench", shared_ram=False)
@@ -103,7 +110,7 @@ def socket_times(pinger, results, tmp_path_factory) -> dict[str, Times]:
     return times
 
 
-def test_get_config_over_the_socket(socket_times, results):
+def test_get_config_over_the_socket(socket_times: dict[str, Times], results: Results) -> None:
     results.ratio(
         "GET_CONFIG p50 / raw trio echo, spaced calls",
         socket_times["GET_CONFIG, spaced"].p50,
@@ -118,7 +125,7 @@ def test_get_config_over_the_socket(socket_times, results):
     )
 
 
-def _write_and_read(path: pathlib.Path, name: str, *, shared_ram: bool, rounds: int) -> float:
+def _write_and_read(path: Path, name: str, *, shared_ram: bool, rounds: int) -> float:
     """Median seconds of WRITE + READ of 4 KiB (REMOVE is not counted)."""
     shim = BenchShim(path, name, shared_ram=shared_ram)
     data = bytes(range(256)) * (_DATA_SIZE // 256)
@@ -141,7 +148,35 @@ def _write_and_read(path: pathlib.Path, name: str, *, shared_ram: bool, rounds: 
     return sorted(took)[rounds // 2]
 
 
-def test_write_and_read_with_shared_ram(results, tmp_path):
+def test_get_config_inside_the_guest(
+    socket_times: dict[str, Times], results: Results, tmp_path: Path, require: Require
+) -> None:
+    with daemon(tmp_path) as (_, path):
+        guest = Guest(
+            qemu=require("qemu"),
+            kernel=require("stub") / "stub-le.elf",
+            append=f"bench n={SPACED_COUNT}",
+            smp=1,
+            memory="private",
+            chardev=socket_chardev(path),
+        )
+        with Machine(guest, tmp_path) as machine:
+            report = machine.report(300)
+    print()
+    p50 = {}
+    for line in report.text.splitlines():
+        if found := _BENCH_LINE.match(line.strip()):
+            print(line.strip())
+            p50[found["name"]] = int(found["p50"])
+    results.ratio(
+        "GET_CONFIG p50 inside the guest / over the socket, back to back",
+        p50["H_PKS_GET_CONFIG"],
+        socket_times["GET_CONFIG, back to back"].p50,
+        2,
+    )
+
+
+def test_write_and_read_with_shared_ram(results: Results, tmp_path: Path) -> None:
     with daemon(tmp_path) as (_, path):
         # In turn, so that a machine that gets slower does not decide.
         inline, shared = [], []
@@ -153,7 +188,7 @@ def test_write_and_read_with_shared_ram(results, tmp_path):
     results.ratio("WRITE + READ of 4 KiB, shared RAM / inline", min(shared), min(inline), 1.0)
 
 
-def test_memory(results, tmp_path):
+def test_memory(results: Results, tmp_path: Path) -> None:
     with daemon(tmp_path, "--idle-seconds", "2") as (process, path):
         first = BenchShim(path, "first", shared_ram=False)
         _config_frame(first)

@@ -25,12 +25,12 @@ def conversation(path: Path) -> list[tuple[str, bytes]]:
     return [(line[0], bytes.fromhex(line[2:])) for line in lines]
 
 
-def test_there_are_vectors():
+def test_there_are_vectors() -> None:
     assert [path.stem for path in VECTORS] == ["debian-6.12-boot", "linux-7.2-boot-reset"]
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
-def test_both_ends_accept_the_conversation(path):
+def test_both_ends_accept_the_conversation(path: Path) -> None:
     shim, daemon = Connection(Role.SHIM), Connection(Role.DAEMON)
     for mark, data in conversation(path):
         sender, receiver = (shim, daemon) if mark == SHIM else (daemon, shim)
@@ -43,7 +43,7 @@ def test_both_ends_accept_the_conversation(path):
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
-def test_every_frame_is_what_the_schema_says(path):
+def test_every_frame_is_what_the_schema_says(path: Path) -> None:
     for _, data in conversation(path):
         header = s.HEADER.parse(data[: s.HEADER_SIZE])
         s.PAYLOADS[s.FrameType(header.type)].parse(data[s.HEADER_SIZE :])
@@ -51,7 +51,7 @@ def test_every_frame_is_what_the_schema_says(path):
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
-def test_every_call_is_in_the_table_and_answered(path):
+def test_every_call_is_in_the_table_and_answered(path: Path) -> None:
     frames = [decode(decode_header(data), data) for _, data in conversation(path)]
     calls = {frame.seq: frame for frame in frames if isinstance(frame, f.Call)}
     replies = {frame.seq for frame in frames if isinstance(frame, f.Reply)}
