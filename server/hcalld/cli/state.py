@@ -349,7 +349,7 @@ def put(
         try:
             data = sed_object(data)
         except ValueError as error:
-            raise ConfigError(f"--sed-key {sed_key.name}: {error}") from None
+            raise ConfigError(f"--sed-key: {error}") from None
     if not 1 <= len(data) <= MAX_INPUT_SIZE:
         raise ConfigError(
             f"the data have {'no' if not data else 'too many'} bytes, expected 1 to "

@@ -40,7 +40,7 @@ from hcallproto.abi.spec import BufferShape, Hcall
 
 
 class UndeclaredError(AssertionError):
-    """A handler gave a code that the table does not declare for its call."""
+    """A handler gave a code or a register that the table does not declare for its call."""
 
 
 class PureMachine:
@@ -104,7 +104,7 @@ class PureMachine:
             The outcome; its writes have been carried out.
 
         Raises:
-            UndeclaredError: the code is not in the table.
+            UndeclaredError: the code, or a register, is not in the table.
         """
         values = {arg.register: value for arg, value in zip(hcall.args, registers, strict=True)}
         return self.issue(hcall, values, vcpu=vcpu)
@@ -130,6 +130,10 @@ class PureMachine:
             outcome = Outcome(error.code, error.registers, (), error.why)
         if outcome.code not in plan.codes:
             raise UndeclaredError(f"{hcall.name} gave {outcome.code!r}, which it does not declare")
+        outputs = {output.register for output in hcall.outputs}
+        for register, _ in outcome.registers:
+            if register not in outputs:
+                raise UndeclaredError(f"{hcall.name} gave r{register}, which is no output of it")
         changes = model.take_changes()
         if changes:
             self.store.commit(changes, RecordedReply(vcpu, self._seq, b"reply"))
