@@ -202,7 +202,7 @@ class Connection:
         if self.role.sends(frame_type) is not is_ours:
             sender = "shim" if Role.SHIM.sends(frame_type) else "daemon"
             return Breach.TYPE, f"only a {sender} sends {name}, this is the other side"
-        if self._has_feature(frame_type):
+        if (self.state, frame_type) not in CONNECTION:
             return Breach.STATE, f"{name} while {self.state.value}"
         return Breach.FEATURE, f"{name} without feature {FRAME_FEATURES[frame_type].name}"
 

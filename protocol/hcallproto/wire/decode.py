@@ -26,8 +26,8 @@ EnumT = TypeVar("EnumT", bound=enum.IntEnum)
 REPLY_REGISTER_MASK = sum(1 << n for n in s.REGISTERS if n != 3)
 """Registers that a REPLY may set beside r3."""
 
-KNOWN_FEATURES = s.Feature(sum(s.Feature))
-"""Others may be offered, by a newer shim, and are not seen."""
+# An int: with a Feature, any other bits would make an enum member each, kept for ever.
+_KNOWN_FEATURES = sum(map(int, s.Feature))
 
 
 class Header(NamedTuple):
@@ -190,8 +190,8 @@ def _hello(h: Header, r: _Reader) -> f.Hello:
         version_min,
         version_max,
         max_frame_size,
-        # Bits beyond the known would also make an enum member each, kept for ever.
-        KNOWN_FEATURES & features,
+        # A newer shim may offer more; nobody here wants it.
+        s.Feature(features & _KNOWN_FEATURES),
         instance,
         uuid,
         connection,
@@ -257,7 +257,7 @@ def _announcement(r: _Reader) -> f.Announcement:
 
 def _welcome(h: Header, r: _Reader) -> f.Welcome:
     version, max_frame_size, features = r.fixed(layout.WELCOME)
-    if features & ~KNOWN_FEATURES:
+    if features & ~_KNOWN_FEATURES:
         _breach(Breach.FEATURE, f"WELCOME has undefined features 0x{features:x}")
     return f.Welcome(version, max_frame_size, s.Feature(features), _announcement(r), h.reset)
 
