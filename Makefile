@@ -37,7 +37,7 @@ demo: prepare-demo venv stub ## Set everything up, then show a stock Debian kern
 
 .PHONY: test
 test: prepare-test venv check qemu guest stub qtest ## Set everything up, then run every test; what CI runs
-	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel,unit$(comma)property$(comma)vectors$(comma)integration$(comma)kernel) -m 'not soak and not bench' $(PYTEST_ARGS)
+	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel,unit$(comma)property$(comma)vectors$(comma)integration$(comma)qemu$(comma)kernel) -m 'not soak and not bench' $(PYTEST_ARGS)
 
 .PHONY: prepare-demo
 prepare-demo:
@@ -88,7 +88,7 @@ unit: venv ## Run the tests that need no QEMU: unit, property, vectors
 
 .PHONY: itest
 itest: venv stub ## Run the tests with QEMU and the guest stub
-	@$(call with,qemu stub) env $(call require,qemu,integration) -m 'qemu and not kernel and not soak and not bench' $(PYTEST_ARGS)
+	@$(call with,qemu stub) env $(call require,qemu,integration$(comma)qemu) -m 'qemu and not kernel and not soak and not bench' $(PYTEST_ARGS)
 
 .PHONY: ktest
 ktest: venv stub ## Run the tests with Linux kernels
@@ -110,7 +110,7 @@ bench: venv stub ## Measure, and print the ratios
 .PHONY: test-asan
 test-asan: venv stub ## Run the tests with QEMU built with AddressSanitizer
 	@$(PROVISION) qemu-qtest --asan
-	@$(call with,qemu-asan stub) env HCALLD_ASAN=1 $(call require,qemu,integration) -m 'qemu and not kernel and not soak and not bench' $(PYTEST_ARGS)
+	@$(call with,qemu-asan stub) env HCALLD_ASAN=1 $(call require,qemu,integration$(comma)qemu) -m 'qemu and not kernel and not soak and not bench' $(PYTEST_ARGS)
 
 .PHONY: dist
 dist: venv ## Build the wheel

@@ -3,9 +3,9 @@
 
 A test that is skipped for want of a tool looks like success, and a tier that lost its marker looks
 like nothing at all. ``make test`` loads this with ``-p tests.provision.tiers --tiers=…``: every
-named tier, a folder below ``tests/``, must have run at least one test, and no test may be skipped
-unless :data:`EXPECTED_SKIPS` says so. The check is made inside pytest's session, so that pytest's
-closing line stays the last of its output.
+named tier, a folder below ``tests/`` or a marker, must have run at least one test, and no test may
+be skipped unless :data:`EXPECTED_SKIPS` says so. The check is made inside pytest's session, so that
+pytest's closing line stays the last of its output.
 """
 
 from __future__ import annotations
@@ -30,18 +30,28 @@ class TierCheck:
     def __init__(self, required: list[str]) -> None:
         self.required = required
         self.ran: Counter[str] = Counter()
+        self.markers: dict[str, set[str]] = {}
         self.skipped: list[tuple[str, str]] = []
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Notes the markers of each test."""
+        self.markers = {item.nodeid: {mark.name for mark in item.iter_markers()} for item in items}
+
+    def count(self, nodeid: str) -> None:
+        """Counts a test that ran, for its folder and for those of its markers that are tiers."""
+        marked = self.markers.get(nodeid, set()) & set(self.required)
+        self.ran.update({tier_of(nodeid)} | marked)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Counts a test that ran, or keeps why it did not."""
         if report.skipped:
             # An expected failure is reported as skipped as well, but it ran.
             if hasattr(report, "wasxfail"):
-                self.ran[tier_of(report.nodeid)] += 1
+                self.count(report.nodeid)
             else:
                 self.skipped.append((report.nodeid, reason_of(report.longrepr)))
         elif report.when == "call":
-            self.ran[tier_of(report.nodeid)] += 1
+            self.count(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Fails a run that would have passed."""
@@ -59,7 +69,7 @@ class TierCheck:
     def problems(self) -> list[str]:
         """Says what makes the run a failure, whatever its tests say."""
         return [
-            f"tier {tier}: no test of tests/{tier} ran; expected at least one"
+            f"tier {tier}: no test of tests/{tier} or so marked ran; expected at least one"
             for tier in self.required
             if not self.ran[tier]
         ] + [
@@ -86,7 +96,7 @@ def reason_of(longrepr: object) -> str:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the option that names the tiers."""
     parser.addoption(
-        "--tiers", default="", help="comma-separated folders of tests/ that must have run"
+        "--tiers", default="", help="folders of tests/ or markers that must have run, by commas"
     )
 
 

@@ -41,7 +41,7 @@ def test_help_when_shown_then_every_target_is_listed_once():
     ("target", "expected"),
     [
         ("demo", "tests.demo"),
-        ("test", "--tiers=unit,property,vectors,integration,kernel"),
+        ("test", "--tiers=unit,property,vectors,integration,qemu,kernel"),
         ("itest", "HCALLD_REQUIRE=qemu "),
         ("ktest", "HCALLD_REQUIRE=qemu,kernel "),
         ("test-asan", "--with qemu-asan,stub "),

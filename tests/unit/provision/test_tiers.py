@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from tests.provision import tiers
@@ -47,7 +48,23 @@ def test_problems_when_a_tier_did_not_run_then_it_is_named():
     check.pytest_runtest_logreport(result("tests/unit/test_a.py::test"))
     check.pytest_runtest_logreport(result("tests/kernel/test_a.py::test", "setup"))
     (problem,) = check.problems()
-    assert "tier kernel: no test of tests/kernel ran" in problem
+    assert "tier kernel: no test of tests/kernel or so marked ran" in problem
+
+
+def test_problems_when_a_marker_is_a_tier_then_it_counts_beside_the_folder():
+    check = TierCheck(["integration", "qemu"])
+    plain, marked = "tests/integration/test_a.py::test", "tests/integration/test_b.py::test"
+    items = [
+        SimpleNamespace(nodeid=plain, iter_markers=list),
+        SimpleNamespace(nodeid=marked, iter_markers=lambda: [pytest.mark.qemu, pytest.mark.soak]),
+    ]
+    check.pytest_collection_modifyitems(cast("list[pytest.Item]", items))
+    check.pytest_runtest_logreport(result(plain))
+    (problem,) = check.problems()
+    assert "tier qemu" in problem
+    check.pytest_runtest_logreport(result(marked))
+    assert check.problems() == []
+    assert check.ran == {"integration": 2, "qemu": 1}
 
 
 def test_problems_when_a_test_was_skipped_then_it_is_named_with_its_reason():
