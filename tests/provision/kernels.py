@@ -109,10 +109,6 @@ def build(cache: Cache, source: Fetched, directory: Path) -> None:
             "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
             "KBUILD_BUILD_USER": "hcalld",
             "KBUILD_BUILD_HOST": "provision",
-            # Make's own variables of an outer make, such as its job server, are not for this one.
-            "MAKEFLAGS": "",
-            "MFLAGS": "",
-            "MAKELEVEL": "0",
         }
         run("configuring the kernel", [*make, "allnoconfig"], log=log, env=env)
         missing = lost_options(

@@ -25,6 +25,17 @@ TICK_S = 10.0
 TAIL_LINES = 40
 """Lines of a failed command's log that are shown."""
 
+LEFT_OUT = frozenset(
+    {
+        # An outer make's options and job server are not for the makes that are started here.
+        *("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "GNUMAKEFLAGS"),
+        # These would change what is built, and the cache would not know.
+        *("CC", "CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS", "CROSS_COMPILE", "ARCH"),
+        *("KBUILD_OUTPUT", "KCFLAGS", "KCONFIG_CONFIG", "O", "V"),
+    }
+)
+"""Variables of this process that commands do not get."""
+
 NINJA_STEP = re.compile(r"^\[(\d+)/(\d+)\]")
 COMPILER_STEP = re.compile(r"^\s+(?:CC|AS|LD|AR|HOSTCC|LDS|GEN|UPD|CHK|HOSTLD|AR\s)\s")
 
@@ -72,6 +83,12 @@ def kbuild_steps(expected: int) -> Condense:
     return condense
 
 
+def environment(more: Mapping[str, str] | None) -> dict[str, str]:
+    """Gives a command's variables: those of this process, without :data:`LEFT_OUT`."""
+    kept = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
+    return {**kept, "LC_ALL": "C.UTF-8", **(more or {})}
+
+
 def run(
     what: str,
     command: Sequence[Word],
@@ -103,7 +120,7 @@ def run(
             process = subprocess.Popen(
                 words,
                 cwd=cwd,
-                env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+                env=environment(env),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -158,7 +175,7 @@ def output(
         done = subprocess.run(
             words,
             cwd=cwd,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+            env=environment(env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -72,6 +72,18 @@ def test_kbuild_steps_when_more_come_than_expected_then_the_total_follows():
     ]
 
 
+def test_run_when_variables_would_change_a_build_then_the_command_does_not_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CFLAGS", "-O0")
+    monkeypatch.setenv("MAKEFLAGS", "-j8 --jobserver-auth=3,4")
+    monkeypatch.setenv("KEPT", "kept")
+    text = "import os; print({n: os.environ.get(n) for n in ('CFLAGS', 'MAKEFLAGS', 'KEPT', 'A')})"
+    progress.run("step", script(text), log=tmp_path / "log", env={"A": "b"})
+    expected = {"CFLAGS": None, "MAKEFLAGS": None, "KEPT": "kept", "A": "b"}
+    assert (tmp_path / "log").read_text().splitlines()[-1] == str(expected)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "1 s"), (89, "89 s"), (91, "2 min"), (600, "10 min")]
 )
