@@ -102,5 +102,5 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 # Each example syncs real files.
-StoreMachine.TestCase.settings = settings(max_examples=settings.default.max_examples // 4)
+StoreMachine.TestCase.settings = settings(max_examples=settings().max_examples // 4)
 TestStore = StoreMachine.TestCase
