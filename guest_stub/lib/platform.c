@@ -55,23 +55,27 @@ static void read_terminal(void)
 		console_set_terminal(be32(cells[0]));
 }
 
+/* Regions are kept in order, whatever the order of their nodes, and joined. */
 static void add_ram(uint64_t base, uint64_t size)
 {
-	struct ram_region *last = NULL;
+	struct ram_region *ram = platform.ram;
+	unsigned int n = platform.ram_count, m;
 
-	if (!size)
+	if (!size || n == MAX_RAM_REGIONS)
 		return;
-	if (base + size > platform.ram_end)
-		platform.ram_end = base + size;
-	if (platform.ram_count)
-		last = &platform.ram[platform.ram_count - 1];
-	if (last && last->base + last->size == base) {
-		last->size += size;
-	} else if (platform.ram_count < MAX_RAM_REGIONS) {
-		platform.ram[platform.ram_count].base = base;
-		platform.ram[platform.ram_count].size = size;
-		platform.ram_count++;
+	for (; n && ram[n - 1].base > base; n--)
+		ram[n] = ram[n - 1];
+	ram[n].base = base;
+	ram[n].size = size;
+	platform.ram_count++;
+	for (n = 0, m = 1; m < platform.ram_count; m++) {
+		if (ram[n].base + ram[n].size == ram[m].base)
+			ram[n].size += ram[m].size;
+		else
+			ram[++n] = ram[m];
 	}
+	platform.ram_count = n + 1;
+	platform.ram_end = ram[n].base + ram[n].size;
 }
 
 static void read_memory(phandle_t node)
