@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.e2e.fakedaemon import FakeDaemon, Peer, announcement, answer, forward
@@ -55,7 +56,7 @@ def changed(data: bytes, offset: int, value: bytes) -> bytes:
 # -- while a call is pending ----------------------------------------------------------------
 
 
-def reply(call: f.Call, **fields: object) -> bytes:
+def reply(call: f.Call, **fields: Any) -> bytes:
     frame = f.Reply(call.vcpu, call.reset, call.seq, H.SUCCESS)
     return encode(frame._replace(**fields))
 
