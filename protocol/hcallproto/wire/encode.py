@@ -77,6 +77,11 @@ def _write_segments(segments: tuple[f.WriteSegment, ...]) -> list[bytes]:
 
 
 def _hello(frame: f.Hello) -> list[bytes]:
+    # struct would cut or pad them.
+    if (len(frame.instance), len(frame.uuid)) != (16, 16):
+        raise LocalProtocolError(
+            f"instance and uuid of {len(frame.instance)} and {len(frame.uuid)} bytes, expected 16"
+        )
     return [layout.HELLO.pack(*frame[:11]), _sized_text(frame.name), _sized_text(frame.program)]
 
 
