@@ -36,7 +36,7 @@ demo: prepare-demo venv stub ## Set everything up, then show a stock Debian kern
 	@$(call with,$(DEMO)) $(PYTHON) -m tests.demo
 
 .PHONY: test
-test: prepare-test venv check qemu guest stub qtest ## Set everything up, then run every test; what CI runs
+test: prepare-test venv check check-series qemu guest stub qtest ## Set everything up, then run every test; what CI runs
 	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel,unit$(comma)property$(comma)vectors$(comma)integration$(comma)qemu$(comma)kernel) -m 'not soak and not bench' $(PYTEST_ARGS)
 
 .PHONY: prepare-demo
@@ -45,7 +45,7 @@ prepare-demo:
 
 .PHONY: prepare-test
 prepare-test:
-	@$(PROVISION) system venv tests $(ALL)
+	@$(PROVISION) system venv tests qemu-src $(ALL)
 
 .PHONY: venv
 venv: ## Make or update the virtual environment .venv
@@ -75,6 +75,10 @@ check: venv ## Lint, types, import contracts, generated files up to date
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m hcallproto.codegen --check
+
+.PHONY: check-series
+check-series: ## Does the patch series apply, and pass QEMU's checkpatch.pl?
+	@qemu_patches/refresh.sh check "$$($(PROVISION) qemu-src)"
 
 .PHONY: format
 format: venv ## Format the Python sources, mend what the linter can

@@ -43,7 +43,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
         "seabios",
         "zlib1g-dev",
     ),
-    "qemu-src": ("git",),
+    "qemu-src": ("git", "perl"),
     "kernel-own": (
         "bc",
         "bison",

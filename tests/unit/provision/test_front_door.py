@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 TARGETS = (
     *("help", "demo", "test", "venv", "qemu", "guest", "stub", "generate", "check", "unit"),
-    *("itest", "ktest", "qtest", "soak", "bench", "test-asan", "dist", "clean"),
+    *("check-series", "itest", "ktest", "qtest", "soak", "bench", "test-asan", "dist", "clean"),
 )
 
 
