@@ -14,6 +14,7 @@ every byte that is not a letter, digit, ``-`` or ``_``, or a dot inside, is writ
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 import urllib.parse
@@ -74,6 +75,8 @@ class StateDirectory:
         self.path = path
         self.key_source = key_source or FileKeySource(path / KEY_FILE_NAME)
         self._master: Secret | None = None
+        self._lost: dict[str, str] = {}
+        """Partitions of which a sync failed. Syncing again would claim what is not so."""
 
     def folder(self, partition: str) -> pathlib.Path:
         """Where a partition's files are."""
@@ -119,6 +122,8 @@ class StateDirectory:
         Raises:
             StoreError: in use, not there, unreadable, damaged or of a newer version.
         """
+        if partition in self._lost:
+            raise StoreError(self._lost[partition])
         folder = self.folder(partition)
         if not create and not folder.is_dir():
             known = ", ".join(self.partitions()) or "none"
@@ -133,7 +138,13 @@ class StateDirectory:
                 "directory must be writable for the daemon's user, or give another with "
                 "--state-dir"
             ) from None
-        return SqliteStore(folder, partition, self._key, create=create)
+        return SqliteStore(
+            folder,
+            partition,
+            self._key,
+            create=create,
+            on_lost=functools.partial(self._lost.__setitem__, partition),
+        )
 
     def _key(self, may_create: bool) -> Secret:
         """The master key; made if there is none and nothing needs an older one."""

@@ -90,6 +90,7 @@ class SqliteStore:
         master: Callable[[bool], Secret],
         *,
         create: bool = True,
+        on_lost: Callable[[str], None] | None = None,
     ) -> None:
         """Take the ownership and open the store.
 
@@ -98,6 +99,7 @@ class SqliteStore:
             partition: its name, to which its values are bound.
             master: gives the master key; its argument says whether one may be made.
             create: make the store if there is none.
+            on_lost: told in words when a sync has failed.
 
         Raises:
             StoreError: in use, not there, unreadable, damaged or of a newer version.
@@ -108,6 +110,7 @@ class SqliteStore:
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._failure = ""
+        self._on_lost = on_lost
         self._run: Run | None = None
         self._generation = 0
         self._flushed = 0
@@ -406,6 +409,8 @@ class SqliteStore:
                 f"{self.path}: flushing to disk failed ({error.strerror}); what was written since "
                 "the last flush may be lost. Check the disk, then restart the daemon"
             )
+            if self._on_lost is not None:
+                self._on_lost(self._failure)
             raise StoreError(self._failure) from None
         self._flushed = max(self._flushed, covered)
         self._checkpoint_if_above(FLUSH_CHECKPOINT_SIZE)

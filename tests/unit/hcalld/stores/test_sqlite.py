@@ -463,6 +463,12 @@ def test_after_a_sync_failed_nothing_is_said_to_be_flushed_again(
             action()
     assert store.dirty
     store.close()
+    with pytest.raises(StoreError, match="restart the daemon"):
+        directory.open("guest")
+    directory.open("other").close()
+    restarted = StateDirectory(directory.path).open("guest")
+    assert len(restarted.load().records) == 1
+    restarted.close()
 
 
 def test_a_long_log_is_moved_into_the_database_by_a_flush(
