@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
+import trio
+
 from hcalld.core.call import Call, buffer_max_size, page_rest
 from hcalld.core.effects import (
     Effect,
@@ -28,6 +30,7 @@ from hcalld.core.effects import (
     ZeroGuest,
 )
 from hcalld.core.errors import HcallError, StoreError
+from hcalld.core.handlers import Model
 from hcalld.core.outcome import Outcome
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.partition import Entry, Partition
@@ -59,6 +62,7 @@ class Execution:
         "call",
         "entry",
         "frame",
+        "model",
         "notes",
         "partition",
         "ram",
@@ -71,6 +75,7 @@ class Execution:
         entry: Entry,
         call: Call,
         partition: Partition,
+        model: Model,
         ram: SharedRam,
         wire: GuestAccess,
     ) -> None:
@@ -78,6 +83,7 @@ class Execution:
         self.entry = entry
         self.call = call
         self.partition = partition
+        self.model = model
         self.ram = ram
         self.wire = wire
         self.notes: list[str] = []
@@ -92,10 +98,8 @@ class Execution:
 
         Raises:
             HcallError: the handler refuses.
-            StoreError: the partition's state cannot be used.
         """
-        model = self.partition.model(self.entry.family)
-        coroutine = self.entry.handler(self.call, model)
+        coroutine = self.entry.handler(self.call, self.model)
         self._coroutine = coroutine
         try:
             effect = coroutine.send(None)
@@ -114,28 +118,33 @@ class Execution:
             return outcome
 
     async def finish(self) -> Outcome:
-        """Go on where ``start`` had to wait. Raises what ``start`` raises."""
+        """Go on where ``start`` had to wait.
+
+        Raises:
+            HcallError: the handler refuses.
+            StoreError: a flush failed, and the handler leaves it at that.
+        """
         coroutine, effect = self._coroutine, self._pending
         assert coroutine is not None
         assert effect is not None
+        answer: Any = None
+        error: Exception | None = None
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()
             while True:
                 try:
-                    answer = await self._perform(effect)
-                except (GuestMemoryError, HcallError, StoreError) as error:
-                    effect = coroutine.throw(error)
-                else:
-                    effect = coroutine.send(answer)
+                    answer, error = await self._perform(effect), None
+                except (GuestMemoryError, HcallError, StoreError) as raised:
+                    error = raised
+                # What was waited for may have come together with the end of the call: the
+                # handler must not go on then, and change what nobody is told of.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                effect = coroutine.send(answer) if error is None else coroutine.throw(error)
         except StopIteration as stop:
             outcome: Outcome = stop.value
             return outcome
         finally:
             coroutine.close()
-
-    def abandon(self) -> None:
-        """Close a handler that will not go on."""
-        if self._coroutine is not None:
-            self._coroutine.close()
 
     # -- effects ------------------------------------------------------------------------
 
@@ -160,9 +169,11 @@ class Execution:
             case ReadGuest(gpa, size):
                 return (await self.wire.read(self.frame, ((gpa, size),)))[0]
             case WriteGuest(gpa, data):
+                self._must_be_ram(gpa, len(data))
                 segment = f.WriteSegment(gpa, len(data), data)
                 return await self.wire.write(self.frame, (segment,))
             case ZeroGuest(gpa, size):
+                self._must_be_ram(gpa, size)
                 return await self.wire.write(self.frame, (f.WriteSegment(gpa, size, None),))
             case Flush():
                 return await self.partition.flush()
@@ -202,9 +213,12 @@ class Execution:
             raise MustWait
         return data
 
+    def _must_be_ram(self, gpa: int, size: int) -> None:
+        if not self.call.ram.contains(gpa, size):
+            raise GuestMemoryError(gpa, size, "not in guest RAM")
+
     def _read_guest(self, effect: ReadGuest) -> bytes:
-        if not self.call.ram.contains(effect.gpa, effect.size):
-            raise GuestMemoryError(effect.gpa, effect.size, "not in guest RAM")
+        self._must_be_ram(effect.gpa, effect.size)
         return self._read_shared(effect.gpa, effect.size)
 
     def _flush(self, effect: Flush) -> None:

@@ -98,6 +98,9 @@ class Partition:
         self._open_store = open_store
         self._store: Store | None = None
         self._models: dict[str, Model] = {}
+        self._flushing = trio.Lock()
+        self._flushed = -1
+        """The store's generation that the last flush of ours covered."""
 
     # -- what it serves -----------------------------------------------------------------
 
@@ -182,6 +185,10 @@ class Partition:
             self._load(self._store)
         return self._models[family]
 
+    def holds(self, family: str, model: Model) -> bool:
+        """True if this is still the family's model: what it changes will be committed."""
+        return self._models.get(family) is model
+
     def take_changes(self) -> list[Change]:
         """What the models changed since the last time."""
         changes: list[Change] = []
@@ -213,13 +220,23 @@ class Partition:
         return self._store is not None and self._store.dirty
 
     async def flush(self) -> None:
-        """Wait until all commits are on stable storage.
+        """Wait until all commits so far are on stable storage.
+
+        One at a time: who waits meanwhile is mostly served by the next one, together.
 
         Raises:
             StoreError: they may not be.
         """
-        if self._store is not None and self._store.dirty:
-            await trio.to_thread.run_sync(self._store.flush)
+        store = self._store
+        if store is None or not store.dirty:
+            return
+        wanted = store.generation
+        async with self._flushing:
+            if self._flushed >= wanted:
+                return
+            covered = store.generation
+            await trio.to_thread.run_sync(store.flush)
+            self._flushed = covered
 
     def rest(self) -> None:
         """Give up memory until the next call."""
@@ -227,12 +244,13 @@ class Partition:
             self._models = {}
             self._store.rest()
 
-    def close(self) -> None:
-        """Close the store and give up its ownership."""
-        self._models = {}
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+    async def close(self) -> None:
+        """Close the store and give up its ownership, after a flush that is under way."""
+        async with self._flushing:
+            self._models = {}
+            if self._store is not None:
+                self._store.close()
+                self._store = None
 
 
 def entry_key(number: int, level: int) -> int:

@@ -75,7 +75,7 @@ class Server:
         owner = self.sessions.get(profile.partition)
         if owner is not None:
             if owner.hello is not None and owner.hello.instance == hello.instance:
-                owner.stop()
+                owner.stop("a newer connection of the same machine has taken over")
             with trio.move_on_after(TAKEOVER_SECONDS):
                 await owner.ended.wait()
         if profile.partition in self.sessions:
@@ -88,8 +88,7 @@ class Server:
         return Partition(profile, lambda: self._open_store(profile))
 
     def release(self, partition: Partition, session: Session) -> None:
-        """The session is over: free its partition."""
-        partition.close()
+        """The session is over, and its partition free."""
         if self.sessions.get(partition.id) is session:
             del self.sessions[partition.id]
 

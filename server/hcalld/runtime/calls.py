@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of one connection, from CALL to REPLY.
+
+What needs no waiting is answered where it arrives. A call that has to wait gets a task of
+its own, which the shim can cancel and a reset ends. It can be stopped wherever it waits,
+and has changed nothing then, for a handler changes its model only after its last effect.
+
+This is the one place where an exception of a handler is caught: the guest gets
+H_HARDWARE, the log the traceback, and everything else lives on. ``strict`` re-raises it
+instead; tests set it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import trio
+
+from hcalld.core.answered import Answered, Observer
+from hcalld.core.call import Call
+from hcalld.core.effects import GuestMemoryError
+from hcalld.core.errors import ConfigError, HcallError, StoreError
+from hcalld.core.outcome import Outcome
+from hcalld.core.records import RecordedReply
+from hcalld.runtime.driver import Execution
+from hcalld.runtime.guestram import SharedRam
+from hcalld.runtime.outbox import Outbox
+from hcalld.runtime.partition import Entry, Partition, entry_key
+from hcallproto.abi.returns import H, U
+from hcallproto.abi.spec import Level
+from hcallproto.conn.connection import Connection
+from hcallproto.conn.states import State
+from hcallproto.wire import frames as f
+from hcallproto.wire import schema as s
+from hcallproto.wire.decode import decode, decode_header
+from hcallproto.wire.encode import encode
+
+_REQUEST_MAX = 0xFFFF_FFFF
+
+
+@dataclasses.dataclass(slots=True)
+class _Request:
+    """A READ or WRITE that waits for its reply."""
+
+    number: int
+    done: trio.Event = dataclasses.field(default_factory=trio.Event)
+    reply: f.ReadReply | f.WriteReply | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class _Pending:
+    """A call that has to wait."""
+
+    execution: Execution
+    started: int
+    scope: trio.CancelScope = dataclasses.field(default_factory=trio.CancelScope)
+    request: _Request | None = None
+    cancel: f.Cancel | None = None
+    """The shim's, if it no longer wants the reply."""
+
+
+class Calls:
+    """Answers a guest's calls.
+
+    Args:
+        connection: the protocol's state.
+        outbox: takes the frames.
+        partition: whose models and store are used.
+        entries: the calls that were announced.
+        nursery: runs the calls that wait; ends with the connection.
+        observers: are told of each call.
+        log: a structlog logger that knows whose connection this is.
+        strict: raise bugs of handlers.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        outbox: Outbox,
+        partition: Partition,
+        entries: Mapping[int, Entry],
+        nursery: trio.Nursery,
+        observers: Sequence[Observer],
+        log: Any,
+        *,
+        strict: bool,
+    ) -> None:
+        self.ram = SharedRam()
+        self.answered_count = 0
+        self._connection = connection
+        self._outbox = outbox
+        self._partition = partition
+        self._entries = entries
+        self._nursery = nursery
+        self._observers = observers
+        self._log = log
+        self._strict = strict
+        self._pending: dict[tuple[int, int], _Pending] = {}
+        self._next_request = 1
+
+    @property
+    def pending_count(self) -> int:
+        """How many calls wait."""
+        return len(self._pending)
+
+    def answer(self, frame: f.Call) -> None:
+        """Answer a call now, or start a task that will."""
+        partition = self._partition
+        started = time.perf_counter_ns()
+        if frame.is_resent and self._replay(frame, started):
+            return
+        entry = self._entries.get(entry_key(frame.gpr[2], frame.level))
+        if entry is None:
+            code = H.FUNCTION if frame.level == Level.SC1 else U.FUNCTION
+            self._reply(frame, None, Outcome(code, why="no handler for this call"), (), started)
+            return
+        execution: Execution | None = None
+        try:
+            model = partition.model(entry.family)
+            if entry.gate is not None:
+                entry.gate(model)
+            ram = self.ram
+            registers = dict(zip(s.REGISTERS, frame.gpr, strict=True))
+            call = Call(
+                entry.hcall,
+                entry.plan.arguments(registers, ram.map),
+                frame.vcpu,
+                ram.map,
+                frame.nip,
+                frame.msr,
+                frame.pidr,
+                frame.lpidr,
+            )
+            execution = Execution(frame, entry, call, partition, model, ram, self)
+            outcome = execution.start()
+        except HcallError as error:
+            outcome = Outcome(error.code, error.registers, (), error.why)
+        except (StoreError, ConfigError) as error:
+            outcome = self._store_failed(entry, error)
+        except Exception as error:
+            outcome = self._bug(entry, frame, error)
+        if outcome is not None:
+            self._reply(frame, entry, outcome, _notes(execution), started)
+            return
+        assert execution is not None
+        pending = _Pending(execution, started)
+        self._pending[frame.vcpu, frame.seq] = pending
+        self._nursery.start_soon(self._finish, pending)
+
+    def cancel(self, cancel: f.Cancel) -> None:
+        """The shim no longer wants a reply: stop the call, say what it left behind."""
+        self._log.warning(
+            "call cancelled by the shim",
+            vcpu=cancel.vcpu,
+            seq=cancel.seq,
+            reason=cancel.reason.name,
+        )
+        pending = self._pending.get((cancel.vcpu, cancel.seq))
+        if pending is not None:
+            # Its task sends CANCELLED when it has stopped.
+            pending.cancel = cancel
+            pending.scope.cancel()
+            return
+        # Already answered, or never seen. Only what changed something has left a record.
+        recorded = self._partition.replies.get(cancel.vcpu)
+        is_done = recorded is not None and recorded.seq == cancel.seq
+        effect = s.Effect.DONE if is_done else s.Effect.NONE
+        self._outbox.queue(f.Cancelled(cancel.vcpu, cancel.reset, cancel.seq, effect))
+
+    def reset(self) -> None:
+        """The machine has been reset: no call that waits will be answered."""
+        for pending in self._pending.values():
+            pending.scope.cancel()
+            if pending.request is not None:
+                pending.request.done.set()
+
+    def memory_reply(self, reply: f.ReadReply | f.WriteReply) -> None:
+        """The shim's answer to a READ or WRITE."""
+        pending = self._pending.get((reply.vcpu, reply.seq))
+        request = pending.request if pending is not None else None
+        if request is not None and request.number == reply.request:
+            request.reply = reply
+            request.done.set()
+
+    # -- calls that wait ------------------------------------------------------------------
+
+    async def _finish(self, pending: _Pending) -> None:
+        """Go on with a call that has to wait, until it is answered or stopped."""
+        frame = pending.execution.frame
+        outcome: Outcome | None = None
+        try:
+            with pending.scope:
+                outcome = await self._outcome(pending.execution)
+            if outcome is None and pending.request is not None:
+                # CANCELLED ends the call, so what it asked for must come before.
+                await pending.request.done.wait()
+            # After an outcome nothing is awaited before it is committed.
+            self._conclude(pending, outcome)
+        finally:
+            del self._pending[frame.vcpu, frame.seq]
+        await self._outbox.flush()
+
+    async def _outcome(self, execution: Execution) -> Outcome:
+        entry = execution.entry
+        try:
+            outcome = await execution.finish()
+            if not self._partition.holds(entry.family, execution.model):
+                raise StoreError("the partition's state was loaded anew while the call waited")
+        except HcallError as error:
+            return Outcome(error.code, error.registers, (), error.why)
+        except (StoreError, ConfigError) as error:
+            return self._store_failed(entry, error)
+        except Exception as error:
+            return self._bug(entry, execution.frame, error)
+        return outcome
+
+    def _conclude(self, pending: _Pending, outcome: Outcome | None) -> None:
+        """Tell the shim what became of a call that waited; None: it was stopped."""
+        execution, cancel = pending.execution, pending.cancel
+        frame, entry = execution.frame, execution.entry
+        connection = self._connection
+        if frame.reset != connection.reset or connection.state is not State.READY:
+            return
+        if cancel is None:
+            assert outcome is not None
+            self._reply(frame, entry, outcome, _notes(execution), pending.started)
+            return
+        self._outbox.queue(f.Cancelled(frame.vcpu, frame.reset, frame.seq, s.Effect.NONE))
+        if self._observers:
+            told = Outcome(
+                entry.hcall.timeout_code, why=f"cancelled by the shim: {cancel.reason.name}"
+            )
+            self._observe(frame, entry, told, _notes(execution), pending.started)
+
+    # -- answering ------------------------------------------------------------------------
+
+    def _reply(
+        self,
+        frame: f.Call,
+        entry: Entry | None,
+        outcome: Outcome,
+        notes: tuple[str, ...],
+        started: int,
+    ) -> None:
+        """Commit what the call changed, with its reply, and queue the reply."""
+        partition = self._partition
+        reply = _reply_frame(frame, outcome)
+        changes = partition.take_changes()
+        if changes:
+            assert entry is not None
+            try:
+                partition.commit(changes, RecordedReply(frame.vcpu, frame.seq, encode(reply)))
+            except StoreError as error:
+                outcome = self._store_failed(entry, error)
+                reply = _reply_frame(frame, outcome)
+        self._outbox.queue(reply)
+        self.answered_count += 1
+        if self._observers:
+            self._observe(frame, entry, outcome, notes, started)
+
+    def _replay(self, frame: f.Call, started: int) -> bool:
+        """Answer a resent call with its recorded reply, if there is one.
+
+        A call without one changed nothing the first time and is carried out again.
+        """
+        recorded = self._partition.replies.get(frame.vcpu)
+        if recorded is None or recorded.seq != frame.seq:
+            return False
+        reply = decode(decode_header(recorded.frame), recorded.frame)
+        assert isinstance(reply, f.Reply)
+        self._outbox.queue(reply)
+        self.answered_count += 1
+        if self._observers:
+            entry = self._entries.get(entry_key(frame.number, frame.level))
+            outcome = Outcome(_code_of(entry, reply.status), reply.registers)
+            notes = ("recorded reply",)
+            self._observe(frame, entry, outcome, notes, started, is_replayed=True)
+        return True
+
+    def _observe(
+        self,
+        frame: f.Call,
+        entry: Entry | None,
+        outcome: Outcome,
+        notes: tuple[str, ...],
+        started: int,
+        *,
+        is_replayed: bool = False,
+    ) -> None:
+        answered = Answered(
+            self._partition.id,
+            frame,
+            entry.hcall if entry is not None else None,
+            _buffers(frame, entry) if entry is not None else {},
+            outcome,
+            notes,
+            time.perf_counter_ns() - started,
+            is_replayed,
+        )
+        for observer in self._observers:
+            observer(answered)
+
+    def _store_failed(self, entry: Entry, error: StoreError | ConfigError) -> Outcome:
+        self._log.error("store failed", call=entry.hcall.name, reason=str(error))
+        return Outcome(entry.hcall.timeout_code, why=str(error))
+
+    def _bug(self, entry: Entry, frame: f.Call, error: Exception) -> Outcome:
+        """A handler raised what no handler raises: our bug, this guest's H_HARDWARE."""
+        if self._strict:
+            raise error
+        self._log.exception("bug in a handler", call=entry.hcall.name, seq=frame.seq)
+        self._partition.discard()
+        return Outcome(H.HARDWARE, why=f"internal error: {type(error).__name__}")
+
+    # -- guest memory over the wire (driver.GuestAccess) ------------------------------------
+
+    async def read(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> list[bytes]:
+        """See GuestAccess."""
+        number = self._request_number()
+        reply = await self._ask(f.Read(call.vcpu, call.reset, call.seq, number, segments))
+        assert isinstance(reply, f.ReadReply)
+        for (gpa, size), (status, _) in zip(segments, reply.segments, strict=True):
+            if status is not s.AccessStatus.OK:
+                raise GuestMemoryError(gpa, size, f"the shim says {status.name}")
+        return [data for _, data in reply.segments]
+
+    async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
+        """See GuestAccess."""
+        number = self._request_number()
+        reply = await self._ask(f.Write(call.vcpu, call.reset, call.seq, number, segments))
+        assert isinstance(reply, f.WriteReply)
+        if reply.status is not s.AccessStatus.OK:
+            bad = segments[min(reply.bad_segment, len(segments) - 1)]
+            raise GuestMemoryError(bad.gpa, bad.size, f"the shim says {reply.status.name}")
+
+    def _request_number(self) -> int:
+        number = self._next_request
+        self._next_request = number % _REQUEST_MAX + 1
+        return number
+
+    async def _ask(self, frame: f.Read | f.Write) -> f.ReadReply | f.WriteReply | None:
+        pending = self._pending[frame.vcpu, frame.seq]
+        request = pending.request = _Request(frame.request)
+        self._outbox.queue(frame)
+        if not self._outbox.send_now():
+            # In a task of its own: a call that is cancelled must not leave half a frame.
+            self._nursery.start_soon(self._outbox.flush)
+        await request.done.wait()
+        pending.request = None
+        return request.reply
+
+
+def _reply_frame(frame: f.Call, outcome: Outcome) -> f.Reply:
+    writes: tuple[f.WriteSegment, ...] = ()
+    if outcome.writes:
+        writes = tuple(f.WriteSegment(gpa, len(data), data) for gpa, data in outcome.writes)
+    return f.Reply(frame.vcpu, frame.reset, frame.seq, outcome.code, outcome.registers, writes)
+
+
+def _buffers(frame: f.Call, entry: Entry) -> dict[str, bytes | None]:
+    """What came with a call, by the names of its address arguments."""
+    names = {index: name for name, index in entry.inline.items()}
+    return {
+        names[segment.buffer]: segment.data if segment.status is s.SegmentStatus.OK else None
+        for segment in frame.segments
+        if segment.buffer in names
+    }
+
+
+def _notes(execution: Execution | None) -> tuple[str, ...]:
+    return tuple(execution.notes) if execution is not None else ()
+
+
+def _code_of(entry: Entry | None, status: int) -> H | U:
+    return entry.hcall.return_codes(status) if entry is not None else H(status)

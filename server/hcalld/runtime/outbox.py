@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames on their way to the shim: whole, and in the order in which they were queued."""
+
+from __future__ import annotations
+
+import trio
+
+from hcalld.runtime.transport import Transport
+from hcallproto.conn.connection import Connection
+from hcallproto.wire import frames as f
+
+
+class Outbox:
+    """What one connection sends."""
+
+    def __init__(self, connection: Connection, transport: Transport) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._data = bytearray()
+        self._lock = trio.Lock()
+
+    def queue(self, frame: f.Frame) -> None:
+        """Put a frame behind the others; the connection's rules hold from now on."""
+        self._data += self._connection.send(frame)
+
+    def send_now(self) -> bool:
+        """Send what can be sent without waiting.
+
+        Returns:
+            False if something is left: then somebody must ``flush``.
+        """
+        if not self._data:
+            return True
+        if self._lock.locked():
+            return False
+        data = bytes(self._data)
+        sent = self._transport.try_send(data)
+        if sent == len(data):
+            self._data.clear()
+            return True
+        del self._data[:sent]
+        return False
+
+    async def flush(self) -> None:
+        """Return when all that is queued has been sent.
+
+        To be cancelled only by what ends the connection: part of a frame may be out.
+        """
+        if self.send_now():
+            return
+        async with self._lock:
+            while self._data:
+                data = bytes(self._data)
+                self._data.clear()
+                await self._transport.send(data)
