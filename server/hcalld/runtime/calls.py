@@ -290,6 +290,8 @@ class Calls:
         *,
         is_replayed: bool = False,
     ) -> None:
+        if frame.is_resent and not is_replayed:
+            notes = (*notes, "sent again, carried out now")
         answered = Answered(
             self._partition.id,
             frame,
