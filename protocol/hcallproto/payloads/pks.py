@@ -111,6 +111,9 @@ CONFIG = Struct(
 CONFIG_MIN_SIZE: Final = 32
 """The first kernels with PLPKS (6.0) passed 32 bytes, later ones 512, 7.2 passes 520."""
 
+CONFIG_MAX_SIZE: Final = 65536
+"""Ours: zeroing what a guest asks for beyond this would stall its QEMU."""
+
 SED_OBJECT = Struct(
     "version" / Const(0, Int8ub) * "0",
     "pad" / Padding(7),

@@ -32,6 +32,7 @@ from hcallproto.payloads.pks import (
     AUTH_ALIGNMENT,
     AUTH_HEADER_SIZE,
     CONFIG_FLAG_WRAP,
+    CONFIG_MAX_SIZE,
     CONFIG_MIN_SIZE,
     Consumer,
     Policy,
@@ -103,21 +104,27 @@ GET_CONFIG = Hcall(
     source=f"{_PLPKS} _plpks_get_config()",
     args=(
         address("buffer", 4, "configuration structure"),
-        size("buffer_size", 5, "bytes of the buffer; the rest is zeroed", minimum=CONFIG_MIN_SIZE),
+        size(
+            "buffer_size",
+            5,
+            "bytes of the buffer; the rest is zeroed",
+            minimum=CONFIG_MIN_SIZE,
+            maximum=CONFIG_MAX_SIZE,
+        ),
     ),
     buffers=(
         Buffer(
             address="buffer",
             direction=Direction.OUT,
             shape=BufferShape.SIZED,
-            max_size=U32_MAX,
+            max_size=CONFIG_MAX_SIZE,
             size="buffer_size",
         ),
     ),
     codes=(
         *_COMMON,
         CodeWhen(H.PARAMETER, "buffer not in RAM"),
-        CodeWhen(H.P2, f"buffer smaller than {CONFIG_MIN_SIZE} bytes"),
+        CodeWhen(H.P2, f"buffer size not between {CONFIG_MIN_SIZE} and {CONFIG_MAX_SIZE}"),
     ),
     timeout_code=H.STATE,
     lost_code=H.STATE,

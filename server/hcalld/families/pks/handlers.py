@@ -23,9 +23,6 @@ from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
 from hcallproto.payloads.pks import Policy
 
-CONFIG_MAX_SIZE = 65536
-"""Greatest buffer of GET_CONFIG; the largest known caller passes 520 bytes."""
-
 _READ_DATA = ReadBuffer("data")
 _READ_PASSWORD = ReadBuffer("password")
 _FLUSH = Flush()
@@ -56,8 +53,6 @@ async def h_pks_get_config(call: Call, keystore: Keystore) -> Outcome:
     ``_plpks_get_config()``); the structure has 44.
     """
     size = call["buffer_size"]
-    if size > CONFIG_MAX_SIZE:
-        raise call.refuse("buffer_size", f"buffer_size {size} is above {CONFIG_MAX_SIZE}")
     data = keystore.config().ljust(size, b"\0")[:size]
     return Outcome(H.SUCCESS, (), ((call["buffer"], data),))
 
