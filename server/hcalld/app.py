@@ -22,7 +22,7 @@ from hcalld.runtime import sdnotify
 from hcalld.runtime.server import Server, inherited_socket, listen_tcp, listen_unix
 from hcalld.stores.base import Store
 from hcalld.stores.directory import StateDirectory
-from hcalld.stores.memory import MemoryStore
+from hcalld.stores.memory import MemoryDirectory
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +81,12 @@ def build_server(options: ServeOptions) -> Server:
     Raises:
         ConfigError: a profile is wrong.
     """
-    directory = None if options.state_dir is None else StateDirectory(options.state_dir)
+    directory: StateDirectory | MemoryDirectory = MemoryDirectory()
+    if options.state_dir is not None:
+        directory = StateDirectory(options.state_dir)
 
     def open_store(profile: Profile) -> Store:
-        return MemoryStore() if directory is None else directory.open(profile.partition)
+        return directory.open(profile.partition)
 
     observers: list[Observer] = [] if options.trace is None else [Trace(options.trace)]
     return Server(
