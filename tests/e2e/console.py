@@ -34,6 +34,8 @@ LINUX_FAILURES: Final = (
 """What Linux prints when something is wrong with it."""
 
 _TAIL_LINES = 40
+_OVERLAP = 4096
+"""What was searched is searched again for so many characters: a match may have come in pieces."""
 
 
 class ConsoleError(AssertionError):
@@ -56,6 +58,7 @@ class Console:
         self._text = ""
         self._is_over = False
         self._seen = 0
+        self._checked = 0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, name="console", daemon=True)
         self._thread.start()
@@ -65,6 +68,12 @@ class Console:
         """All that was printed so far."""
         with self._changed:
             return self._text
+
+    @property
+    def size(self) -> int:
+        """How many characters were printed so far."""
+        with self._changed:
+            return len(self._text)
 
     @property
     def is_over(self) -> bool:
@@ -81,9 +90,11 @@ class Console:
         wanted = re.compile(pattern, re.MULTILINE)
         end = time.monotonic() + patience(seconds)
         with self._changed:
+            start = self._seen
             while True:
-                found = wanted.search(self._text, self._seen)
+                found = wanted.search(self._text, start)
                 self._check_failures(found.start() if found else len(self._text))
+                start = max(start, len(self._text) - _OVERLAP)
                 if found is not None:
                     self._seen = found.end()
                     return found
@@ -119,8 +130,10 @@ class Console:
             self._descriptor = -1
 
     def _check_failures(self, until: int) -> None:
+        start = max(self._checked - _OVERLAP, 0)
+        self._checked = max(self._checked, until)
         for failure in self._failures:
-            found = failure.search(self._text, self._seen, until)
+            found = failure.search(self._text, start, until)
             if found is not None:
                 # What follows is the register dump or the list of tests: wanted in the log.
                 self._changed.wait(0.5)

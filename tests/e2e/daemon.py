@@ -26,6 +26,8 @@ class DaemonError(AssertionError):
 class Daemon:
     """One daemon with a state directory, a socket, a trace and a log of its own.
 
+    As a context manager it runs inside; at the end its log is searched for bugs.
+
     Args:
         folder: Where its log, trace and state are kept.
         run_dir: A directory with a short path, for sockets.
@@ -50,7 +52,8 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
         self._run_dir = run_dir
-        self._environ = dict(environ or {})
+        self.command: Sequence[str] = COMMAND
+        self.environ = dict(environ or {})
         self.options = list(options)
         if socket_path:
             self.options += ["--socket-path", str(self.socket)]
@@ -83,12 +86,12 @@ class Daemon:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, self.log.open("ab") as log:
             sock.bind(str(notify))
             self.process = subprocess.Popen(
-                [*COMMAND, "serve", *self.options],
+                [*self.command, "serve", *self.options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=pass_fds,
-                env={**os.environ, "NOTIFY_SOCKET": str(notify), **self._environ},
+                env={**os.environ, "NOTIFY_SOCKET": str(notify), **self.environ},
             )
             sock.settimeout(0.05)
             for _ in range(int(patience(30) / 0.05)):

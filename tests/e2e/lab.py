@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from tests.e2e.daemon import Daemon
 from tests.e2e.fakedaemon import FakeDaemon
 from tests.e2e.machine import ByteOrder, Guest, Machine, socket_chardev
+
+MEASURED = "measured.jsonl"
 
 PARTITION = "default"
 """The partition of a guest without a name."""
@@ -40,10 +43,21 @@ class Lab:
         self._stack = stack
         self._names = (f"qemu{number}" if number else "qemu" for number in itertools.count())
 
-    def daemon(self, *options: str, name: str = "daemon", **more: Any) -> Daemon:
+    def measure(self, **figures: object) -> None:
+        """Keeps figures in ``tests/artifacts/measured.jsonl``; no test depends on them."""
+        line = {"test": self.artifacts.name, **figures}
+        with (self.artifacts.parent / MEASURED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def daemon(
+        self, *options: str, name: str = "daemon", is_started: bool = True, **more: Any
+    ) -> Daemon:
         """Starts a daemon; at the end its log is searched for bugs."""
         daemon = Daemon(self.artifacts, self.socket_dir, options, name=name, **more)
-        return self._stack.enter_context(daemon)
+        self._stack.push(daemon)
+        if is_started:
+            daemon.start()
+        return daemon
 
     def fake_daemon(self) -> FakeDaemon:
         """Listens in place of a daemon."""

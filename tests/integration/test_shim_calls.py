@@ -66,7 +66,7 @@ def finish(machine: Machine, code: int) -> None:
 
 
 @pytest.mark.parametrize("threads", ["multi", "single"])
-def test_held_call_delays_nobody(threads: str, lab: Lab, record_property: Any) -> None:
+def test_held_call_delays_nobody(threads: str, lab: Lab) -> None:
     """Tlbie waits for all vCPUs, and fresh code for exclusive sections: not for a parked one."""
     hold_s = 2.0
     append = f"hold number={NUMBER} hold-ms={hold_s * 1000:.0f} gap-ms={hold_s * 750:.0f} run-ms=0"
@@ -80,12 +80,12 @@ def test_held_call_delays_nobody(threads: str, lab: Lab, record_property: Any) -
             samples.append(machine.qmp.timed(command))
         time.sleep(0.1)
     for command, samples in times.items():
-        record_property(f"{command}-ms", f"{1000 * max(samples):.1f}")
         assert max(samples) < patience(RESPONSIVE_S), command
     peer.reply(call, STATUS)
     finish(machine, STATUS)
-    record_property(
-        "max-gap-us", max(map(int, re.findall(r"max_gap_us=(\d+)", machine.console.text)))
+    lab.measure(
+        gap_us=max(map(int, re.findall(r"max_gap_us=(\d+)", machine.console.text))),
+        **{f"{command}_ms": round(1000 * max(samples), 2) for command, samples in times.items()},
     )
 
 
