@@ -19,7 +19,13 @@ from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import Session
-from hcalld.runtime.transport import SocketTransport, StreamTransport, Transport, peer_uid
+from hcalld.runtime.transport import (
+    SocketTransport,
+    StreamTransport,
+    Transport,
+    describe_peer,
+    peer_uid,
+)
 from hcalld.stores.base import Store
 from hcallproto.wire import frames as f
 
@@ -128,8 +134,7 @@ class Server:
     async def serve_tls(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         """Serve a connected TCP socket after a TLS handshake."""
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        host, port = sock.getpeername()[:2]
+        peer = describe_peer(sock)
         stream = trio.SSLStream(
             trio.SocketStream(trio.socket.from_stdlib_socket(sock)), context, server_side=True
         )
@@ -138,10 +143,10 @@ class Server:
                 await stream.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError) as error:
             reason = str(error.__cause__ or error) or "no TLS handshake in time"
-            self._log.warning("connection refused", peer=f"{host}:{port}", reason=reason)
+            self._log.warning("connection refused", peer=peer, reason=reason)
             await trio.aclose_forcefully(stream)
             return
-        await self.serve_transport(StreamTransport(stream, f"{host}:{port} (TLS)"))
+        await self.serve_transport(StreamTransport(stream, f"{peer} (TLS)"))
 
     async def listen(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
         """Accept connections for ever, each in a task of its own."""
@@ -178,22 +183,38 @@ def listen_unix(path: pathlib.Path, mode: int, group: int | None = None) -> sock
     try:
         if path.exists() or path.is_symlink():
             _remove_stale(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o777 & ~mode)
-        try:
-            sock.bind(os.fspath(path))
-        finally:
-            os.umask(mask)
-        if group is not None:
-            os.chown(path, -1, group)
-        os.chmod(path, mode)
-        sock.listen(128)
+        return _bind_unix(path, mode, group)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot listen: {error.strerror or error}; expected a path in a directory "
             "that exists and that we may write (at most 107 bytes)"
         ) from None
+
+
+def _bind_unix(path: pathlib.Path, mode: int, group: int | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        mask = os.umask(0o777 & ~mode)
+        try:
+            sock.bind(os.fspath(path))
+        finally:
+            os.umask(mask)
+        try:
+            if group is not None:
+                os.chown(path, -1, group)
+            os.chmod(path, mode)
+            sock.listen(128)
+        except OSError:
+            path.unlink()
+            raise
+    except OSError:
+        sock.close()
+        raise
     return sock
+
+
+_LIVING = frozenset({errno.EAGAIN, errno.ETIMEDOUT})
+"""What connecting says to a socket whose owner has no time to accept."""
 
 
 def _remove_stale(path: pathlib.Path) -> None:
@@ -207,7 +228,8 @@ def _remove_stale(path: pathlib.Path) -> None:
             if error.errno == errno.ECONNREFUSED:
                 path.unlink()
                 return
-            raise
+            if error.errno not in _LIVING and not isinstance(error, TimeoutError):
+                raise
     raise ConfigError(
         f"{path}: a living daemon listens here; stop it, or name another --socket-path"
     )
@@ -229,15 +251,14 @@ def inherited_socket(fd: int) -> tuple[socket.socket, bool]:
     """A socket passed as a file descriptor, and whether it is a listening one.
 
     Raises:
-        ConfigError: the descriptor is not a stream socket.
+        ConfigError: the descriptor is not a stream socket; it stays open.
     """
     try:
         sock = socket.socket(fileno=fd)
-        if sock.type != socket.SOCK_STREAM:
-            raise OSError(errno.EINVAL, "not a stream socket")
-        is_listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    except OSError as error:
-        raise ConfigError(
-            f"--fd {fd}: {error.strerror or error}; expected an open stream socket"
-        ) from None
-    return sock, is_listening
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--fd {fd}: {why}; expected an open stream socket") from None
+    if sock.type != socket.SOCK_STREAM:
+        sock.detach()
+        raise ConfigError(f"--fd {fd}: not a stream socket; expected an open stream socket")
+    return sock, bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
