@@ -34,7 +34,8 @@ class SharedRam:
                 fd = self._descriptors[region.fd_index]
                 try:
                     data = os.pread(fd, size, region.fd_offset + offset)
-                except OSError:
+                except (OSError, OverflowError):
+                    # The peer's file is no file, or its offset no offset.
                     return None
                 return data if len(data) == size else None
         return None

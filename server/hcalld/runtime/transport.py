@@ -82,7 +82,9 @@ class SocketTransport:
             if not self.passes_descriptors:
                 size = self._sock.recv_into(_SHARED_BUFFER)
                 return _SHARED_VIEW[:size]
-            size, ancillary, flags, _ = self._sock.recvmsg_into([_SHARED_BUFFER], _ANCILLARY_SIZE)
+            size, ancillary, flags, _ = self._sock.recvmsg_into(
+                [_SHARED_BUFFER], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return None
         except OSError as error:
