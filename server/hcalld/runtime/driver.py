@@ -195,17 +195,24 @@ class Execution:
         return greatest
 
     def _read_buffer(self, effect: ReadBuffer) -> bytes:
-        index = self.entry.inline.get(effect.name)
+        name = effect.name
+        index = self.entry.inline.get(name)
         if index is not None:
             for segment in self.frame.segments:
                 if segment.buffer == index:
-                    if segment.status is s.SegmentStatus.OK:
-                        return segment.data
-                    raise self.call.refuse(
-                        effect.name, f"the shim says {segment.status.name} of the buffer"
-                    )
-        gpa, size = self._range_of(effect.name)
+                    return self._inline(name, segment)
+        gpa, size = self._range_of(name)
         return self._read_shared(gpa, size)
+
+    def _inline(self, name: str, segment: f.Segment) -> bytes:
+        """What came with the call, of the size that the arguments say and the table bounds."""
+        if segment.status is not s.SegmentStatus.OK:
+            raise self.call.refuse(name, f"the shim says {segment.status.name} of the buffer")
+        data = segment.data
+        _, size = self._range_of(name)
+        if len(data) != size:
+            raise self.call.refuse(name, f"the shim sent {len(data)} bytes, expected {size}")
+        return data
 
     def _read_shared(self, gpa: int, size: int) -> bytes:
         data = self.ram.read(gpa, size)

@@ -133,7 +133,9 @@ class Partition:
             and not (shared_ram and buffer_max_size(buffer, limits) > INLINE_LIMIT)
         ]
 
-    def announcement(self, entries: Mapping[int, Entry]) -> f.Announcement:
+    def announcement(
+        self, entries: Mapping[int, Entry], *, levels: frozenset[Level]
+    ) -> f.Announcement:
         """What the shim is told of the calls and the device tree."""
         limits = self.profile.attributes.limits()
         deadline_ms = self.profile.emulation.deadline_ms
@@ -144,7 +146,7 @@ class Partition:
                 _answer_spec(hcall)
                 for family in families
                 for hcall in family.calls
-                if entry_key(hcall.number, hcall.level) not in entries
+                if hcall.level in levels and entry_key(hcall.number, hcall.level) not in entries
             ]
         return f.Announcement(
             tuple(calls),

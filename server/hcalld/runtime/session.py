@@ -283,9 +283,8 @@ class Session:
         if not self.transport.passes_descriptors:
             features &= ~s.Feature.SHARED_RAM
         shared_ram = bool(features & s.Feature.SHARED_RAM)
-        self._entries = partition.entries(
-            shared_ram=shared_ram, levels=_LEVELS[bool(features & s.Feature.SC2)]
-        )
+        levels = _LEVELS[bool(features & s.Feature.SC2)]
+        self._entries = partition.entries(shared_ram=shared_ram, levels=levels)
         assert self._nursery is not None
         self._calls = Calls(
             self.connection,
@@ -297,7 +296,7 @@ class Session:
             self.log,
             strict=self._strict,
         )
-        announcement = partition.announcement(self._entries)
+        announcement = partition.announcement(self._entries, levels=levels)
         max_frame_size = min(hello.max_frame_size, s.DEFAULT_MAX_FRAME)
         self._outbox.queue(
             f.Welcome(s.VERSION, max_frame_size, features, announcement, hello.reset)

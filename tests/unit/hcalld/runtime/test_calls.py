@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import socket
 import time
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -16,6 +18,7 @@ from tests.unit.hcalld.runtime.shim import OTHER_INSTANCE, RAM, RAM_SIZE, Shim, 
 from trio.testing import MockClock
 
 from hcalld.config import Profiles
+from hcalld.runtime.transport import SocketTransport
 from hcallproto.abi.returns import H
 from hcallproto.abi.spec import Hcall
 from hcallproto.conn.states import CallState
@@ -877,3 +880,99 @@ async def test_slow_reader_when_a_call_is_cancelled_while_a_read_is_sent_then_fr
             assert isinstance(frame, f.Cancelled)
             ended += 1
     await shim.close()
+
+
+# -- shared RAM --------------------------------------------------------------------------------
+
+
+class Memory:
+    """A guest's RAM in a memory file."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("guest")
+        os.ftruncate(self.fd, RAM_SIZE)
+
+    def ram(self, gpa: int = 0) -> f.Ram:
+        return f.Ram((f.RamRegion(gpa, RAM_SIZE - gpa, gpa, 0),), 1, 0)
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    memory = Memory()
+    yield memory
+    os.close(memory.fd)
+
+
+async def send_with(shim: Shim, frame: f.Frame, fd: int) -> None:
+    transport = shim.transport
+    assert isinstance(transport, SocketTransport)
+    socket.send_fds(transport._sock, [shim.connection.send(frame)], [fd])
+
+
+async def sharing_guest(daemon: Daemon, memory: Memory) -> Shim:
+    shim = await daemon.connect_socket()
+    await shim.greet(hello(features=s.Feature.SHARED_RAM))
+    await shim.send(f.Accept((), True, 0, 0))
+    await send_with(shim, memory.ram(), memory.fd)
+    return shim
+
+
+async def test_shared_ram_when_a_buffer_is_large_then_it_is_read_from_there(
+    daemon: Daemon, memory: Memory
+):
+    shim = await sharing_guest(daemon, memory)
+    assert shim.announced[ledger.LARGE.number].buffers == ()
+    data = os.urandom(ledger.LARGE_SIZE)
+    os.pwrite(memory.fd, data, 0x1234)
+    assert values(await shim.call(ledger.LARGE, 1, 0x1234, len(data))) == (len(data),)
+    (record,) = daemon.states["lpar7"].records.values()
+    assert record.value == data
+
+
+async def test_shared_ram_when_the_guest_truncates_its_file_then_the_shim_is_asked(
+    daemon: Daemon, memory: Memory
+):
+    shim = await sharing_guest(daemon, memory)
+    os.ftruncate(memory.fd, 0x2000)
+    await shim.start(ledger.LARGE, 1, 0x1FFF, 2)
+    await shim.answer_read(await shim.expect(f.Read), b"ab")
+    assert values(await shim.expect(f.Reply)) == (2,)
+
+
+async def test_shared_ram_when_memory_is_unplugged_then_its_addresses_are_refused(
+    daemon: Daemon, memory: Memory
+):
+    shim = await sharing_guest(daemon, memory)
+    assert (await shim.call(ledger.LARGE, 1, 0x100, 8)).status == H.SUCCESS
+    await send_with(shim, memory.ram(0x1000), memory.fd)
+    assert (await shim.call(ledger.LARGE, 2, 0x100, 8)).status == H.P2
+    assert (await shim.call(ledger.LARGE, 3, 0x1000, 8)).status == H.SUCCESS
+
+
+async def test_shared_ram_when_it_is_told_again_then_old_descriptors_are_closed(
+    daemon: Daemon, memory: Memory
+):
+    shim = await sharing_guest(daemon, memory)
+    await shim.call(ledger.LARGE, 1, 0, 8)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        await send_with(shim, memory.ram(), memory.fd)
+    await shim.call(ledger.LARGE, 1, 0, 8)
+    assert len(os.listdir("/proc/self/fd")) == before
+    await shim.close()
+    await daemon.gone()
+    # The connection's two ends and the last descriptor.
+    assert len(os.listdir("/proc/self/fd")) == before - 3
+
+
+async def test_shared_ram_when_its_descriptor_is_no_file_then_the_shim_is_asked(daemon: Daemon):
+    shim = await daemon.connect_socket()
+    await shim.greet(hello(features=s.Feature.SHARED_RAM))
+    await shim.send(f.Accept((), True, 0, 0))
+    reading, writing = os.pipe()
+    await send_with(shim, f.Ram((f.RamRegion(0, RAM_SIZE, 0, 0),), 1, 0), reading)
+    await shim.start(ledger.LARGE, 1, 0, 8)
+    await shim.answer_read(await shim.expect(f.Read), bytes(8))
+    assert (await shim.expect(f.Reply)).status == H.SUCCESS
+    os.close(reading)
+    os.close(writing)
