@@ -37,7 +37,6 @@ class View:
         levels: LEV of the calls that were heard of before they were cancelled.
         cancelling: cancelled, and not acknowledged.
         asked: the memory request that each call waits for.
-        vcpus: those that have called since the last reset.
         told: resets that wait for their acknowledgement: (reset, event number).
     """
 
@@ -50,7 +49,6 @@ class View:
     levels: dict[Key, int] = dataclasses.field(default_factory=dict)
     cancelling: set[Key] = dataclasses.field(default_factory=set)
     asked: dict[Key, Request] = dataclasses.field(default_factory=dict)
-    vcpus: set[int] = dataclasses.field(default_factory=set)
     told: list[tuple[int, int]] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -84,7 +82,6 @@ class View:
             self.reset = frame.reset
             self.told.append((frame.reset, frame.request))
             self.live, self.levels, self.cancelling, self.asked = {}, {}, set(), {}
-            self.vcpus = set()
             return Verdict.TAKE
         if frame.kind is not s.EventKind.RESET or (frame.reset, frame.request) not in self.told:
             return Verdict.REFUSE
@@ -118,7 +115,7 @@ class View:
                     and not is_known
                     and frame.seq > self.newest_seq
                     and frame.level in (1, 2)
-                    and len(self.vcpus | {frame.vcpu}) <= self.vcpu_max
+                    and len(self.live) < self.vcpu_max
                 )
             case f.Cancel():
                 of_cpu = [k for k in self.cancelling if k[0] == frame.vcpu]
@@ -150,12 +147,9 @@ class View:
             case f.Call():
                 self.live[frame.vcpu] = self.newest_seq = frame.seq
                 self.levels[key] = frame.level
-                self.vcpus.add(frame.vcpu)
             case f.Cancel():
                 if self.is_live(key):
                     del self.live[frame.vcpu]
-                    # Its record is free for the next call of the CPU, if one comes.
-                    self.vcpus.discard(frame.vcpu)
                 else:
                     self.levels.pop(key, None)
                 self.cancelling.add(key)

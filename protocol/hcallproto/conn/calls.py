@@ -76,7 +76,7 @@ class CallTable:
     def __init__(self) -> None:
         self.vcpu_max = 0
         self.levels: tuple[int, ...] = (1,)
-        # One for each virtual CPU that was ever heard of, used for one call after another.
+        # Of at most vcpu_max virtual CPUs, used for one call after another.
         self._newest: dict[int, _Track] = {}
         self._cancelled: dict[tuple[int, int], _Track] = {}
         self._cancelled_count: Counter[int] = Counter()
@@ -158,8 +158,7 @@ class CallTable:
                 raise CallRuleError(f"call of level {level}, in force are {self.levels}")
         track = self._newest.get(vcpu)
         if track is None:
-            if vcpu == NO_VCPU or len(self._newest) >= self.vcpu_max:
-                raise CallRuleError(f"vcpu {vcpu} calls, and there are only {self.vcpu_max}")
+            self._make_room(vcpu)
             track = self._newest[vcpu] = _Track(seq, _LIVE)
         elif track.state is not _NONE:
             raise CallRuleError(f"vcpu {vcpu} has a live call, {track.seq}, already")
@@ -167,6 +166,17 @@ class CallTable:
         track.seq = seq
         track.state = _LIVE
         track.level = level
+
+    def _make_room(self, vcpu: int) -> None:
+        """See that there is room for the record of one more virtual CPU."""
+        if len(self._newest) >= self.vcpu_max:
+            # Only those with a live call count: of the others the peer may know less.
+            live = {v: track for v, track in self._newest.items() if track.state is not _NONE}
+            if len(live) >= self.vcpu_max:
+                raise CallRuleError(f"vcpu {vcpu} calls, and there are only {self.vcpu_max}")
+            self._newest = live
+        if vcpu == NO_VCPU:
+            raise CallRuleError("a call has no vcpu")
 
     def _cancel(self, frame: CallFrame, track: _Track) -> None:
         vcpu = frame.vcpu

@@ -107,15 +107,32 @@ def test_calls_when_resent_after_a_lost_connection_then_their_order_is_that_of_t
 def test_vcpus_when_there_are_more_than_the_machine_can_have_then_they_are_refused():
     calls = table(*(call(10 * n, n + 1) for n in range(VCPU_MAX)))
     refuse(calls, call(99, SEQ), "vcpu 99 calls, and there are only 4")
-    # Numbers need not be dense, but those that were heard of are the ones there are.
+    # Numbers need not be dense; a CPU without a call does not count.
     apply(calls, REPLY._replace(vcpu=10, seq=2))
-    refuse(calls, call(99, SEQ), "only 4")
-    apply(calls, call(10, SEQ))
+    apply(calls, call(99, SEQ))
+    refuse(calls, call(10, SEQ + 1), "vcpu 10 calls, and there are only 4")
+
+
+def test_vcpus_when_a_reply_and_a_cancel_cross_then_both_sides_count_the_same():
+    """Once, a CPU whose call was answered counted for the daemon and not for the shim."""
+    calls = [call(vcpu, vcpu + 1) for vcpu in range(VCPU_MAX + 1)]
+    cancelled, reply = cancel(0, 1), REPLY._replace(vcpu=0, seq=1)
+    shim = table(*calls[:-1], cancelled, calls[-1])
+    daemon = table(*calls[:-1], reply, cancelled, calls[-1])
+    assert sorted(shim.live()) == sorted(daemon.live())
+
+
+def test_vcpus_when_ever_new_ones_call_then_nothing_is_kept_of_the_others():
+    calls = table()
+    for vcpu in range(1000):
+        apply(calls, call(vcpu, vcpu + 1))
+        apply(calls, REPLY._replace(vcpu=vcpu, seq=vcpu + 1))
+    assert len(calls._newest) <= VCPU_MAX
 
 
 @pytest.mark.parametrize("frame", [call(s.NO_VCPU, 1), cancel(s.NO_VCPU, 1)])
 def test_vcpu_when_it_is_none_then_the_frame_is_refused(frame: Any):
-    refuse(table(), frame, "there are only")
+    refuse(table(), frame, "no vcpu|vcpu 4294967295")
 
 
 @pytest.mark.parametrize("level", [0, 2, 3])
