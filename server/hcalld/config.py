@@ -64,14 +64,11 @@ def parse_profile(text: str, partition: str, source: str) -> Profile:
     except msgspec.ValidationError as error:
         known = ", ".join(Emulation.__struct_fields__)
         raise ConfigError(f"{source}: [hcalld]: {error}; keys are: {known}") from None
-    if emulation.uuid is not None:
-        try:
-            uuidlib.UUID(emulation.uuid)
-        except ValueError:
-            raise ConfigError(
-                f"{source}: [hcalld]: uuid {emulation.uuid!r} is not a UUID, expected the "
-                "value of QEMU's -uuid"
-            ) from None
+    if emulation.uuid is not None and not any(_uuid_bytes(emulation.uuid)):
+        raise ConfigError(
+            f"{source}: [hcalld]: uuid {emulation.uuid!r} is not a UUID of one guest, expected "
+            "the value of QEMU's -uuid"
+        )
     try:
         attributes = msgspec.convert(raw, PartitionAttributes)
     except (msgspec.ValidationError, ValueError) as error:
@@ -93,22 +90,22 @@ class Profiles:
         self._directory = directory
         self._by_name: dict[str, Profile] = {}
         self._by_uuid: dict[bytes, Profile] = {}
+        self._guests: dict[str, str] = {}
+        """Partition to the name of its guest."""
         self._default: Profile | None = None
         if directory is None:
             return
-        try:
-            paths = sorted(directory.glob("*.toml"))
-            texts = [(path, path.read_text("utf-8")) for path in paths]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{directory}: cannot read profiles: {error}") from None
-        if not directory.is_dir():
-            raise ConfigError(f"{directory}: not a directory; expected one with *.toml profiles")
-        for path, text in texts:
+        for path, text in _read_files(directory):
             self._add(path, text)
 
     def _add(self, path: pathlib.Path, text: str) -> None:
         profile = parse_profile(text, path.stem, str(path))
         if path.stem == DEFAULT_PROFILE:
+            if profile.emulation.name is not None or profile.emulation.uuid is not None:
+                raise ConfigError(
+                    f"{path}: [hcalld]: name and uuid are not for this file, which is for guests "
+                    "without a profile; put them into a profile of the guest's own"
+                )
             self._default = profile
             return
         name = profile.emulation.name or path.stem
@@ -117,8 +114,9 @@ class Profiles:
                 f"{path}: guest name {name!r} is claimed by {self._by_name[name].source} too"
             )
         self._by_name[name] = profile
+        self._guests[profile.partition] = name
         if profile.emulation.uuid is not None:
-            key = uuidlib.UUID(profile.emulation.uuid).bytes
+            key = _uuid_bytes(profile.emulation.uuid)
             if key in self._by_uuid:
                 raise ConfigError(
                     f"{path}: uuid {profile.emulation.uuid} is claimed by "
@@ -130,7 +128,8 @@ class Profiles:
         """The profile of the guest with QEMU's ``-name`` and ``-uuid``.
 
         Raises:
-            ConfigError: there is none and unknown guests are refused.
+            ConfigError: there is none and unknown guests are refused, or the guest has the
+                name of another's partition.
         """
         profile = self._by_uuid.get(uuid) or self._by_name.get(name)
         if profile is not None:
@@ -143,6 +142,36 @@ class Profiles:
                 "without --refuse-unknown"
             )
         partition = name or (str(uuidlib.UUID(bytes=uuid)) if has_uuid else UNNAMED_PARTITION)
+        if partition in self._guests:
+            raise ConfigError(
+                f"partition {partition!r} is that of guest {self._guests[partition]!r} "
+                f"({self._directory}/{partition}.toml); give this guest another -name"
+            )
         if self._default is not None:
             return msgspec.structs.replace(self._default, partition=partition)
         return Profile(partition=partition, source="built-in", attributes=PartitionAttributes())
+
+
+def _read_files(directory: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+    path = directory
+    texts = []
+    try:
+        # Not glob, which finds nothing in a directory that it may not read.
+        for path in sorted(directory.iterdir()):
+            if path.suffix == ".toml":
+                texts.append((path, path.read_text("utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"{path}: not a directory; expected one with *.toml profiles") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read profiles: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: cannot read profiles: {error}; expected UTF-8") from None
+    return texts
+
+
+def _uuid_bytes(text: str) -> bytes:
+    """The 16 bytes of a UUID; b"" if it is none."""
+    try:
+        return uuidlib.UUID(text).bytes
+    except ValueError:
+        return b""
