@@ -6,14 +6,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from tests.e2e.console import LINUX_FAILURES
 from tests.e2e.daemon import Daemon
 from tests.e2e.fakedaemon import FakeDaemon
 from tests.e2e.machine import ByteOrder, Guest, Machine, socket_chardev
+from tests.provision import initramfs
+
+LinuxKernel = Literal["debian", "own"]
 
 MEASURED = "measured.jsonl"
 
@@ -41,6 +45,7 @@ class Lab:
         self.artifacts = artifacts
         self.socket_dir = socket_dir
         self._stack = stack
+        self._initrds = itertools.count()
         self._names = (f"qemu{number}" if number else "qemu" for number in itertools.count())
 
     def measure(self, **figures: object) -> None:
@@ -94,6 +99,46 @@ class Lab:
             append=append,
             chardev=chardev,
             **options,
+        )
+        return self.machine(guest)
+
+    def linux(
+        self,
+        kernel: LinuxKernel,
+        script: str,
+        daemon: Daemon | None = None,
+        *,
+        append: str = "",
+        chardev: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        failures: Sequence[str] = LINUX_FAILURES,
+        **options: Any,
+    ) -> Machine:
+        """Boots Linux with a busybox.
+
+        Args:
+            kernel: ``debian`` is the stock one, ``own`` has what Debian's leaves out.
+            script: What the first process runs before it powers off.
+            daemon: Where the device connects; None: there is no device.
+            append: More of the kernel's command line.
+            chardev: The device's chardev, if it is not a daemon's unix socket.
+            files: More files of the guest.
+            failures: Patterns that end the test at once.
+            options: Fields of Guest.
+        """
+        if daemon is not None:
+            chardev = socket_chardev(daemon.socket)
+        contents = {"/run.sh": script.encode(), **(files or {})}
+        initrd = self.artifacts / f"initrd-{next(self._initrds)}"
+        initrd.write_bytes(self.require("initramfs").read_bytes() + initramfs.overlay(contents))
+        guest = Guest(
+            qemu=self.require("qemu"),
+            kernel=self.require(f"kernel-{kernel}"),
+            initrd=initrd,
+            append=f"console=hvc0 {append}".strip(),
+            chardev=chardev,
+            failures=failures,
+            **{"memory_mib": 512, **options},
         )
         return self.machine(guest)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from pathlib import Path
 
 import trustme
@@ -50,3 +51,16 @@ def make(directory: Path) -> Certificates:
         chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
         (directory / f"{name}-cert.pem").write_bytes(chain)
     return Certificates(directory)
+
+
+def free_port() -> int:
+    """Gives a TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
+
+
+def chardev(port: int) -> str:
+    """The chardev for a daemon that listens with TLS."""
+    return f"socket,id=hc,host=127.0.0.1,port={port},reconnect-ms=50,tls-creds=tls"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 
 import pytest
 from tests.e2e import tls
@@ -28,13 +27,6 @@ EVERYTHING = "self dt pks pks=1 require=1"
 MUST_RUN = ("smp", "dt", "pks_config", "pks_password", "pks_object", "pks_policy", "pks_user")
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
-
-
 @pytest.mark.parametrize("memory", ["shared", "private"])
 @pytest.mark.parametrize(("byte_order", "firmware"), COMBINATIONS)
 def test_unix_socket(byte_order: ByteOrder, firmware: Firmware, memory: Memory, lab: Lab) -> None:
@@ -45,20 +37,16 @@ def test_unix_socket(byte_order: ByteOrder, firmware: Firmware, memory: Memory, 
     assert f"shared_ram={memory == 'shared'}" in daemon.log_text()
 
 
-def tls_chardev(port: int) -> str:
-    return f"socket,id=hc,host=127.0.0.1,port={port},reconnect-ms=50,tls-creds=tls"
-
-
 @pytest.mark.parametrize(("byte_order", "firmware"), COMBINATIONS)
 def test_tls(byte_order: ByteOrder, firmware: Firmware, lab: Lab) -> None:
     certificates = tls.make(lab.artifacts / "tls")
-    port = free_port()
+    port = tls.free_port()
     daemon = lab.daemon(
         "--listen", f"127.0.0.1:{port}", *certificates.daemon_options, socket_path=False
     )
     machine = lab.stub(
         EVERYTHING,
-        chardev=tls_chardev(port),
+        chardev=tls.chardev(port),
         byte_order=byte_order,
         firmware=firmware,
         extra=[*certificates.qemu_options, "-S"],
@@ -75,10 +63,10 @@ def test_tls(byte_order: ByteOrder, firmware: Firmware, lab: Lab) -> None:
 def test_tls_resets_a_running_guest_once(lab: Lab) -> None:
     """QEMU cannot wait for TLS, so the guest starts without its calls, and anew with them."""
     certificates = tls.make(lab.artifacts / "tls")
-    port = free_port()
+    port = tls.free_port()
     machine = lab.stub(
         "dt hold pks=1 run-ms=1000 gap-ms=60000",
-        chardev=tls_chardev(port),
+        chardev=tls.chardev(port),
         extra=certificates.qemu_options,
         device_options="connect-timeout-ms=30000",
     )
@@ -102,11 +90,11 @@ def test_tls_without_our_certificate(certificate: str, lab: Lab) -> None:
     if certificate == "none":
         (others.directory / "client-cert.pem").unlink()
         (others.directory / "client-key.pem").unlink()
-    port = free_port()
+    port = tls.free_port()
     daemon = lab.daemon("--listen", f"127.0.0.1:{port}", *ours.daemon_options, socket_path=False)
     machine = lab.stub(
         "dt",
-        chardev=tls_chardev(port),
+        chardev=tls.chardev(port),
         device_options="connect-timeout-ms=1000",
         # QEMU itself would not use a certificate that its authority has not signed.
         extra=["-object", others.qemu_options[-1] + ",sanity-check=off", "-S"],

@@ -9,6 +9,7 @@ import random
 import pytest
 from tests.e2e import dying_hcalld, kills
 from tests.e2e.lab import Lab
+from tests.e2e.machine import ByteOrder, Memory
 
 pytestmark = [pytest.mark.soak, pytest.mark.qemu]
 
@@ -18,7 +19,7 @@ KILLS_WITH_A_CHANGE_PENDING = 100
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("memory", ["shared", "private"])
-def test_kills_under_load(memory: str, lab: Lab) -> None:
+def test_kills_under_load(memory: Memory, lab: Lab) -> None:
     outcome = kills.run(lab, KILLS, seed=random.SystemRandom().getrandbits(32), memory=memory)
     lab.measure(**dataclasses.asdict(outcome))
     assert outcome.kills == KILLS
@@ -37,7 +38,7 @@ def test_kills_at_the_worst_places(place: str, lab: Lab) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("cpus", [1, 4])
 @pytest.mark.parametrize("byte_order", ["le", "be"])
-def test_fuzz(byte_order: str, cpus: int, lab: Lab) -> None:
+def test_fuzz(byte_order: ByteOrder, cpus: int, lab: Lab) -> None:
     """Millions of random calls; the seed is in the console's log."""
     seed = random.SystemRandom().getrandbits(32)
     daemon = lab.daemon("--memory")
