@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.vectors.record import SHIM
 
 from hcallproto.abi.registry import find
 from hcallproto.conn.connection import Connection
@@ -14,7 +15,6 @@ from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 from hcallproto.wire.decode import decode, decode_header
 from hcallproto.wire.encode import encode
-from tests.vectors.record import SHIM
 
 FOLDER = Path(__file__).parent / "wire"
 VECTORS = sorted(FOLDER.glob("*.frames"))
