@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import signal
 import socket
 import ssl
-import sys
 from typing import TextIO
 
 import structlog
@@ -98,16 +98,34 @@ def build_server(options: ServeOptions) -> Server:
     )
 
 
-def _open_listeners(options: ServeOptions) -> list[tuple[socket.socket, ssl.SSLContext | None]]:
-    listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = []
-    if options.socket_path is not None:
-        listeners.append(
-            (listen_unix(options.socket_path, options.socket_mode, options.socket_group), None)
-        )
+@dataclasses.dataclass(slots=True)
+class _Sockets:
+    """Where guests come from."""
+
+    listeners: list[tuple[socket.socket, ssl.SSLContext | None]]
+    connected: socket.socket | None = None
+
+
+def _open_sockets(options: ServeOptions, stack: contextlib.ExitStack) -> _Sockets:
+    """Open what the options ask for; ``stack`` closes it, and removes the path."""
+    sockets = _Sockets([])
+    context = options.tcp.context() if options.tcp is not None else None
+    if options.fd is not None:
+        sock, is_listening = inherited_socket(options.fd)
+        stack.enter_context(sock)
+        if is_listening:
+            sockets.listeners.append((sock, None))
+        else:
+            sockets.connected = sock
     if options.tcp is not None:
-        context = options.tcp.context()
-        listeners.append((listen_tcp(options.tcp.host, options.tcp.port), context))
-    return listeners
+        sock = stack.enter_context(listen_tcp(options.tcp.host, options.tcp.port))
+        sockets.listeners.append((sock, context))
+    if options.socket_path is not None:
+        sock = listen_unix(options.socket_path, options.socket_mode, options.socket_group)
+        stack.enter_context(sock)
+        stack.callback(options.socket_path.unlink, missing_ok=True)
+        sockets.listeners.append((sock, None))
+    return sockets
 
 
 async def serve(options: ServeOptions) -> None:
@@ -115,32 +133,21 @@ async def serve(options: ServeOptions) -> None:
 
     Raises:
         ConfigError: it cannot start as asked.
+        HcalldError: it cannot go on, as when the trace cannot be written; in a group.
     """
     server = build_server(options)
-    listeners = _open_listeners(options)
-    connected: socket.socket | None = None
-    if options.fd is not None:
-        sock, is_listening = inherited_socket(options.fd)
-        if is_listening:
-            listeners.append((sock, None))
-        else:
-            connected = sock
     log = structlog.get_logger()
-    try:
+    with contextlib.ExitStack() as stack:
+        sockets = _open_sockets(options, stack)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
             nursery.start_soon(server.rest_idle_partitions, options.idle_seconds)
-            for listener, context in listeners:
+            for listener, context in sockets.listeners:
                 nursery.start_soon(server.listen, listener, context)
                 log.info("listening", address=_address(listener), tls=context is not None)
-            if connected is not None:
-                nursery.start_soon(_serve_one, server, connected, nursery.cancel_scope)
+            if sockets.connected is not None:
+                nursery.start_soon(_serve_one, server, sockets.connected, nursery.cancel_scope)
             sdnotify.notify("READY=1")
-    finally:
-        for listener, _ in listeners:
-            listener.close()
-        if options.socket_path is not None:
-            options.socket_path.unlink(missing_ok=True)
     log.info("stopped")
 
 
@@ -161,8 +168,3 @@ async def _stop_on_signal(scope: trio.CancelScope) -> None:
 def _address(listener: socket.socket) -> str:
     name = listener.getsockname()
     return name if isinstance(name, str) else f"{name[0]}:{name[1]}"
-
-
-def stderr_line(text: str) -> None:
-    """One line for a person, on stderr."""
-    print(f"hcalld: {text}", file=sys.stderr)

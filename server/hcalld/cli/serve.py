@@ -13,7 +13,7 @@ from typing import TextIO
 import click
 
 from hcalld.cli import paths
-from hcalld.core.errors import ConfigError
+from hcalld.core.errors import ConfigError, HcalldError
 
 
 def _uid(name: str) -> int:
@@ -49,6 +49,24 @@ def _split_address(text: str) -> tuple[str, int]:
     if not separator or not port.isdigit() or int(port) > 65535:
         raise ConfigError(f"--listen {text}: expected HOST:PORT, such as 127.0.0.1:7707")
     return host.strip("[]"), int(port)
+
+
+def _make_directory(path: pathlib.Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot make the socket's directory: {error.strerror}; name another path "
+            "by --socket-path"
+        ) from None
+
+
+def _leaves(group: BaseExceptionGroup[HcalldError]) -> list[HcalldError]:
+    """The errors of a group, whatever groups are in it."""
+    found: list[HcalldError] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
 
 
 def _open_trace(name: str | None) -> TextIO | None:
@@ -167,6 +185,12 @@ def command(
     log.configure("json" if log_format == "json" else "text", log_level)
     if fd is not None and socket_path is not None:
         raise click.UsageError("--fd and --socket-path exclude each other")
+    if allow_any_uid and allow_uid:
+        raise click.UsageError("--allow-uid and --allow-any-uid exclude each other")
+    if refuse_unknown and profile_dir is None:
+        raise click.UsageError("--refuse-unknown needs --profile-dir")
+    if listen is None and (allow_plaintext_tcp or any((tls_cert, tls_key, tls_ca))):
+        raise click.UsageError("--tls-* and --allow-plaintext-tcp are for --listen")
     tcp = None
     if listen is not None:
         host, port = _split_address(listen)
@@ -179,7 +203,7 @@ def command(
         tcp = TcpOptions(host=host, port=port, certificate=tls_cert, key=tls_key, client_ca=tls_ca)
     if socket_path is None and fd is None and tcp is None:
         socket_path = paths.socket_path()
-        socket_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_directory(socket_path.parent)
     options = ServeOptions(
         socket_path=socket_path,
         fd=fd,
@@ -196,4 +220,10 @@ def command(
         spin_us=spin_us,
         idle_seconds=idle_seconds,
     )
-    trio.run(serve, options, strict_exception_groups=True)
+    failures: list[HcalldError] = []
+    try:
+        trio.run(serve, options, strict_exception_groups=True)
+    except* HcalldError as group:
+        failures = _leaves(group)
+    if failures:
+        raise failures[0]

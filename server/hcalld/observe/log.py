@@ -9,6 +9,8 @@ from typing import Literal
 
 import structlog
 
+from hcallproto.payloads.quoting import printable
+
 LogFormat = Literal["text", "json"]
 
 
@@ -21,6 +23,7 @@ def configure(log_format: LogFormat, level: str) -> None:
     """
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _printable_values,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -39,3 +42,13 @@ def configure(log_format: LogFormat, level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _printable_values(
+    _logger: object, _method: str, entry: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Peers choose names and texts; they must not steer a terminal, nor forge a line."""
+    for key, value in entry.items():
+        if isinstance(value, str):
+            entry[key] = printable(value)
+    return entry

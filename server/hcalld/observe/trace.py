@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from hcalld.core.answered import Answered
+from hcalld.core.errors import HcalldError
 from hcallproto.render import render_call
 
 
@@ -16,9 +17,20 @@ class Trace:
         self._stream = stream
 
     def __call__(self, answered: Answered) -> None:
-        """Render one call. A stream that breaks ends the daemon: silent loss is worse."""
-        self._stream.write(_line(answered) + "\n")
-        self._stream.flush()
+        """Render one call.
+
+        Raises:
+            HcalldError: the line cannot be written. It ends the daemon: who asked for a
+                trace would take the calls in it for all there were.
+        """
+        try:
+            self._stream.write(_line(answered) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise HcalldError(
+                f"--trace: cannot write: {error.strerror}; make room or give another file, and "
+                "start again: guests wait"
+            ) from None
 
 
 def _line(answered: Answered) -> str:
