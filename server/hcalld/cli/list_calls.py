@@ -10,6 +10,8 @@ import click
 from hcallproto.abi.registry import FAMILIES
 from hcallproto.abi.spec import Family, Hcall
 
+_ENDLESS = 10_000
+
 
 def _row(family: Family, call: Hcall) -> dict[str, object]:
     return {
@@ -57,4 +59,13 @@ def command(*, as_json: bool, served: bool, family: str | None) -> None:
             "yes" if row["served"] else "-",
             ", ".join(arguments),
         )
-    Console(highlight=False, soft_wrap=True).print(table)
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(table)
+        return
+    # One line a call for programs, however long.
+    console.width = _ENDLESS
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())

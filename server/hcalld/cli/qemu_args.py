@@ -64,7 +64,10 @@ def command(
     *, socket_path: pathlib.Path | None, memory_size: str | None, optional: bool, libvirt: bool
 ) -> None:
     """Print the QEMU options that attach a guest to the daemon, ready for a shell."""
-    arguments = device_arguments(socket_path or paths.socket_path(), optional=optional)
+    if libvirt and memory_size is not None:
+        raise click.UsageError("--memory-size is not for --libvirt: the domain has its own size")
+    path = (socket_path or paths.socket_path()).absolute()
+    arguments = device_arguments(path, optional=optional)
     if libvirt:
         click.echo(libvirt_xml(arguments))
         return

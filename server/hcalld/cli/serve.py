@@ -17,7 +17,7 @@ from hcalld.core.errors import ConfigError, HcalldError
 
 
 def _uid(name: str) -> int:
-    if name.isdigit():
+    if name.isdecimal():
         return int(name)
     try:
         return pwd.getpwnam(name).pw_uid
@@ -26,8 +26,10 @@ def _uid(name: str) -> int:
 
 
 def _gid(name: str | None) -> int | None:
-    if name is None or name.isdigit():
-        return int(name) if name else None
+    if name is None:
+        return None
+    if name.isdecimal():
+        return int(name)
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
@@ -46,7 +48,7 @@ def _mode(text: str) -> int:
 
 def _split_address(text: str) -> tuple[str, int]:
     host, separator, port = text.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
+    if not separator or not port.isdecimal() or int(port) > 65535:
         raise ConfigError(f"--listen {text}: expected HOST:PORT, such as 127.0.0.1:7707")
     return host.strip("[]"), int(port)
 

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hcalld serve``: every option reaches the daemon, and every wrong one gets one line."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pathlib
+import pwd
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+
+from hcalld import app
+from hcalld.app import ServeOptions, TcpOptions
+from hcalld.cli import paths
+from hcalld.cli.serve import command
+from hcalld.core.errors import ConfigError, HcalldError, StoreError
+from hcalld.observe import log
+
+ROOT = pwd.getpwuid(0).pw_name
+ROOT_GROUP = grp.getgrgid(0).gr_name
+
+
+class Fake:
+    """Stands in for the daemon: keeps its options, fails as told."""
+
+    def __init__(self) -> None:
+        self.options: ServeOptions | None = None
+        self.error: Exception | None = None
+
+    async def serve(self, options: ServeOptions) -> None:
+        self.options = options
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Fake:
+    fake = Fake()
+    monkeypatch.setattr(app, "serve", fake.serve)
+    for name in ("HCALLD_STATE_DIR", "HCALLD_PROFILE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    return fake
+
+
+@pytest.fixture(autouse=True)
+def _log_defaults() -> Any:
+    yield
+    structlog.reset_defaults()
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(command, list(words))
+
+
+def served(fake: Fake, *words: str) -> ServeOptions:
+    done = run(*words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert fake.options is not None
+    return fake.options
+
+
+def refused(*words: str) -> str:
+    """A wrong use: status 2 and one line of error below the usage."""
+    done = run(*words)
+    assert done.exit_code == 2, done.exception
+    assert done.stderr.startswith("Usage: ")
+    lines = done.stderr.splitlines()
+    assert lines[-1].startswith("Error: ")
+    return lines[-1]
+
+
+def failed(*words: str) -> str:
+    """Something a user can act on, which main() turns into one line and status 1."""
+    done = run(*words)
+    assert isinstance(done.exception, HcalldError)
+    assert "\n" not in str(done.exception)
+    return str(done.exception)
+
+
+# -- every option --------------------------------------------------------------------------------
+
+
+def test_options_when_none_is_given_then_the_defaults_hold(fake: Fake, tmp_path: pathlib.Path):
+    options = served(fake)
+    assert options == ServeOptions(
+        socket_path=tmp_path / "run" / "hcalld.sock",
+        allowed_uids=frozenset({os.geteuid()}),
+        state_dir=paths.state_dir(),
+    )
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
+Case = tuple[tuple[str, ...], str, Any]
+
+CASES: dict[str, Case] = {
+    "socket_path": (("--socket-path", "/x/hc.sock"), "socket_path", pathlib.Path("/x/hc.sock")),
+    "fd": (("--fd", "5"), "fd", 5),
+    "listen": (
+        ("--listen", "[::1]:7707", "--allow-plaintext-tcp"),
+        "tcp",
+        TcpOptions(host="::1", port=7707),
+    ),
+    **dict.fromkeys(
+        ("tls_cert", "tls_key", "tls_ca"),
+        (
+            (
+                *("--listen", "127.0.0.1:0", "--tls-cert", "c.pem"),
+                *("--tls-key", "k.pem", "--tls-ca", "a.pem"),
+            ),
+            "tcp",
+            TcpOptions(
+                host="127.0.0.1",
+                port=0,
+                certificate=pathlib.Path("c.pem"),
+                key=pathlib.Path("k.pem"),
+                client_ca=pathlib.Path("a.pem"),
+            ),
+        ),
+    ),
+    "allow_plaintext_tcp": (
+        ("--listen", "localhost:65535", "--allow-plaintext-tcp"),
+        "tcp",
+        TcpOptions(host="localhost", port=65535),
+    ),
+    "socket_mode": (("--socket-mode", "0660"), "socket_mode", 0o660),
+    "socket_group": (("--socket-group", ROOT_GROUP), "socket_group", 0),
+    "allow_uid": (
+        ("--allow-uid", ROOT, "--allow-uid", "1234"),
+        "allowed_uids",
+        frozenset({0, 1234}),
+    ),
+    "allow_any_uid": (("--allow-any-uid",), "allowed_uids", None),
+    "state_dir": (("--state-dir", "/x/state"), "state_dir", pathlib.Path("/x/state")),
+    "memory": (("--memory",), "state_dir", None),
+    "profile_dir": (("--profile-dir", "/x/etc"), "profile_dir", pathlib.Path("/x/etc")),
+    "refuse_unknown": (("--refuse-unknown", "--profile-dir", "/x"), "refuse_unknown", True),
+    "spin_us": (("--spin-us", "0"), "spin_us", 0),
+    "idle_seconds": (("--idle-seconds", "0.5"), "idle_seconds", 0.5),
+}
+ELSEWHERE = {"trace", "log_format", "log_level", "help"}
+"""Options with tests of their own, below."""
+
+
+def test_options_when_one_is_added_then_it_is_tested():
+    assert {param.name for param in command.params} - ELSEWHERE == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_option_when_given_then_the_daemon_gets_it(fake: Fake, name: str):
+    words, field, expected = CASES[name]
+    assert getattr(served(fake, *words), field) == expected
+
+
+@pytest.mark.parametrize("words", [("--fd", "5"), ("--listen", "[::]:1", "--allow-plaintext-tcp")])
+def test_socket_when_another_listener_is_given_then_there_is_no_default_one(
+    fake: Fake, words: tuple[str, ...], tmp_path: pathlib.Path
+):
+    assert served(fake, *words).socket_path is None
+    assert not (tmp_path / "run").exists()
+
+
+def test_socket_when_both_are_given_then_both_are_served(fake: Fake):
+    words = ("--listen", "h:1", "--allow-plaintext-tcp", "--socket-path", "/x")
+    options = served(fake, *words)
+    assert options.socket_path == pathlib.Path("/x")
+    assert options.tcp is not None
+
+
+def test_environment_when_it_names_directories_then_they_hold_unless_options_do(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HCALLD_STATE_DIR", "/env/state")
+    monkeypatch.setenv("HCALLD_PROFILE_DIR", "/env/etc")
+    options = served(fake)
+    assert options.state_dir == pathlib.Path("/env/state")
+    assert options.profile_dir == pathlib.Path("/env/etc")
+    assert served(fake, "--state-dir", "/x").state_dir == pathlib.Path("/x")
+
+
+def test_trace_when_no_file_is_named_then_it_is_stdout(fake: Fake):
+    options = served(fake, "--trace", "--memory")
+    assert options.trace is not None
+    assert options.trace.writable()
+    assert options.state_dir is None, "--memory was not taken for a file"
+
+
+def test_trace_when_a_file_is_named_then_lines_are_added_to_it(fake: Fake, tmp_path: pathlib.Path):
+    path = tmp_path / "trace"
+    path.write_text("before\n")
+    for words in (("--trace", str(path)), (f"--trace={path}",)):
+        trace = served(fake, *words).trace
+        assert trace is not None
+        with trace:
+            trace.write("after\n")
+    assert path.read_text() == "before\nafter\nafter\n"
+
+
+def test_trace_when_the_file_cannot_be_opened_then_one_line_says_so(fake: Fake):
+    assert "No such file or directory; expected a file to write" in failed("--trace", "/no/such/f")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_log_when_format_and_level_are_chosen_then_they_are_used(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, log_format: str, level: str
+):
+    configured: list[tuple[str, str]] = []
+    monkeypatch.setattr(log, "configure", lambda *how: configured.append(how))
+    served(fake, "--log-format", log_format, "--log-level", level)
+    assert configured == [(log_format, level)]
+
+
+# -- wrong ones ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--fd", "3", "--socket-path", "/x"), "--fd and --socket-path exclude each other"),
+        (("--fd", "three"), "not a valid integer"),
+        (("--listen", "h:1"), "--listen needs --tls-cert, --tls-key and --tls-ca"),
+        (("--listen", "h:1", "--tls-cert", "c"), "--listen needs --tls-cert"),
+        (
+            ("--listen", "h:1", "--tls-cert", "c", "--tls-key", "k", "--allow-plaintext-tcp"),
+            "--listen needs --tls-cert",
+        ),
+        (("--tls-cert", "c"), "are for --listen"),
+        (("--allow-plaintext-tcp",), "are for --listen"),
+        (("--allow-any-uid", "--allow-uid", "0"), "exclude each other"),
+        (("--refuse-unknown",), "--refuse-unknown needs --profile-dir"),
+        (("--spin-us", "1001"), "0<=x<=1000"),
+        (("--spin-us", "-1"), "0<=x<=1000"),
+        (("--idle-seconds", "0"), "x>=0.1"),
+        (("--log-level", "loud"), "is not one of"),
+        (("--log-format", "xml"), "is not one of"),
+        (("--no-such-option",), "No such option"),
+        (("extra",), "unexpected extra argument"),
+    ],
+)
+def test_use_when_it_is_wrong_then_status_2_and_the_reason(
+    fake: Fake, words: tuple[str, ...], told: str
+):
+    assert told in refused(*words)
+    assert fake.options is None
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--listen", "host", "--allow-plaintext-tcp"), "expected HOST:PORT"),
+        (("--listen", "h:65536", "--allow-plaintext-tcp"), "expected HOST:PORT"),
+        (("--listen", "h:-1", "--allow-plaintext-tcp"), "expected HOST:PORT"),
+        (("--listen", "h:²", "--allow-plaintext-tcp"), "expected HOST:PORT"),
+        (("--socket-mode", "rw"), "expected an octal mode such as 0600"),
+        (("--socket-mode", "1777"), "expected an octal mode"),
+        (("--socket-mode", "0888"), "expected an octal mode"),
+        (("--socket-mode", "-1"), "expected an octal mode"),
+        (("--socket-group", "no-such-group"), "no such group; give a name or number"),
+        (("--socket-group", "²"), "no such group"),
+        (("--socket-group", ""), "no such group"),
+        (("--allow-uid", "no-such-user"), "no such user; give a name or a number"),
+        (("--allow-uid", "²"), "no such user"),
+        (("--allow-uid", ""), "no such user"),
+    ],
+)
+def test_value_when_it_is_wrong_then_one_line_names_the_option(
+    fake: Fake, words: tuple[str, ...], told: str
+):
+    message = failed(*words)
+    assert told in message
+    assert words[0] in message
+    assert fake.options is None
+
+
+def test_socket_when_its_directory_cannot_be_made_then_one_line_says_so(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file" / "run"))
+    assert "cannot make the socket's directory: Not a directory; name another" in failed()
+
+
+# -- ends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda error: error,
+        lambda error: ExceptionGroup("", [error]),
+        lambda error: ExceptionGroup("", [ExceptionGroup("", [error, StoreError("second")])]),
+    ],
+    ids=["bare", "in a group", "in groups"],
+)
+def test_end_when_the_daemon_fails_then_the_reason_comes_out_of_all_groups(
+    fake: Fake, wrap: Callable[[Exception], Exception]
+):
+    fake.error = wrap(ConfigError("no room"))
+    assert failed() == "no room"
+
+
+def test_end_when_the_daemon_has_a_bug_then_it_is_not_hidden(fake: Fake):
+    fake.error = ExceptionGroup("", [RuntimeError("bug"), ConfigError("no room")])
+    done = run()
+    assert isinstance(done.exception, ExceptionGroup)
+    assert done.exception.subgroup(RuntimeError) is not None
+
+
+def hcalld(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hcalld", *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_process_when_it_cannot_start_then_one_line_and_status_1(tmp_path: pathlib.Path):
+    done = hcalld("serve", "--memory", "--socket-path", str(tmp_path / "no" / "hc.sock"))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("hcalld: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_process_when_its_use_is_wrong_then_status_2():
+    done = hcalld("serve", "--fd", "0", "--socket-path", "/x")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
