@@ -337,11 +337,13 @@ static void test_bad_config(void)
 	try(&call, -1, 0, call.passed, "good arguments");
 	try_bad_address(&call, 0, PKS_CONFIG_SIZE_6_12, 1);
 	try(&call, 0, (uintptr_t)end, H_SUCCESS, "the last bytes of RAM");
-	/* 2^32 - 1 is a size that may be; the buffer then ends outside of RAM. */
-	try_bad_size(&call, 1, PKS_CONFIG_MIN_SIZE, HIGH_WORD - 1);
-	if (platform.ram_end < HIGH_WORD)
-		try(&call, 1, HIGH_WORD - 1, H_PARAMETER, "more than RAM holds");
+	try_bad_size(&call, 1, PKS_CONFIG_MIN_SIZE, PKS_CONFIG_MAX_SIZE);
 	try(&call, 1, PKS_CONFIG_MIN_SIZE, H_SUCCESS, "the least");
+	/* The end of RAM holds nothing of ours that its zeros could hit. */
+	call.args[0] = platform.ram_end - PKS_CONFIG_MAX_SIZE;
+	try(&call, 1, PKS_CONFIG_MAX_SIZE, H_SUCCESS, "the greatest");
+	call.args[0]++;
+	try(&call, 1, PKS_CONFIG_MAX_SIZE, H_PARAMETER, "one byte more than RAM holds");
 	call.args[0] = platform.ram_end;
 	try(&call, 1, 0, H_PARAMETER, "with a bad buffer, which comes first");
 	tear_down();

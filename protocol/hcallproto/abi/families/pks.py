@@ -483,6 +483,7 @@ FAMILY = Family(
         *((f"PKS_POLICY_{p.name}", p) for p in Policy),
         ("PKS_CONFIG_FLAG_WRAP", CONFIG_FLAG_WRAP),
         ("PKS_CONFIG_MIN_SIZE", CONFIG_MIN_SIZE),
+        ("PKS_CONFIG_MAX_SIZE", CONFIG_MAX_SIZE),
         ("PKS_AUTH_HEADER_SIZE", AUTH_HEADER_SIZE),
         ("PKS_AUTH_ALIGNMENT", AUTH_ALIGNMENT),
     ),
