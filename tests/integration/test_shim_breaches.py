@@ -406,11 +406,10 @@ def test_device_tree(lab: Lab) -> None:
     assert names.count("hcall-term") == 1
 
 
-@pytest.mark.parametrize("firmware", ["slof", "vof"])
-def test_device_tree_after_cas(firmware: str, lab: Lab) -> None:
+def test_device_tree_after_cas(lab: Lab) -> None:
     """ibm,client-architecture-support makes a second tree, which says the same."""
     daemon = lab.fake_daemon()
-    machine = lab.stub("dt cas=1 pks=1 secure-boot=2", daemon, firmware=firmware)
+    machine = lab.stub("dt cas=1 pks=1 secure-boot=2", daemon)
     peer = daemon.accept()
     peer.negotiate(announcement([], ["hcall-pks"], [("ibm,secure-boot", struct.pack(">I", 2))]))
     machine.report().must_pass("dt")
