@@ -15,6 +15,7 @@ Soak and bench tests run only when ``-m`` names them.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import re
 import shutil
@@ -106,6 +107,7 @@ def require() -> Require:
 # -- artefacts --------------------------------------------------------------------------
 
 _FOLDER: Final = pytest.StashKey[Path]()
+_LOCK: Final = pytest.StashKey[int]()
 _HAS_FAILED: Final = pytest.StashKey[bool]()
 _MAX_NAME: Final = 150
 
@@ -120,13 +122,42 @@ def folder_name(nodeid: str) -> str:
 def artifacts(request: pytest.FixtureRequest) -> Path:
     """The test's own directory below ``tests/artifacts``, for logs, captures and stores.
 
-    Empty at first. It is kept when the test fails, and with ``HCALLD_KEEP`` set.
+    Empty at first, and of this run alone. It is kept when the test fails, and with
+    ``HCALLD_KEEP`` set. ``HCALLD_ARTIFACTS`` names another place for all of them.
     """
-    folder = ARTIFACTS / folder_name(request.node.nodeid)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    root = Path(os.environ.get("HCALLD_ARTIFACTS", ARTIFACTS))
+    folder, lock = claim_folder(root / folder_name(request.node.nodeid))
     request.node.stash[_FOLDER] = folder
+    request.node.stash[_LOCK] = lock
     return folder
+
+
+def claim_folder(wanted: Path) -> tuple[Path, int]:
+    """Make a directory, or one with a number, that no other run is using; and empty it.
+
+    Returns:
+        Its path, and a file descriptor that keeps other runs off until it is closed.
+    """
+    number = 1
+    while True:
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}~{number}")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            number += 1
+            continue
+        # Its last user may have removed it after we opened it.
+        if folder.exists() and os.path.samestat(os.fstat(lock), folder.stat()):
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            return folder, lock
+        os.close(lock)
 
 
 @pytest.fixture
@@ -144,13 +175,12 @@ def pytest_runtest_makereport(
     report = yield
     item.stash[_HAS_FAILED] = item.stash.get(_HAS_FAILED, False) or report.failed
     folder = item.stash.get(_FOLDER, None)
-    if folder is not None:
-        if report.failed:
-            report.sections.append(("artifacts", str(folder.relative_to(ROOT))))
-        if report.when == "teardown" and not (
-            item.stash[_HAS_FAILED] or "HCALLD_KEEP" in os.environ
-        ):
+    if folder is not None and report.failed:
+        report.sections.append(("artifacts", os.path.relpath(folder)))
+    if folder is not None and report.when == "teardown":
+        if not (item.stash[_HAS_FAILED] or "HCALLD_KEEP" in os.environ):
             shutil.rmtree(folder, ignore_errors=True)
+        os.close(item.stash[_LOCK])
     return report
 
 
