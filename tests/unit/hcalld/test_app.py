@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import signal
@@ -19,8 +20,10 @@ from tests.unit.hcalld.runtime.shim import Shim, hello
 from hcalld.app import ServeOptions, TcpOptions, build_server, serve
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
 from hcalld.runtime.transport import SocketTransport
+from hcalld.testing.pks import build_auth, label
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
+from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
 Logs = list[dict[str, Any]]
@@ -281,3 +284,42 @@ async def test_trace_when_it_cannot_be_written_then_the_daemon_ends_and_says_why
         await call_once()
     assert raised.group_contains(HcalldError, match="No space left on device")
     assert not path.exists()
+
+
+async def test_secrets_when_a_guest_uses_its_keystore_then_neither_trace_nor_log_has_them(
+    running: Running, tmp_path: pathlib.Path, logs: Logs
+):
+    path = tmp_path / "hc.sock"
+    trace = io.StringIO()
+    data = b"xyzzy plugh waldo garply thud"
+    async with running(memory_options(path, trace=trace)):
+        shim = await guest(path)
+        reply = await shim.call(pks.GEN_PASSWORD, 3, 0, 0x1000, 32)
+        (written,) = reply.writes
+        password = written.data
+        assert password is not None
+        auth, name = build_auth(3, password), label("an-object")
+        buffers = (auth, name, data)
+        segments = tuple(
+            f.Segment(index, 0x1000 * (index + 1), s.SegmentStatus.OK, content)
+            for index, content in enumerate(buffers)
+        )
+        arguments = (0x1000, 0x2000, len(name), 0, 0x3000, len(data))
+        # What does not come with the call is asked for: the structure, to its page's end.
+        await shim.send(shim.call_frame(pks.WRITE_OBJECT, *arguments, segments=segments[1:]))
+        read = await shim.expect(f.Read)
+        await shim.answer_read(read, auth.ljust(read.segments[0][1], b"\0"))
+        assert (await shim.expect(f.Reply)).status == H.SUCCESS
+        await shim.start(pks.READ_OBJECT, 0x1000, 0x2000, len(name), 0x5000, 100)
+        for content in (auth, name):
+            read = await shim.expect(f.Read)
+            await shim.answer_read(read, content.ljust(read.segments[0][1], b"\0"))
+        reply = await shim.expect(f.Reply)
+        assert [write.data for write in reply.writes] == [data]
+        await shim.close()
+    told = trace.getvalue() + repr(logs)
+    assert told.count("H_PKS_") >= 3
+    for secret in (password, data):
+        assert secret.hex() not in told
+        assert repr(secret)[2:-1] not in told
+        assert secret.decode("latin-1") not in told

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner, Result
@@ -71,3 +72,12 @@ def test_list_when_the_family_is_unknown_then_the_known_ones_are_named():
     assert "no family 'pk'; families are: " in done.stderr
     for family in FAMILIES:
         assert family.name in done.stderr
+
+
+def test_list_when_it_is_for_a_terminal_then_it_fits_its_width():
+    terminal = {"TTY_COMPATIBLE": "1", "COLUMNS": "60", "TERM": "xterm"}
+    done = CliRunner().invoke(command, ["pks"], env=terminal)
+    assert done.exit_code == 0
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    assert max(map(len, plain.splitlines())) <= 60
+    assert "H_PKS_GET_CONFIG" in plain

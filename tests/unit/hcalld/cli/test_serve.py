@@ -159,6 +159,10 @@ def test_option_when_given_then_the_daemon_gets_it(fake: Fake, name: str):
     assert getattr(served(fake, *words), field) == expected
 
 
+def test_group_when_it_is_a_number_then_it_need_not_have_a_name(fake: Fake):
+    assert served(fake, "--socket-group", "54321").socket_group == 54321
+
+
 @pytest.mark.parametrize("words", [("--fd", "5"), ("--listen", "[::]:1", "--allow-plaintext-tcp")])
 def test_socket_when_another_listener_is_given_then_there_is_no_default_one(
     fake: Fake, words: tuple[str, ...], tmp_path: pathlib.Path

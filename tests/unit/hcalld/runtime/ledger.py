@@ -36,6 +36,7 @@ from hcallproto.abi.spec import (
     ArgKind,
     Buffer,
     BufferShape,
+    Caller,
     Direction,
     Family,
     Hcall,
@@ -88,7 +89,13 @@ def _address(register: int, name: str = "buffer") -> Arg:
     return Arg(name=name, register=register, kind=ArgKind.ADDRESS, doc="buffer")
 
 
-def _hcall(number: int, name: str, args: tuple[Arg, ...], *buffers: Buffer) -> Hcall:
+def _hcall(
+    number: int,
+    name: str,
+    args: tuple[Arg, ...],
+    *buffers: Buffer,
+    caller: Caller = Caller.KERNEL,
+) -> Hcall:
     return Hcall(
         name=f"H_LEDGER_{name}",
         number=number,
@@ -97,6 +104,7 @@ def _hcall(number: int, name: str, args: tuple[Arg, ...], *buffers: Buffer) -> H
         source="this file",
         args=args,
         buffers=buffers,
+        caller=caller,
         timeout_code=H.RESOURCE,
         lost_code=H.CLOSED,
     )
@@ -155,7 +163,7 @@ LARGE = _hcall(
         size="buffer_size",
     ),
 )
-NOTE = _hcall(0xF030, "NOTE", (_KEY,))
+NOTE = _hcall(0xF030, "NOTE", (_KEY,), caller=Caller.ANY)
 FLUSH_THEN_PUT = _hcall(0xF034, "FLUSH_THEN_PUT", (_KEY,))
 UNSERVED = Hcall(
     name="H_LEDGER_UNSERVED",

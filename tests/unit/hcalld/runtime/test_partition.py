@@ -138,6 +138,13 @@ def test_announcement_when_a_level_is_not_negotiated_then_its_calls_are_not_anno
     assert ledger.ULTRA.number not in announced(make())
 
 
+@pytest.mark.usefixtures("ledger_served")
+def test_announcement_when_anyone_may_call_then_problem_state_is_forwarded_too():
+    specs = announced(make())
+    assert specs[ledger.NOTE.number].flags & s.CALL_FLAG_PROBLEM_STATE
+    assert not specs[ledger.PUT.number].flags & s.CALL_FLAG_PROBLEM_STATE
+
+
 def test_entry_key_when_levels_differ_then_keys_do():
     keys = {entry_key(number, level) for number in (0, 4, 0x41C) for level in (1, 2)}
     assert len(keys) == 6

@@ -115,6 +115,17 @@ def test_listen_unix_when_a_living_daemon_is_too_busy_to_accept_then_it_is_left_
             sock.close()
 
 
+def test_listen_unix_when_a_datagram_socket_lives_there_then_it_is_left_alone(
+    tmp_path: pathlib.Path,
+):
+    path = tmp_path / "hc.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(os.fspath(path))
+        with pytest.raises(ConfigError, match="cannot listen: Protocol wrong type"):
+            listen_unix(path, 0o600)
+        assert path.is_socket()
+
+
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_listen_unix_when_something_else_is_there_then_it_is_left_alone(
     tmp_path: pathlib.Path, kind: str
@@ -280,6 +291,32 @@ async def test_listen_when_the_peers_uid_is_allowed_then_it_is_served(nursery: t
     await shim.negotiate(hello())
     assert (await shim.call(ledger.PUT, 1, 1)).status == H.SUCCESS
     await shim.close()
+
+
+class Shy(socket.socket):
+    """A listener whose first guest hangs up between being announced and accepted."""
+
+    refusals = 1
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.refusals:
+            self.refusals -= 1
+            raise BlockingIOError
+        return super().accept()
+
+
+async def test_listen_when_a_guest_is_gone_before_it_is_accepted_then_the_next_is_served(
+    daemon: Daemon, nursery: trio.Nursery, tmp_path: pathlib.Path
+):
+    path = tmp_path / "hc.sock"
+    with Shy(fileno=listen_unix(path, 0o600).detach()) as listener:
+        nursery.start_soon(daemon.server.listen, listener)
+        shim = Shim(SocketTransport(dial(path)))
+        await shim.negotiate(hello())
+        assert (await shim.call(ledger.PUT, 1, 1)).status == H.SUCCESS
+        await shim.close()
+        await daemon.gone()
+        nursery.cancel_scope.cancel()
 
 
 async def test_listen_when_descriptors_run_out_then_guests_wait_until_there_are_some(

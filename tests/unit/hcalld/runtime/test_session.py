@@ -7,6 +7,7 @@ import pathlib
 
 import pytest
 import trio
+import trio.testing
 from tests.unit.hcalld.runtime import ledger
 from tests.unit.hcalld.runtime.conftest import Logs
 from tests.unit.hcalld.runtime.daemon import Daemon
@@ -21,7 +22,13 @@ from tests.unit.hcalld.runtime.shim import (
 from trio.testing import MockClock
 
 from hcalld.config import Profiles
-from hcalld.runtime.session import FAREWELL_SECONDS, HANDSHAKE_SECONDS
+from hcalld.runtime.session import (
+    FAREWELL_SECONDS,
+    FAST_TURNS,
+    HANDSHAKE_SECONDS,
+    Session,
+)
+from hcalld.runtime.transport import StreamTransport
 from hcallproto.abi.returns import H
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -505,3 +512,79 @@ async def test_event_when_the_store_fails_at_a_reset_then_the_guest_is_refused(d
     daemon.faults.begin_run = "no space left"
     await shim.send(shim.reset_event())
     assert "no space left" in await shim.expect_goodbye(s.GoodbyeReason.REFUSED)
+
+
+# -- a session alone ---------------------------------------------------------------------------
+
+
+class Eager:
+    """A transport whose guest has its next frame ready, always."""
+
+    peer = "eager"
+    passes_descriptors = False
+
+    def __init__(self, frames: list[bytes]) -> None:
+        self.frames = frames
+        self.tried_between_waits = [0]
+
+    def try_receive(self) -> bytes | None:
+        self.tried_between_waits[-1] += 1
+        return self.frames.pop(0) if self.frames else b""
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        self.tried_between_waits.append(0)
+        return self.frames.pop(0) if self.frames else b""
+
+    def try_send(self, data: bytes) -> int:
+        return len(data)
+
+    async def send(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def take_descriptors(self, count: int) -> list[int]:
+        return []
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.usefixtures("ledger_served", "logs")
+async def test_spin_when_a_guest_never_pauses_then_others_get_their_turn(nursery: trio.Nursery):
+    daemon = Daemon(nursery, spin_us=1000)
+    shim = Shim(StreamTransport(trio.testing.memory_stream_pair()[0], "unused"))
+    calls = [shim.call_frame(ledger.PUT, number, 1) for number in range(3 * FAST_TURNS)]
+    frames: list[f.Frame] = [hello(), f.Accept((), True, 0, 0), RAM, *calls]
+    eager = Eager([encode(frame) for frame in frames])
+    await daemon.server.serve_transport(eager)
+    assert len(daemon.answered) == len(calls)
+    assert max(eager.tried_between_waits) <= FAST_TURNS
+    assert len(eager.tried_between_waits) >= 3
+
+
+async def test_rest_when_nothing_was_said_yet_then_nothing_happens(daemon: Daemon):
+    session = Session(Eager([]), daemon.server, [])
+    await session.rest_if_idle()
+    assert session.pending_count == 0
+
+
+async def test_dispatch_when_a_frame_is_not_for_a_daemon_then_it_is_our_bug(daemon: Daemon):
+    session = Session(Eager([]), daemon.server, [])
+    with pytest.raises(TypeError, match="Command is not for a daemon"):
+        await session._dispatch(f.Command(0, 0, 1, False, 0, b""))
+
+
+@pytest.mark.usefixtures("ledger_served", "logs")
+async def test_observers_when_there_are_none_then_all_goes_on(nursery: trio.Nursery):
+    daemon = Daemon(nursery)
+    daemon.server._observers.clear()
+    shim = await daemon.guest()
+    call = await shim.start(ledger.PUT, 1, 1)
+    reply = await shim.expect(f.Reply)
+    waiting = shim.call_frame(ledger.LOAD, 1, 0, 8)
+    await shim.send(waiting, f.Cancel(0, 0, waiting.seq, s.CancelReason.VCPU_GONE))
+    assert (await shim.expect(f.Cancelled)).effect is s.Effect.NONE
+    await shim.close()
+    shim = await daemon.guest(hello(connection=1))
+    assert await shim.resend(call) == reply
+    assert daemon.answered == []
