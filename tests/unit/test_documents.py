@@ -311,9 +311,15 @@ def test_options_when_a_text_names_one_then_it_exists(document: pathlib.Path):
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
 def test_toml_when_a_document_shows_it_then_it_is_a_profile(block: Block):
-    profile = parse_profile(block.text, "lpar7", str(block))
-    # "without it the values above hold"
+    parse_profile(block.text, "lpar7", str(block))
+
+
+def test_toml_when_the_user_guide_gives_the_defaults_then_they_are():
+    """The first block: "These are the defaults"."""
+    first = next(block for block in blocks("toml") if block.document.name == "using.md")
+    profile = parse_profile(first.text, "lpar7", str(first))
     assert profile.attributes == PartitionAttributes()
+    assert profile.emulation == Emulation()
 
 
 def test_keys_when_a_profile_has_them_then_the_user_guide_names_each():

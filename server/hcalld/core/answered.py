@@ -29,3 +29,4 @@ class Answered:
 
 
 Observer = Callable[[Answered], None]
+"""May raise HcalldError, which ends the daemon: silent loss is worse."""
