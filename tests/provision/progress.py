@@ -128,7 +128,8 @@ def run(
                 encoding="utf-8",
                 errors="replace",
             )
-        except FileNotFoundError as error:
+        # Where a folder of the search path cannot be read, a lacking program is a denied one.
+        except (FileNotFoundError, PermissionError) as error:
             raise ProvisionError(
                 f"{what}: the program {words[0]!r} is not there; expected one of the packages that "
                 "`python3 tests/provision system` installs to bring it"
@@ -181,7 +182,7 @@ def output(
             text=True,
             check=False,
         )
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise ProvisionError(f"the program {words[0]!r} is not there") from error
     if done.returncode:
         raise ProvisionError(

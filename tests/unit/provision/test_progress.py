@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,6 +43,17 @@ def test_run_when_command_is_killed_then_the_signal_is_told(tmp_path: Path):
 
 def test_run_when_program_is_not_there_then_it_says_what_brings_it(tmp_path: Path):
     with pytest.raises(ProvisionError, match="provision system"):
+        progress.run("building", ["no-such-program"], log=tmp_path / "log")
+
+
+def test_run_when_the_search_path_cannot_be_read_then_a_lacking_program_is_told_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def denied(*_words: object, **_more: object) -> None:
+        raise PermissionError(13, "Permission denied", "no-such-program")
+
+    monkeypatch.setattr(subprocess, "Popen", denied)
+    with pytest.raises(ProvisionError, match="'no-such-program' is not there"):
         progress.run("building", ["no-such-program"], log=tmp_path / "log")
 
 
