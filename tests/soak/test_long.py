@@ -10,11 +10,17 @@ import pytest
 from tests.e2e import dying_hcalld, kills
 from tests.e2e.lab import Lab
 from tests.e2e.machine import ByteOrder, Memory
+from tests.integration.test_shim_calls import hold_call
 
 pytestmark = [pytest.mark.soak, pytest.mark.qemu]
 
 KILLS = 200
 KILLS_WITH_A_CHANGE_PENDING = 100
+
+
+@pytest.mark.parametrize("threads", ["multi", "single"])
+def test_held_call_delays_nobody(threads: str, lab: Lab) -> None:
+    hold_call(lab, threads, 5.0)
 
 
 @pytest.mark.timeout(3600)
