@@ -180,6 +180,14 @@ class Call(NamedTuple):
         """Register number to value."""
         return dict(zip(REGISTERS, self.gpr, strict=True))
 
+    def by_number(self) -> tuple[int, ...]:
+        """r0 and r2 to r12, to be indexed by register number; index 1 is no register.
+
+        The order of ``REGISTERS`` makes this two slices, where ``registers`` builds a
+        dictionary: every call pays for it.
+        """
+        return self.gpr[:1] + self.gpr[:12]
+
 
 class WriteSegment(NamedTuple):
     """Bytes for guest memory; ``data`` None means: zero ``size`` bytes."""

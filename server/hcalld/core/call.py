@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Protocol
 
 from hcalld.core.errors import HcallError
 from hcalld.core.guestmem import RamMap
@@ -18,6 +19,13 @@ from hcallproto.abi.registers import REAL_ADDRESS_MASK
 from hcallproto.abi.returns import H, U
 from hcallproto.abi.spec import Arg, ArgKind, Bound, Buffer, BufferShape, Hcall, Limit
 from hcallproto.payloads.pks import PAGE_SIZE
+
+
+class Registers(Protocol):
+    """Register values as unsigned 64-bit numbers, by register number."""
+
+    def __getitem__(self, number: int, /) -> int: ...
+
 
 Limits = Mapping[Limit, int]
 """A partition's values for the bounds that the ABI leaves to it."""
@@ -118,7 +126,7 @@ class Plan:
             and (self.hcall.arg(arg.only_when[0]).register, arg.only_when[1]),
         )
 
-    def arguments(self, registers: Mapping[int, int], ram: RamMap) -> dict[str, int]:
+    def arguments(self, registers: Registers, ram: RamMap) -> dict[str, int]:
         """Check all arguments in order.
 
         Args:
@@ -158,9 +166,7 @@ class Plan:
             args[check.name] = value
         return args
 
-    def _check_range(
-        self, check: _Check, gpa: int, registers: Mapping[int, int], ram: RamMap
-    ) -> None:
+    def _check_range(self, check: _Check, gpa: int, registers: Registers, ram: RamMap) -> None:
         buffer = check.buffer
         assert buffer is not None
         size = check.size_maximum

@@ -123,10 +123,9 @@ class Calls:
             if entry.gate is not None:
                 entry.gate(model)
             ram = self.ram
-            registers = dict(zip(s.REGISTERS, frame.gpr, strict=True))
             call = Call(
                 entry.hcall,
-                entry.plan.arguments(registers, ram.map),
+                entry.plan.arguments(frame.by_number(), ram.map),
                 frame.vcpu,
                 ram.map,
                 frame.nip,
