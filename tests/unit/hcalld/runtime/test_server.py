@@ -427,7 +427,8 @@ async def test_tls_when_the_clients_certificate_is_not_ours_then_it_is_turned_aw
     daemon: Daemon, tls: Tls, logs: Logs, whose: str
 ):
     shim = await tls.connect(None if whose == "nobody's" else trustme.CA())
-    with pytest.raises(Exception, match=r"(?i)tls|ssl|alert|reset|broken"):
+    # The alert, or only the end of the connection: OpenSSL's releases differ.
+    with pytest.raises(Exception, match=r"(?i)tls|ssl|alert|reset|broken|None came"):
         await shim.negotiate(hello())
     await shim.close()
     refused = await wait_for(logs, "connection refused")
