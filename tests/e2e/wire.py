@@ -67,7 +67,13 @@ class Wire:
     # -- sending ----------------------------------------------------------------------------
 
     def send(self, frame: f.Frame) -> None:
-        """Sends a frame that is right to send now."""
+        """Sends a frame that is right to send now.
+
+        Raises:
+            PeerClosed: The other side has said goodbye.
+        """
+        if self.connection.state is State.CLOSED:
+            raise PeerClosed("it said goodbye")
         self.send_bytes(self.connection.send(frame))
 
     def send_bytes(self, data: bytes) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from tests.e2e.fakedaemon import FakeDaemon, Peer, announcement, answer, forward
 from tests.e2e.lab import Lab
 from tests.e2e.machine import Machine
+from tests.e2e.patience import wait_until
+from tests.e2e.wire import PeerClosed
 
 from hcallproto.abi.families import tpm
 from hcallproto.abi.returns import H
@@ -217,6 +220,23 @@ def test_reply_twice(lab: Lab) -> None:
     assert goodbye.reason is s.GoodbyeReason.BREACH
     machine.report().must_pass("hold")
     assert f"code={STATUS}" in machine.console.text
+
+
+def test_daemon_that_does_not_read(lab: Lab) -> None:
+    """The shim queues its answers and does not wait; what is too much ends the connection."""
+    daemon = lab.fake_daemon()
+    machine = lab.stub(HOLD, daemon, smp=2)
+    peer = daemon.accept()
+    peer.negotiate(CALLS)
+    call = peer.call()
+    read = encode(f.Read(call.vcpu, call.reset, call.seq, 1, ((0, 120_000),)))
+    # 24 MiB of answers.
+    with contextlib.suppress(PeerClosed):
+        peer.send_bytes(200 * read)
+    wait_until(lambda: "does not read" in machine.messages(), "the end of the connection")
+    assert machine.qmp.status() == "running"
+    peer.close()
+    must_go_on(daemon, machine)
 
 
 # -- in negotiation -------------------------------------------------------------------------

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tests.e2e.fakedaemon import NO_FEATURES, Peer, announcement, forward
 from tests.e2e.lab import Lab
-from tests.e2e.machine import Machine, Memory
+from tests.e2e.machine import ByteOrder, Machine, Memory
 
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -187,6 +187,35 @@ def test_request_after_the_reply(lab: Lab) -> None:
     assert int.from_bytes(data[4:6], "big") == s.FrameType.WRITE_REPLY
     assert int.from_bytes(data[32:36], "big") == s.AccessStatus.NO_CALL
     machine.report().must_pass("hold")
+
+
+STD_R4 = 0xF89F_0020
+"""``std r4,32(r31)``: the stub keeps a call's r4 by it, as the second instruction after ``sc``."""
+STD_R12 = 0xF99F_0020
+"""``std r12,32(r31)``: it would keep r12 for r4."""
+
+
+@pytest.mark.parametrize("by", ["WRITE", "REPLY"])
+@pytest.mark.parametrize("byte_order", ["le", "be"])
+def test_written_code_is_executed(byte_order: ByteOrder, by: str, lab: Lab) -> None:
+    """No stale translation: what has run many times before is another instruction now."""
+    daemon = lab.fake_daemon()
+    machine = lab.stub("hcall", daemon, smp=1, byte_order=byte_order)
+    peer = daemon.accept()
+    peer.negotiate(announcement([forward(NUMBER)]))
+    call = peer.call()
+    order: Literal["little", "big"] = "little" if byte_order == "le" else "big"
+    place = call.nip + 4
+    ((_, code),) = peer.read_memory(call, (place, 4)).segments
+    assert int.from_bytes(code, order) == STD_R4
+    write = f.WriteSegment(place, 4, STD_R12.to_bytes(4, order))
+    if by == "REPLY":
+        peer.reply(call, -2, (), (write,))
+    else:
+        assert peer.write_memory(call, write).status is OK
+        peer.reply(call, -2)
+    report = machine.report()
+    assert "hcall: not ok: leaves the other registers alone" in list(report.failures())
 
 
 # -- what comes with the call and with the reply --------------------------------------------
