@@ -264,7 +264,9 @@ class Session:
             case f.Event():
                 self._event(frame)
             case f.ShimGoodbye():
-                self.log.warning("shim says goodbye", reason=frame.reason.name, text=frame.text)
+                is_normal = frame.reason is s.GoodbyeReason.SHUTDOWN
+                say = self.log.info if is_normal else self.log.warning
+                say("shim says goodbye", reason=frame.reason.name, text=frame.text)
             case _:
                 raise TypeError(f"{type(frame).__name__} is not for a daemon")
 
