@@ -93,7 +93,9 @@ write_series() {
         --no-renames -o "$series" base..HEAD
     {
         echo "# The patches of this directory, in the order in which they apply."
-        (cd "$series" && ls ./*.patch | sed 's|^\./||')
+        for patch in "$series"/*.patch; do
+            basename "$patch"
+        done
     } >"$series/series"
 }
 
