@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 
 import pytest
 from tests.e2e import tls
+from tests.e2e.daemon import run_hcalld
 from tests.e2e.lab import Lab
 from tests.e2e.machine import ByteOrder, Firmware, Memory
 from tests.e2e.patience import wait_until
@@ -134,3 +136,13 @@ def test_unknown_guest_is_refused(lab: Lab) -> None:
     machine = lab.stub("dt", daemon, name="stranger")
     assert machine.wait() == 1
     assert "no profile for guest 'stranger'" in machine.messages()
+
+
+@pytest.mark.parametrize("words", [[], ["--optional"], ["--memory-size", "256M"]])
+def test_options_that_qemu_args_prints(words: list[str], lab: Lab) -> None:
+    daemon = lab.daemon()
+    printed = run_hcalld("qemu-args", "--socket-path", str(daemon.socket), *words)
+    assert printed.returncode == 0, printed.stderr
+    machine = lab.stub("dt pks_object pks=1", extra=shlex.split(printed.stdout), memory="private")
+    machine.report().must_pass("dt", "pks_object")
+    assert f"shared_ram={'--memory-size' in words}" in daemon.log_text()
