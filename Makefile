@@ -12,8 +12,9 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
 # What each kind of run needs; tests find it by HCALLD_QEMU, HCALLD_KERNEL_DEBIAN,
-# HCALLD_KERNEL_OWN, HCALLD_INITRAMFS and HCALLD_STUB_DIR.
-GUESTS := kernel-debian kernel-own initramfs
+# HCALLD_KERNEL_DEBIAN_SID, HCALLD_KERNEL_DEBIAN_64K, HCALLD_KERNEL_OWN, HCALLD_INITRAMFS,
+# HCALLD_INITRAMFS_TOOLS and HCALLD_STUB_DIR.
+GUESTS := kernel-debian kernel-debian-sid kernel-debian-64k kernel-own initramfs initramfs-tools
 DEMO := qemu kernel-debian initramfs stub
 ALL := qemu $(GUESTS) stub
 
@@ -56,7 +57,7 @@ qemu: ## Build QEMU with the patch series (QEMU_SRC=… names a tree or tarball 
 	@$(PROVISION) qemu
 
 .PHONY: guest
-guest: ## Fetch Debian's kernel, build our own, make the initramfs
+guest: ## Fetch Debian's kernels, build our own, make the initramfs
 	@for name in $(GUESTS); do $(PROVISION) $$name || exit; done
 
 .PHONY: stub

@@ -56,8 +56,11 @@ TOOLS: Final[dict[str, Tool]] = {
     "qemu": Tool("qemu", "HCALLD_QEMU", "qemu"),
     "stub": Tool("qemu", "HCALLD_STUB_DIR", "stub"),
     "kernel-debian": Tool("kernel", "HCALLD_KERNEL_DEBIAN", "guest"),
+    "kernel-debian-sid": Tool("kernel", "HCALLD_KERNEL_DEBIAN_SID", "guest"),
+    "kernel-debian-64k": Tool("kernel", "HCALLD_KERNEL_DEBIAN_64K", "guest"),
     "kernel-own": Tool("kernel", "HCALLD_KERNEL_OWN", "guest"),
     "initramfs": Tool("kernel", "HCALLD_INITRAMFS", "guest"),
+    "initramfs-tools": Tool("kernel", "HCALLD_INITRAMFS_TOOLS", "guest"),
 }
 """Any other name is a program, looked for in ``PATH``."""
 

@@ -17,7 +17,8 @@ from tests.e2e.fakedaemon import FakeDaemon
 from tests.e2e.machine import ByteOrder, Guest, Machine, socket_chardev
 from tests.provision import initramfs
 
-LinuxKernel = Literal["debian", "own"]
+LinuxKernel = Literal["debian", "debian-sid", "debian-64k", "own"]
+Userland = Literal["initramfs", "initramfs-tools"]
 
 MEASURED = "measured.jsonl"
 
@@ -111,18 +112,20 @@ class Lab:
         append: str = "",
         chardev: str | None = None,
         files: Mapping[str, bytes] | None = None,
+        userland: Userland = "initramfs",
         failures: Sequence[str] = LINUX_FAILURES,
         **options: Any,
     ) -> Machine:
         """Boots Linux with a busybox.
 
         Args:
-            kernel: ``debian`` is the stock one, ``own`` has what Debian's leaves out.
+            kernel: ``debian`` and its like are stock ones, ``own`` has what Debian's leave out.
             script: What the first process runs before it powers off.
             daemon: Where the device connects; None: there is no device.
             append: More of the kernel's command line.
             chardev: The device's chardev, if it is not a daemon's unix socket.
             files: More files of the guest.
+            userland: ``initramfs-tools`` has keyctl and kexec too.
             failures: Patterns that end the test at once.
             options: Fields of Guest.
         """
@@ -130,7 +133,7 @@ class Lab:
             chardev = socket_chardev(daemon.socket)
         contents = {"/run.sh": script.encode(), **(files or {})}
         initrd = self.artifacts / f"initrd-{next(self._initrds)}"
-        initrd.write_bytes(self.require("initramfs").read_bytes() + initramfs.overlay(contents))
+        initrd.write_bytes(self.require(userland).read_bytes() + initramfs.overlay(contents))
         guest = Guest(
             qemu=self.require("qemu"),
             kernel=self.require(f"kernel-{kernel}"),

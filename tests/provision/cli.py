@@ -29,8 +29,11 @@ MAKERS: Final[dict[str, Make]] = {
     "qemu": qemu.program,
     "qemu-asan": lambda cache, environ: qemu.program(cache, environ, is_asan=True),
     "kernel-debian": kernels.debian,
+    "kernel-debian-sid": kernels.debian_sid,
+    "kernel-debian-64k": kernels.debian_64k,
     "kernel-own": kernels.own,
     "initramfs": initramfs.base,
+    "initramfs-tools": initramfs.tools,
     "stub": lambda _cache, _environ: ROOT / "guest_stub" / "build",
 }
 """What can be made, in the order in which it is made. The stub is built by its own Makefile."""
@@ -39,15 +42,26 @@ VARIABLES: Final[dict[str, str]] = {
     "qemu": "HCALLD_QEMU",
     "qemu-asan": "HCALLD_QEMU",
     "kernel-debian": "HCALLD_KERNEL_DEBIAN",
+    "kernel-debian-sid": "HCALLD_KERNEL_DEBIAN_SID",
+    "kernel-debian-64k": "HCALLD_KERNEL_DEBIAN_64K",
     "kernel-own": "HCALLD_KERNEL_OWN",
     "initramfs": "HCALLD_INITRAMFS",
+    "initramfs-tools": "HCALLD_INITRAMFS_TOOLS",
     "stub": "HCALLD_STUB_DIR",
 }
 """The variables that tell the tests where things are."""
 
-ALL: Final = ("qemu", "kernel-debian", "kernel-own", "initramfs")
+ALL: Final = tuple(name for name in MAKERS if name not in ("qemu-asan", "stub"))
 
-DOWNLOAD_MB: Final = {"qemu": 60, "kernel-debian": 85, "kernel-own": 170, "initramfs": 5}
+DOWNLOAD_MB: Final = {
+    "qemu": 60,
+    "kernel-debian": 85,
+    "kernel-debian-sid": 12,
+    "kernel-debian-64k": 12,
+    "kernel-own": 170,
+    "initramfs": 5,
+    "initramfs-tools": 4,
+}
 """Rough sizes of what is downloaded for each, indexes included."""
 
 CORE_S: Final = {
@@ -96,8 +110,11 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (
         ("qemu", "QEMU with the patch series"),
         ("kernel-debian", "the stock kernel of Debian 13"),
+        ("kernel-debian-sid", "Debian's newest stock kernel"),
+        ("kernel-debian-64k", "the same with pages of 64 KiB"),
         ("kernel-own", "our own kernel, from Debian's source"),
         ("initramfs", "the userland of the test guests"),
+        ("initramfs-tools", "the same with keyctl and kexec"),
     ):
         added = verb(name, run_one, text)
         added.set_defaults(name=name)

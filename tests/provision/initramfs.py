@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The userland of the test guests: busybox, and a first process that runs a test's script.
 
+A second archive has keyctl and kexec as well, with the C library that they are linked with.
+
 A test makes its guest by appending: ``base.read_bytes() + overlay({"/run.sh": script})``. The guest
 prints ``EXIT: STATUS=n`` with the script's exit status and powers off.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from . import pins
 from .cache import Cache, sha256_of
@@ -18,7 +21,7 @@ from .errors import ProvisionError
 from .fetch import fetch
 from .kernels import unpack
 
-__all__ = ["CharacterDevice", "Directory", "File", "Node", "Symlink", "base", "overlay"]
+__all__ = ["CharacterDevice", "Directory", "File", "Node", "Symlink", "base", "overlay", "tools"]
 
 INIT = Path(__file__).with_name("init.sh")
 
@@ -62,6 +65,50 @@ def base(cache: Cache, environ: Mapping[str, str] = os.environ) -> Path:
 
     inputs = {"busybox": package.sha256, "init": sha256_of(INIT), "recipe": RECIPE}
     return cache.entry("initramfs", inputs, make) / "initramfs.cpio"
+
+
+LIBRARIES: Final = "usr/lib/powerpc64le-linux-gnu"
+
+TOOLS: Final[dict[pins.Pin, dict[str, str]]] = {
+    pins.KEYUTILS: {"/bin/keyctl": "usr/bin/keyctl"},
+    pins.LIBKEYUTILS: {"/lib/libkeyutils.so.1": f"{LIBRARIES}/libkeyutils.so.1"},
+    pins.KEXEC_TOOLS: {"/bin/kexec": "usr/sbin/kexec"},
+    pins.LIBC: {
+        "/lib/libc.so.6": f"{LIBRARIES}/libc.so.6",
+        # The name that programs have their loader under, by the ELF V2 ABI.
+        "/lib64/ld64.so.2": f"{LIBRARIES}/ld64.so.2",
+    },
+}
+"""Where the second archive has what of which package."""
+
+
+def tools(cache: Cache, environ: Mapping[str, str] = os.environ) -> Path:
+    """Gives the archive of tests that need more than busybox.
+
+    Returns:
+        Path of an uncompressed cpio archive that begins with the common one.
+    """
+    common = base(cache, environ)
+    packages = {pin: fetch(cache, pin, environ=environ) for pin in TOOLS}
+
+    def make(directory: Path) -> None:
+        nodes: dict[str, bytes | Node] = {}
+        for pin, files in TOOLS.items():
+            with cache.scratch() as unpacked:
+                unpack(packages[pin].path, unpacked)
+                for path, place in files.items():
+                    if not (unpacked / place).is_file():
+                        raise ProvisionError(
+                            f"{packages[pin].path.name} has no file {place}, from which {path} "
+                            "is made; look where the package has it now, and correct TOOLS"
+                        )
+                    nodes[path] = File((unpacked / place).read_bytes())
+        image = common.read_bytes() + archive(nodes)
+        (directory / "initramfs.cpio").write_bytes(image)
+
+    inputs = {pin.package: package.sha256 for pin, package in packages.items()}
+    inputs |= {"common": common.parent.name, "recipe": RECIPE, "places": str(TOOLS.values())}
+    return cache.entry("initramfs-tools", inputs, make) / "initramfs.cpio"
 
 
 def contents(busybox: bytes, init: bytes) -> dict[str, bytes | Node]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest kernels: Debian's own, and one built here with what Debian's leaves out.
 
-Debian's shows that an unmodified kernel is served. It has neither PPC_SECURE_BOOT, nor PPC_SVM, nor
-trusted keys, so the second is built from Debian's kernel source with ``guest-kernel.config``, a
-fragment that ``allnoconfig`` grows from. Both are little-endian.
+Debian's show that an unmodified kernel is served. They have neither PPC_SECURE_BOOT, nor PPC_SVM,
+nor trusted keys, so one is built from Debian's kernel source with ``guest-kernel.config``, a
+fragment that ``allnoconfig`` grows from. All are little-endian.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from . import pins
 from .cache import Cache, sha256_of
@@ -34,28 +35,56 @@ RECIPE = "1"
 """Counts up when the steps below change what they make from the same inputs."""
 
 
+PLACES: Final = ("boot/vmlinux-*", "usr/lib/modules/*/vmlinuz")
+"""Where Debian's package has the kernel, an ELF file in both: that of Linux 7 has it below /usr."""
+
+
 def debian(cache: Cache, environ: Mapping[str, str] = os.environ) -> Path:
-    """Gives the stock kernel, as Debian ships it.
+    """Gives the stock kernel of Debian 13.
 
     Returns:
         Path of its vmlinux.
     """
-    package = fetch(cache, pins.KERNEL_DEBIAN, environ=environ)
+    return stock(cache, "kernel-debian", pins.KERNEL_DEBIAN, environ)
+
+
+def debian_sid(cache: Cache, environ: Mapping[str, str] = os.environ) -> Path:
+    """Gives the newest stock kernel of Debian's.
+
+    Returns:
+        Path of its vmlinux.
+    """
+    return stock(cache, "kernel-debian-sid", pins.KERNEL_DEBIAN_SID, environ)
+
+
+def debian_64k(cache: Cache, environ: Mapping[str, str] = os.environ) -> Path:
+    """Gives the newest stock kernel of Debian's with pages of 64 KiB.
+
+    Returns:
+        Path of its vmlinux.
+    """
+    return stock(cache, "kernel-debian-64k", pins.KERNEL_DEBIAN_64K, environ)
+
+
+def stock(cache: Cache, kind: str, pin: pins.Pin, environ: Mapping[str, str]) -> Path:
+    """Gives a kernel as Debian ships it."""
+    package = fetch(cache, pin, environ=environ)
 
     def make(directory: Path) -> None:
         with cache.scratch() as unpacked:
             unpack(package.path, unpacked)
-            boot = sorted((unpacked / "boot").glob("vmlinux-*"))
-            if len(boot) != 1:
+            kernels = [path for place in PLACES for path in sorted(unpacked.glob(place))]
+            if len(kernels) != 1:
                 raise ProvisionError(
-                    f"{package.path.name} holds {len(boot)} files boot/vmlinux-*; expected one"
+                    f"{package.path.name} holds {len(kernels)} files {' or '.join(PLACES)}; "
+                    "expected one"
                 )
-            boot[0].rename(directory / "vmlinux")
+            kernels[0].rename(directory / "vmlinux")
             for config in (unpacked / "boot").glob("config-*"):
                 config.rename(directory / "config")
 
     inputs = {"package": package.sha256, "recipe": RECIPE}
-    return cache.entry("kernel-debian", inputs, make) / "vmlinux"
+    return cache.entry(kind, inputs, make) / "vmlinux"
 
 
 def own_inputs(source: Fetched) -> dict[str, str]:

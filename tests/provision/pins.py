@@ -65,6 +65,28 @@ KERNEL_DEBIAN: Final = Pin(
 )
 """The stock kernel of Debian 13, the flavour with pages of 4 KiB."""
 
+KERNEL_DEBIAN_SID: Final = Pin(
+    package="linux-binary-7.2.13+deb14-powerpc64le",
+    suite=UNSTABLE,
+    is_source=False,
+    version="7.2.13-1",
+    file="linux-binary-7.2.13+deb14-powerpc64le_7.2.13-1_ppc64el.deb",
+    sha256="74a8ea320b1435c6973b2ad8a4cb81402cf46341956508751ed9df53f3aa720e",
+    family=r"linux-binary-[0-9.]+\+deb[0-9]+-powerpc64le",
+)
+"""Debian's newest stock kernel, which shows the keystore's configuration in sysfs."""
+
+KERNEL_DEBIAN_64K: Final = Pin(
+    package="linux-binary-7.2.13+deb14-powerpc64le-64k",
+    suite=UNSTABLE,
+    is_source=False,
+    version="7.2.13-1",
+    file="linux-binary-7.2.13+deb14-powerpc64le-64k_7.2.13-1_ppc64el.deb",
+    sha256="772a52fc337b25e61030cb15a4f34892cb2082a60f77e835e8821b3b69d542d1",
+    family=r"linux-binary-[0-9.]+\+deb[0-9]+-powerpc64le-64k",
+)
+"""The same with pages of 64 KiB: its buffers lie where those of 4 KiB pages never do."""
+
 KERNEL_SOURCE: Final = Pin(
     package="linux-source-7.2",
     suite=UNSTABLE,
@@ -85,3 +107,43 @@ BUSYBOX: Final = Pin(
     sha256="421e663911fdd9e8e68f91eb0e41321d39e2e83e0c5eaad4e409a27925aebd41",
 )
 """The userland of the initramfs."""
+
+KEYUTILS: Final = Pin(
+    package="keyutils",
+    suite=STABLE,
+    is_source=False,
+    version="1.6.3-6",
+    file="keyutils_1.6.3-6_ppc64el.deb",
+    sha256="2e170b8a7d0fa751866e24af666694098c038a4e87b3a8cdca0b507a5854fc29",
+)
+"""keyctl, by which a guest's user has trusted keys and reads keyrings."""
+
+LIBKEYUTILS: Final = Pin(
+    package="libkeyutils1",
+    suite=STABLE,
+    is_source=False,
+    version="1.6.3-6",
+    file="libkeyutils1_1.6.3-6_ppc64el.deb",
+    sha256="db8896105825180bde7f6ac352b8b770582a6b5b9f91ffcdd97bc6b3876f366a",
+)
+"""What keyctl is linked with."""
+
+KEXEC_TOOLS: Final = Pin(
+    package="kexec-tools",
+    suite=STABLE,
+    is_source=False,
+    version="1:2.0.29-2",
+    file="kexec-tools_1%3a2.0.29-2_ppc64el.deb",
+    sha256="08a73beb9ac2ab95d24ea124f8f5e3186225666347fc3770ad9920502da0e74d",
+)
+"""kexec, by either of the kernel's two system calls."""
+
+LIBC: Final = Pin(
+    package="libc6",
+    suite=STABLE,
+    is_source=False,
+    version="2.41-12+deb13u4",
+    file="libc6_2.41-12+deb13u4_ppc64el.deb",
+    sha256="917cbd81a9038133bd58bbfe0991db889a78eb446be2080015b7804942b45ec2",
+)
+"""What both are linked with."""

@@ -50,3 +50,10 @@ def test_contents_when_made_then_the_kernel_finds_its_console_and_first_process(
 def test_overlay_when_path_is_no_path_then_it_is_refused():
     with pytest.raises(ProvisionError, match="no path of a file"):
         initramfs.overlay({"/../run.sh": b""})
+
+
+def test_tools_when_listed_then_each_package_gives_what_the_guest_looks_for():
+    paths = [path for files in initramfs.TOOLS.values() for path in files]
+    assert len(paths) == len(set(paths))
+    assert {"/bin/keyctl", "/bin/kexec", "/lib64/ld64.so.2"} <= set(paths)
+    assert all(pin.sha256 for pin in initramfs.TOOLS)
