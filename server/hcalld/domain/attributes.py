@@ -110,7 +110,7 @@ class PartitionAttributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     keystore_kbytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_KEYSTORE_KBYTES)] = 64
     """Size of the keystore in KiB, 4 to 128; 0 switches it off."""
-    keystore_signed_updates: Flag = 0
+    keystore_signed_updates: Flag = 1
     """1: H_PKS_SIGNED_UPDATE is permitted."""
     keystore_signed_updates_without_verification: Flag = 0
     """1: the next update of PK is taken without a signature."""
@@ -129,7 +129,6 @@ class PartitionAttributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         if not pks.SIGNED_UPDATE.decode_only:
             return
         for name in (
-            "keystore_signed_updates",
             "keystore_signed_updates_without_verification",
             "linux_dynamic_key_secure_boot",
         ):

@@ -50,7 +50,7 @@ def test_parse_when_it_is_empty_then_every_default_holds():
 
 KEYS: dict[str, list[tuple[str, object]]] = {
     "keystore_kbytes": [("0", 0), ("4", 4), ("128", 128)],
-    "keystore_signed_updates": [("0", 0)],
+    "keystore_signed_updates": [("0", 0), ("1", 1)],
     "keystore_signed_updates_without_verification": [("0", 0)],
     "linux_dynamic_key_secure_boot": [("0", 0)],
     "secure_boot": [("0", 0), ("1", 1), ("2", 2)],
@@ -153,7 +153,6 @@ def test_parse_when_a_table_is_something_else_then_it_is_refused(text: str):
     ("text", "told"),
     [
         ("keystore_kbytes = 3", "0 (off) or 4 to 128"),
-        ("keystore_signed_updates = 1", "does not serve H_PKS_SIGNED_UPDATE; set it to 0"),
         ('pks.supported_policies = ["SIGNEDUPDATE"]', "does not serve; remove it"),
     ],
 )

@@ -150,7 +150,7 @@ def test_without_signed_update_nothing_of_it_is_told(monkeypatch: pytest.MonkeyP
     assert config.signedupdatealgorithms == 0
     assert not config.supportedpolicies & Policy.SIGNEDUPDATE
     with pytest.raises(msgspec.ValidationError, match="does not serve H_PKS_SIGNED_UPDATE"):
-        convert(keystore_signed_updates=1)
+        convert(keystore_signed_updates_without_verification=1)
     with pytest.raises(msgspec.ValidationError, match="linux_dynamic_key_secure_boot"):
         convert(linux_dynamic_key_secure_boot=1)
     with pytest.raises(msgspec.ValidationError, match="SIGNEDUPDATE"):
@@ -160,8 +160,8 @@ def test_without_signed_update_nothing_of_it_is_told(monkeypatch: pytest.MonkeyP
 def test_with_signed_update_its_algorithms_follow_the_attribute(monkeypatch: pytest.MonkeyPatch):
     serve(monkeypatch, "SIGNED_UPDATE")
 
-    assert PartitionAttributes().keystore_config(0).signedupdatealgorithms == 0
-    config = convert(keystore_signed_updates=1).keystore_config(0)
+    assert convert(keystore_signed_updates=0).keystore_config(0).signedupdatealgorithms == 0
+    config = PartitionAttributes().keystore_config(0)
     assert config.signedupdatealgorithms == 0xC000_0000_0000_0000
     assert config.supportedpolicies & Policy.SIGNEDUPDATE
 
