@@ -26,6 +26,7 @@ from hcallproto.abi.spec import (
     ArgKind,
     Buffer,
     BufferShape,
+    Condition,
     Direction,
     Hcall,
     Level,
@@ -193,10 +194,9 @@ def _unless_zero(register: int, show: _Show) -> _MayShow:
     return lambda gpr, buffers: show(gpr, buffers) if gpr[register] else None
 
 
-def _only_when(hcall: Hcall, condition: tuple[str, int], show: _Show) -> _MayShow:
-    name, expected = condition
-    register = hcall.arg(name).register
-    return lambda gpr, buffers: show(gpr, buffers) if gpr[register] == expected else None
+def _only_when(hcall: Hcall, condition: Condition, show: _Show) -> _MayShow:
+    register, value, mask = hcall.arg(condition.name).register, condition.value, condition.mask
+    return lambda gpr, buffers: show(gpr, buffers) if gpr[register] & mask == value else None
 
 
 def _number_show(item: Arg | Output) -> _Show:

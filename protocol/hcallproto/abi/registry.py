@@ -141,7 +141,7 @@ def _arg_problems(call: Hcall, arg: Arg) -> Iterator[str]:
     if isinstance(arg.maximum, int) and not 0 <= arg.minimum <= arg.maximum <= U64_MAX:
         yield f"argument {arg.name} has bounds {arg.minimum} to {arg.maximum}"
     if arg.only_when is not None:
-        name = arg.only_when[0]
+        name = arg.only_when.name
         if name not in [other.name for other in call.args[: call.args.index(arg)]]:
             yield f"argument {arg.name} depends on {name}, which is no earlier argument"
     if may_be_invalid(call, arg):

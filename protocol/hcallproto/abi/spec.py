@@ -24,6 +24,7 @@ __all__ = [
     "BufferShape",
     "Caller",
     "CodeWhen",
+    "Condition",
     "Direction",
     "Family",
     "Hcall",
@@ -65,6 +66,7 @@ class Limit(enum.Enum):
     MAX_PASSWORD_SIZE = "max_password_size"
     MAX_LABEL_SIZE = "max_label_size"
     MAX_OBJECT_SIZE = "max_object_size"
+    MAX_WRAPPED_SIZE = "max_wrapped_size"
     SUPPORTED_POLICIES = "supported_policies"
 
 
@@ -114,6 +116,15 @@ Names = type[enum.IntEnum] | type[enum.IntFlag]
 """Spells a value: an ``IntEnum`` for numbers, an ``IntFlag`` for bit sets."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Condition:
+    """An earlier argument, under a mask, has a value."""
+
+    name: str
+    value: int
+    mask: int = U64_MAX
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Arg:
     """One argument register."""
@@ -128,8 +139,8 @@ class Arg:
     """Code for an invalid value; by default the one of the argument's position."""
     names: Names | None = None
     """The spelling of its values."""
-    only_when: tuple[str, int] | None = None
-    """(earlier argument, value): otherwise this one is not looked at."""
+    only_when: Condition | None = None
+    """Otherwise this argument is not looked at."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +179,8 @@ class Output:
     """The spelling of its values."""
     also_with: tuple[H | U, ...] = ()
     """Codes beside success with which it is defined."""
+    otherwise: int | None = None
+    """What the register holds with every other code; None: what it held before."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -235,6 +248,15 @@ class Hcall:
         codes = ULTRA_PARAMETER_CODES if self.level is Level.SC2 else PARAMETER_CODES
         position = self.args.index(arg)
         return codes[position] if position < len(codes) else codes[0]
+
+    @property
+    def refusal_registers(self) -> tuple[tuple[int, int], ...]:
+        """(register, value) of the outputs that a refusal defines too."""
+        return tuple(
+            (output.register, output.otherwise)
+            for output in self.outputs
+            if output.otherwise is not None
+        )
 
     @property
     def return_codes(self) -> type[H | U]:

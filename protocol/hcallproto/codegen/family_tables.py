@@ -21,6 +21,7 @@ from hcallproto.abi.spec import (
     Bound,
     Buffer,
     BufferShape,
+    Condition,
     Direction,
     Family,
     Hcall,
@@ -129,13 +130,19 @@ def _fields(call: Hcall) -> Iterator[tuple[str, str]]:
 def _arg_text(call: Hcall, arg: Arg) -> str:
     text = "; ".join((arg.doc, *_arg_kind(call, arg)))
     if arg.only_when is not None:
-        name, value = arg.only_when
-        names = call.arg(name).names
-        spelled = names(value).name if names is not None else value
-        text += f"; only if {code(name)} is {spelled}"
+        text += f"; {_condition_text(call, arg.only_when)}"
     if arg.names is not None:
         text += f": {_spelled(arg.names, arg.kind)}"
     return text
+
+
+def _condition_text(call: Hcall, condition: Condition) -> str:
+    names = call.arg(condition.name).names
+    if condition.mask == U64_MAX:
+        spelled = names(condition.value).name if names is not None else condition.value
+        return f"only if {code(condition.name)} is {spelled}"
+    bits = names(condition.mask).name if names is not None else f"0x{condition.mask:x}"
+    return f"only if {code(condition.name)} {'has' if condition.value else 'has not'} {bits}"
 
 
 def _arg_kind(call: Hcall, arg: Arg) -> Iterator[str]:
@@ -201,6 +208,8 @@ def _output_text(output: Output) -> str:
     if output.also_with:
         codes = ", ".join(_long_busy_once([code_name(entry) for entry in output.also_with]))
         text += f"; also with {codes}"
+    if output.otherwise is not None:
+        text += f"; {output.otherwise} with every other code"
     if output.names is not None:
         text += f": {_spelled(output.names, output.kind)}"
     return text

@@ -17,7 +17,7 @@ from hcalld.core.errors import HcallError
 from hcalld.core.guestmem import RamMap
 from hcallproto.abi.registers import REAL_ADDRESS_MASK
 from hcallproto.abi.returns import H, U
-from hcallproto.abi.spec import Arg, ArgKind, Bound, Buffer, BufferShape, Hcall, Limit
+from hcallproto.abi.spec import Arg, ArgKind, Bound, Buffer, BufferShape, Condition, Hcall, Limit
 from hcallproto.payloads.pks import PAGE_SIZE
 
 
@@ -84,8 +84,8 @@ class _Check:
     size_register: int
     size_minimum: int
     size_maximum: int
-    condition: tuple[int, int] | None
-    """(register, value): otherwise the argument is not looked at."""
+    condition: tuple[int, int, int] | None
+    """(register, mask, value): otherwise the argument is not looked at."""
 
 
 class Plan:
@@ -122,9 +122,12 @@ class Plan:
             size_register=size.register if size is not None else 0,
             size_minimum=size_bounds[0],
             size_maximum=size_bounds[1],
-            condition=arg.only_when
-            and (self.hcall.arg(arg.only_when[0]).register, arg.only_when[1]),
+            condition=None if arg.only_when is None else self._condition(arg.only_when),
         )
+
+    def _condition(self, condition: Condition) -> tuple[int, int, int]:
+        register = self.hcall.arg(condition.name).register
+        return register, int(condition.mask), condition.value
 
     def arguments(self, registers: Registers, ram: RamMap) -> dict[str, int]:
         """Check all arguments in order.
@@ -143,7 +146,8 @@ class Plan:
         for check in self._checks:
             value = registers[check.register]
             kind = check.kind
-            if check.condition and registers[check.condition[0]] != check.condition[1]:
+            condition = check.condition
+            if condition and registers[condition[0]] & condition[1] != condition[2]:
                 pass
             elif kind is ArgKind.ADDRESS:
                 value &= REAL_ADDRESS_MASK

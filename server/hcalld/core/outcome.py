@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from hcalld.core.errors import HcallError
 from hcallproto.abi.returns import H, U
+from hcallproto.abi.spec import Hcall
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,3 +26,10 @@ class Outcome:
     registers: tuple[tuple[int, int], ...] = ()
     writes: tuple[tuple[int, bytes], ...] = dataclasses.field(default=(), repr=False)
     why: str = ""
+
+
+def refusal(hcall: Hcall, error: HcallError) -> Outcome:
+    """What a refused call gives: the code, and what is defined in spite of it."""
+    registers = dict(hcall.refusal_registers)
+    registers.update(error.registers)
+    return Outcome(error.code, tuple(sorted(registers.items())), (), error.why)

@@ -23,7 +23,7 @@ from hcalld.core.answered import Answered, Observer
 from hcalld.core.call import Call
 from hcalld.core.effects import GuestMemoryError
 from hcalld.core.errors import ConfigError, HcallError, StoreError
-from hcalld.core.outcome import Outcome
+from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.records import RecordedReply
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
@@ -136,7 +136,7 @@ class Calls:
             execution = Execution(frame, entry, call, partition, model, ram, self)
             outcome = execution.start()
         except HcallError as error:
-            outcome = Outcome(error.code, error.registers, (), error.why)
+            outcome = refusal(entry.hcall, error)
         except (StoreError, ConfigError) as error:
             outcome = self._store_failed(entry, error)
         except Exception as error:
@@ -209,7 +209,7 @@ class Calls:
             if not self._partition.holds(entry.family, execution.model):
                 raise StoreError("the partition's state was loaded anew while the call waited")
         except HcallError as error:
-            return Outcome(error.code, error.registers, (), error.why)
+            return refusal(entry.hcall, error)
         except (StoreError, ConfigError) as error:
             return self._store_failed(entry, error)
         except Exception as error:

@@ -27,7 +27,7 @@ from hcalld.core.effects import (
 )
 from hcalld.core.errors import HcallError
 from hcalld.core.handlers import Handler, HandlerSet, Model
-from hcalld.core.outcome import Outcome
+from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.records import RecordedReply, Run
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.families.registry import SERVED
@@ -127,7 +127,7 @@ class PureMachine:
                 trail=self.trail,
             )
         except HcallError as error:
-            outcome = Outcome(error.code, error.registers, (), error.why)
+            outcome = refusal(hcall, error)
         if outcome.code not in plan.codes:
             raise UndeclaredError(f"{hcall.name} gave {outcome.code!r}, which it does not declare")
         outputs = {output.register for output in hcall.outputs}

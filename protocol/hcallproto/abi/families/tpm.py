@@ -19,6 +19,7 @@ from hcallproto.abi.spec import (
     Buffer,
     BufferShape,
     CodeWhen,
+    Condition,
     Direction,
     Family,
     Hcall,
@@ -44,7 +45,7 @@ TPM_BUFFER_SIZE: Final = 4096
 TPM_HEADER_SIZE: Final = 10
 """Tag, size and code: no TPM command is shorter (TPM 2.0 part 1, 18.9)."""
 
-_ONLY_EXECUTE = ("operation", Operation.EXECUTE)
+_ONLY_EXECUTE = Condition("operation", Operation.EXECUTE)
 
 TPM_COMM = Hcall(
     name="H_TPM_COMM",
