@@ -67,6 +67,19 @@ class WrapFlag(enum.IntFlag):
     """The one algorithm there is, a number in IBM bits 60 to 63."""
 
 
+WRAP_ALGORITHM_MASK: Final = 0xF
+"""Where the algorithm is."""
+
+WRAP_OVERHEAD: Final = 1024
+"""Bytes that a wrapped object has more than its data (plpks.c ``plpks_wrap_object()``)."""
+
+WRAPPING_KEY_SIZE: Final = 32
+"""Bytes of a wrapping key (plpks.c ``plpks_gen_wrapping_key()``)."""
+
+SIGNED_UPDATE_MIN_SIZE: Final = 40
+"""EFI_TIME and the head of WIN_CERTIFICATE_UEFI_GUID: no update is shorter."""
+
+
 AUTH_HEADER = Struct(
     "version" / Const(1, Int8ub) * "1",
     "consumer" / Int8ub * "1 firmware, 2 bootloader, 3 OS",

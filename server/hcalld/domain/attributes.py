@@ -25,6 +25,7 @@ from hcallproto.payloads.pks import (
     PAGE_SIZE,
     SIGNED_UPDATE_RSA2048,
     SIGNED_UPDATE_RSA4096,
+    WRAP_OVERHEAD,
     Config,
     Policy,
 )
@@ -38,13 +39,16 @@ MAX_KEYSTORE_KBYTES = 128
 """The HMC's greatest on Power11; 64 before."""
 MAX_PASSWORD_SIZE = PAGE_SIZE - AUTH_HEADER_SIZE
 """The authorization structure must not cross a page."""
-MAX_LABEL_SIZE = 1024
-"""Linux refuses less than 255 and keeps it in a signed 16-bit number; ours is lower."""
+MAX_LABEL_SIZE = 512
+"""Linux refuses less than 255, and allocates 512 bytes for a label (plpks.c)."""
 MAX_OBJECT_SIZE = LARGE_OBJECT_SIZE
 
 _WRAPPING_AES_GCM_256 = 1 << 63
 """The bits of ``wrappingfeatures`` are not public; Linux only prints them."""
 _U16_MAX = 0xFFFF
+
+MAX_BUSY_ANSWERS = 1000
+"""Linux repeats WRAP and UNWRAP at once and for ever: an end must be in sight."""
 
 PolicyName = Literal[
     "OSSECBOOTAUDIT",
@@ -85,6 +89,11 @@ class PksAttributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_object_size: Annotated[int, msgspec.Meta(ge=1024, le=MAX_OBJECT_SIZE)] = MAX_OBJECT_SIZE
     supported_policies: tuple[PolicyName, ...] | None = None
     """Policy names; by default all that are served."""
+    busy_answers: Annotated[int, msgspec.Meta(ge=0, le=MAX_BUSY_ANSWERS)] = 0
+    """How often a long operation (signed update, wrap, unwrap) is answered busy, with a
+    continue token, before it is carried out."""
+    busy_hint_ms: Literal[0, 1, 10, 100, 1000, 10_000, 100_000] = 1
+    """Which busy code: H_LONG_BUSY_ORDER_* of so many milliseconds; 0 is H_BUSY."""
 
     def __post_init__(self) -> None:
         for name in self.supported_policies or ():
@@ -149,6 +158,7 @@ class PartitionAttributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             Limit.MAX_PASSWORD_SIZE: self.pks.max_password_size,
             Limit.MAX_LABEL_SIZE: self.pks.max_label_size,
             Limit.MAX_OBJECT_SIZE: self.pks.max_object_size,
+            Limit.MAX_WRAPPED_SIZE: self.pks.max_object_size + WRAP_OVERHEAD,
             Limit.SUPPORTED_POLICIES: self.pks.policies,
         }
 

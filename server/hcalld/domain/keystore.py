@@ -7,8 +7,9 @@ A method either raises ``HcallError`` and has changed nothing, or has changed th
 and recorded it for the store. Registers and guest memory are the handlers' business;
 how records look is ``keystore_records.py``.
 
-Passwords and TRANSIENT objects live until the machine's next reset (their records have
-lifetime RUN, so they outlive the daemon); everything else is persistent.
+Passwords, continue tokens and TRANSIENT objects live until the machine's next reset
+(their records have lifetime RUN, so they outlive the daemon); everything else is
+persistent.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ import dataclasses
 import struct
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.records import Change, Delete, Lifetime, Put, Record
 from hcalld.core.secret import Secret
+from hcalld.domain.attribute_records import put_in_force
 from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.continuations import TOKEN_TAG, Continuations
 from hcalld.domain.keystore_records import (
     NAMESPACE,
     OBJECT_TAG,
@@ -34,11 +39,12 @@ from hcalld.domain.keystore_records import (
     split_object_key,
     split_password_key,
 )
+from hcalld.domain.labels import os_label
 from hcallproto.abi.returns import H
-from hcallproto.payloads.pks import Consumer, Policy
+from hcallproto.payloads.pks import Consumer, Policy, WrapFlag
 
-HYPERVISOR_POLICIES = Policy.SIGNEDUPDATE | Policy.WRAPPINGKEY | Policy.HVPROVISIONED
-"""Bits that H_PKS_WRITE_OBJECT cannot give: other calls, or the hypervisor, create these."""
+SB_VERSION = b"SB_VERSION"
+"""The firmware's object that says: secure boot takes its keys from the keystore."""
 
 SECURE_BOOT_AUDIT = 1
 SECURE_BOOT_ENFORCE = 2
@@ -83,6 +89,9 @@ class Keystore:
         self._objects: dict[bytes, StoredObject] = {}
         self._passwords: dict[int, Secret] = {}
         self._changes: list[Change] = []
+        self._run_objects: set[bytes] = set()
+        """Objects that end with the run."""
+        self.continuations = Continuations(NAMESPACE, self._change)
         self._used_space = 0
         self._config = attributes.keystore_config(0).build()
         for record in records:
@@ -96,10 +105,14 @@ class Keystore:
             _, label = split_object_key(record.key)
             stored = StoredObject(*decode_object(record))
             self._objects[record.key] = stored
+            if record.lifetime is Lifetime.RUN:
+                self._run_objects.add(record.key)
             self._charge(self._cost(label, stored.data))
         elif tag == PASSWORD_TAG:
             consumer = split_password_key(record.key)
             self._passwords[consumer] = Secret(decode_password(record))
+        elif tag == TOKEN_TAG:
+            self.continuations.load(record)
         else:
             raise StoreError(
                 f"keystore record of unknown kind {tag!r}: it was written by a newer hcalld, "
@@ -130,15 +143,16 @@ class Keystore:
         return changes
 
     def begin_run(self) -> None:
-        """The machine was reset: passwords and TRANSIENT objects are gone.
+        """The machine was reset: passwords, tokens and TRANSIENT objects are gone.
 
         Records no changes: a store drops RUN records by itself.
         """
         self._passwords.clear()
-        for key, stored in list(self._objects.items()):
-            if stored.policy & Policy.TRANSIENT:
-                del self._objects[key]
-                self._charge(-self._cost(key[2:], stored.data))
+        self.continuations.clear()
+        for key in self._run_objects:
+            stored = self._objects.pop(key)
+            self._charge(-self._cost(key[2:], stored.data))
+        self._run_objects.clear()
 
     # -- configuration and space ----------------------------------------------------------
 
@@ -182,7 +196,8 @@ class Keystore:
                 H.IN_USE, f"consumer {consumer} has a password already, until the next reset"
             )
         self._passwords[consumer] = Secret(password)
-        self._put(password_key(consumer), encode_password(password), Lifetime.RUN)
+        value = encode_password(password)
+        self._change(Put(Record(NAMESPACE, password_key(consumer), value, Lifetime.RUN)))
 
     def authorize(self, consumer: int, password: bytes) -> None:
         """Check a consumer's password; before one is set, the empty password is right.
@@ -214,14 +229,23 @@ class Keystore:
         key = object_key(consumer, label)
         if key in self._objects:
             raise HcallError(H.RESOURCE, "an object with this label exists; remove it first")
-        cost = self._cost(label, data)
+        self._store(key, policy, data)
+
+    def _store(self, key: bytes, policy: int, data: bytes) -> None:
+        """Create or replace an object, if the difference fits."""
+        size = self._cost(key[2:], data)
+        old = self._objects.get(key)
+        growth = size if old is None else size - self._cost(key[2:], old.data)
         room = self.attributes.total_size - self._used_space
-        if cost > room:
-            raise HcallError(H.NO_MEM, f"object needs {cost} bytes, {room} are free")
+        if growth > room:
+            raise HcallError(H.NO_MEM, f"object needs {growth} more bytes, {room} are free")
         self._objects[key] = StoredObject(policy, data)
-        self._charge(cost)
-        lifetime = Lifetime.RUN if policy & Policy.TRANSIENT else Lifetime.PERSISTENT
-        self._put(key, encode_object(policy, data), lifetime)
+        self._charge(growth)
+        lifetime = Lifetime.PERSISTENT
+        if policy & Policy.TRANSIENT:
+            lifetime = Lifetime.RUN
+            self._run_objects.add(key)
+        self._change(Put(Record(NAMESPACE, key, encode_object(policy, data), lifetime)))
 
     def read(self, consumer: int, label: bytes, password: bytes) -> StoredObject:
         """An object that the caller may see; a wrapping key's bytes are still not for it.
@@ -255,6 +279,8 @@ class Keystore:
             raise HcallError(H.AUTHORITY, "the object is IMMUTABLE")
         if stored.policy & Policy.SIGNEDUPDATE:
             raise HcallError(H.AUTHORITY, "the object is removed by H_PKS_SIGNED_UPDATE only")
+        if stored.policy & Policy.HVPROVISIONED:
+            raise HcallError(H.AUTHORITY, "the object is the hypervisor's own")
         self._delete(key, stored)
 
     def _check_gates(self, consumer: int, policy: int) -> None:
@@ -265,15 +291,116 @@ class Keystore:
             raise HcallError(
                 H.AUTHORITY, f"the object is closed until consumer {consumer} has a password"
             )
+        self._check_secure_boot(
+            audit=bool(policy & Policy.OSSECBOOTAUDIT),
+            enforce=bool(policy & Policy.OSSECBOOTENFORCE),
+        )
+
+    def _check_secure_boot(self, *, audit: bool, enforce: bool) -> None:
         secure_boot = self.attributes.secure_boot
-        if policy & Policy.OSSECBOOTAUDIT and secure_boot < SECURE_BOOT_AUDIT:
+        if audit and secure_boot < SECURE_BOOT_AUDIT:
             raise HcallError(
                 H.AUTHORITY, f"the object needs secure boot audit or enforce; it is {secure_boot}"
             )
-        if policy & Policy.OSSECBOOTENFORCE and secure_boot < SECURE_BOOT_ENFORCE:
+        if enforce and secure_boot < SECURE_BOOT_ENFORCE:
             raise HcallError(
                 H.AUTHORITY, f"the object needs secure boot enforce; it is {secure_boot}"
             )
+
+    # -- signed variables -------------------------------------------------------------------
+
+    def variable(self, name: bytes) -> bytes | None:
+        """A signed variable as it is stored, by its name in UTF-16LE; None if absent."""
+        stored = self._objects.get(object_key(Consumer.OS, os_label(b"", name)))
+        if stored is None or not stored.policy & Policy.SIGNEDUPDATE:
+            return None
+        return stored.data
+
+    def check_signed_update(self, consumer: int, label: bytes, policy: int) -> None:
+        """Whether the object's policy lets it be changed by a signed update.
+
+        Raises:
+            HcallError: H_P4, the policy is not that of the object; H_AUTHORITY.
+        """
+        if not self.attributes.keystore_signed_updates:
+            raise HcallError(H.AUTHORITY, "signed updates are off (keystore_signed_updates is 0)")
+        stored = self._objects.get(object_key(consumer, label))
+        if stored is None:
+            return
+        if stored.policy != policy:
+            raise HcallError(
+                H.P4, f"policy 0x{policy:08x}, but the object has 0x{stored.policy:08x}"
+            )
+        self._check_gates(consumer, stored.policy)
+        if stored.policy & Policy.IMMUTABLE:
+            raise HcallError(H.AUTHORITY, "the object is IMMUTABLE")
+
+    def update(self, consumer: int, label: bytes, policy: int, data: bytes) -> None:
+        """Carry out a signed update that gives the object new data.
+
+        Raises:
+            HcallError: H_NO_MEM, they do not fit.
+        """
+        greatest = self.attributes.pks.max_object_size
+        if len(data) > greatest:
+            raise HcallError(
+                H.NO_MEM, f"the variable would have {len(data)} bytes, at most {greatest}"
+            )
+        self._store(object_key(consumer, label), policy, data)
+
+    def wipe(self) -> None:
+        """Remove all signed variables, and go back to static keys with the next reset."""
+        for key, stored in list(self._objects.items()):
+            if stored.policy & Policy.SIGNEDUPDATE:
+                self._delete(key, stored)
+        key = object_key(Consumer.FIRMWARE, SB_VERSION)
+        mode = self._objects.get(key)
+        if mode is not None:
+            # The running kernel has found dynamic keys; the next one finds none.
+            self._run_objects.add(key)
+            value = encode_object(mode.policy, mode.data)
+            self._change(Put(Record(NAMESPACE, key, value, Lifetime.RUN)))
+        self._set_attributes(linux_dynamic_key_secure_boot=0)
+
+    def use_latch(self) -> None:
+        """PK was updated: the next update needs a signature again."""
+        if self.attributes.keystore_signed_updates_without_verification:
+            self._set_attributes(keystore_signed_updates_without_verification=0)
+
+    def _set_attributes(self, **values: int) -> None:
+        self.attributes = msgspec.structs.replace(self.attributes, **values)
+        self._change(put_in_force(self.attributes))
+
+    # -- wrapping ---------------------------------------------------------------------------
+
+    def wrapping_key(self, consumer: int, label: bytes) -> Secret:
+        """A key for wrapping and unwrapping; the caller is authorized.
+
+        Raises:
+            HcallError: H_NOT_FOUND or H_AUTHORITY.
+        """
+        stored = self._objects.get(object_key(consumer, label))
+        if stored is None:
+            raise HcallError(H.NOT_FOUND, "no wrapping key has this label")
+        if not stored.policy & Policy.WRAPPINGKEY:
+            raise HcallError(H.AUTHORITY, "the object is no wrapping key")
+        self._check_gates(consumer, stored.policy)
+        return Secret(stored.data)
+
+    def check_unwrap(self, consumer: int, flags: int) -> None:
+        """Whether the conditions that a wrapped object carries are met.
+
+        Raises:
+            HcallError: H_AUTHORITY.
+        """
+        if flags & WrapFlag.PASSWORD and consumer not in self._passwords:
+            raise HcallError(
+                H.AUTHORITY, f"the object opens once consumer {consumer} has a password"
+            )
+        self._check_secure_boot(
+            audit=bool(flags & WrapFlag.OSSECBOOTAUDIT),
+            enforce=bool(flags & WrapFlag.OSSECBOOTENFORCE),
+        )
 
     # -- the hypervisor's own side ----------------------------------------------------------
 
@@ -303,8 +430,9 @@ class Keystore:
 
     def _delete(self, key: bytes, stored: StoredObject) -> None:
         del self._objects[key]
+        self._run_objects.discard(key)
         self._charge(-self._cost(key[2:], stored.data))
-        self._changes.append(Delete(NAMESPACE, key))
+        self._change(Delete(NAMESPACE, key))
 
-    def _put(self, key: bytes, value: bytes, lifetime: Lifetime) -> None:
-        self._changes.append(Put(Record(NAMESPACE, key, value, lifetime)))
+    def _change(self, change: Change) -> None:
+        self._changes.append(change)

@@ -17,6 +17,7 @@ from hcallproto.abi.spec import (
     Buffer,
     BufferShape,
     CodeWhen,
+    Condition,
     Direction,
     Family,
     Hcall,
@@ -34,6 +35,10 @@ from hcallproto.payloads.pks import (
     CONFIG_FLAG_WRAP,
     CONFIG_MAX_SIZE,
     CONFIG_MIN_SIZE,
+    SIGNED_UPDATE_MIN_SIZE,
+    WRAP_ALGORITHM_MASK,
+    WRAP_OVERHEAD,
+    WRAPPING_KEY_SIZE,
     Consumer,
     Policy,
     WrapFlag,
@@ -68,6 +73,30 @@ _LABEL_BUFFER = Buffer(
     describe=describe_label,
 )
 
+
+def _in_buffer(max_size: Limit, *, secret: bool) -> Buffer:
+    return Buffer(
+        address="in",
+        direction=Direction.IN,
+        shape=BufferShape.SIZED,
+        max_size=max_size,
+        size="in_size",
+        secret=secret,
+    )
+
+
+def _out_buffer(*, secret: bool) -> Buffer:
+    """One that may be larger than what is written to it."""
+    return Buffer(
+        address="out",
+        direction=Direction.OUT,
+        shape=BufferShape.SIZED,
+        max_size=U32_MAX,
+        size="out_size",
+        secret=secret,
+    )
+
+
 _SUCCESS = CodeWhen(H.SUCCESS, "done")
 _FUNCTION = CodeWhen(H.FUNCTION, "the keystore facility does not exist")
 _STATE = CodeWhen(H.STATE, "the keystore is disabled for this partition")
@@ -89,6 +118,7 @@ _TOKEN_OUT = Output(
     kind=ArgKind.TOKEN,
     doc="continue token; 0 when finished",
     also_with=tuple(entry.code for entry in (_BUSY, *_LONG_BUSY)),
+    otherwise=0,
 )
 _BAD_AUTH = CodeWhen(H.PARAMETER, "authorization structure invalid")
 _BAD_LABEL = CodeWhen(H.P2, "label buffer invalid")
@@ -238,21 +268,39 @@ GEN_KEY = Hcall(
         _LABEL,
         _LABEL_SIZE,
         _POLICY,
-        address("out", 8, "where the key is written unless it is a wrapping key"),
+        Arg(
+            name="out",
+            register=8,
+            kind=ArgKind.ADDRESS,
+            doc="where the key is written",
+            only_when=Condition("policy", 0, mask=Policy.WRAPPINGKEY),
+        ),
         size("out_size", 9, "bytes of the key", minimum=1, maximum=Limit.MAX_OBJECT_SIZE),
     ),
-    buffers=(_AUTH_BUFFER, _LABEL_BUFFER),
+    buffers=(
+        _AUTH_BUFFER,
+        _LABEL_BUFFER,
+        Buffer(
+            address="out",
+            direction=Direction.OUT,
+            shape=BufferShape.SIZED,
+            max_size=Limit.MAX_OBJECT_SIZE,
+            size="out_size",
+            secret=True,
+        ),
+    ),
     codes=(
         *_OBJECT,
         _R_STATE,
-        CodeWhen(H.P4, "policy bits invalid"),
-        CodeWhen(H.P5, "output buffer invalid"),
-        CodeWhen(H.P6, "key size invalid; a wrapping key has 32 bytes"),
+        CodeWhen(H.P4, "policy bits undefined, unsupported, or not for this call"),
+        CodeWhen(H.P5, "output buffer not in RAM"),
+        CodeWhen(
+            H.P6, f"key size 0 or above the greatest; not {WRAPPING_KEY_SIZE} for a wrapping key"
+        ),
         _NO_MEM,
         _BUSY,
         _RESOURCE,
     ),
-    decode_only=True,
     effect_may_remain=True,
 )
 
@@ -272,14 +320,7 @@ READ_OBJECT = Hcall(
     buffers=(
         _AUTH_BUFFER,
         _LABEL_BUFFER,
-        Buffer(
-            address="out",
-            direction=Direction.OUT,
-            shape=BufferShape.SIZED,
-            max_size=U32_MAX,
-            size="out_size",
-            secret=True,
-        ),
+        _out_buffer(secret=True),
     ),
     outputs=(
         Output(
@@ -334,6 +375,7 @@ CONFIRM_OBJECT_FLUSHED = Hcall(
             kind=ArgKind.VALUE,
             doc="1 flushed, 0 not yet",
             also_with=(H.NOT_FOUND,),
+            otherwise=0,
         ),
     ),
     codes=(*_OBJECT, CodeWhen(H.NOT_FOUND, "no such object; with r4 = 1 its removal is flushed")),
@@ -352,17 +394,23 @@ SIGNED_UPDATE = Hcall(
         _POLICY,
         flags("flags", 8, "0 replace, 1 append", bits=1),
         address("in", 9, "authenticated variable update; unaligned"),
-        size("in_size", 10, "bytes of the update", minimum=1, maximum=Limit.MAX_OBJECT_SIZE),
+        size(
+            "in_size",
+            10,
+            "bytes of the update",
+            minimum=SIGNED_UPDATE_MIN_SIZE,
+            maximum=Limit.MAX_OBJECT_SIZE,
+        ),
         Arg(name="token", register=11, kind=ArgKind.TOKEN, doc="continue token, 0 at first"),
     ),
-    buffers=(_AUTH_BUFFER, _LABEL_BUFFER),
+    buffers=(_AUTH_BUFFER, _LABEL_BUFFER, _in_buffer(Limit.MAX_OBJECT_SIZE, secret=False)),
     outputs=(_TOKEN_OUT,),
     codes=(
         *_OBJECT,
         _R_STATE,
-        CodeWhen(H.P4, "policy without SIGNEDUPDATE, or unlike the stored one"),
-        CodeWhen(H.P5, "unknown flags"),
-        CodeWhen(H.P6, "update malformed"),
+        CodeWhen(H.P4, "policy without SIGNEDUPDATE, unlike the stored one, or unsupported"),
+        CodeWhen(H.P5, "unknown flags, or an append to PK"),
+        CodeWhen(H.P6, "update not in RAM, malformed, or not what the variable may hold"),
         CodeWhen(H.P7, "update size invalid"),
         CodeWhen(H.P8, "token invalid"),
         _NO_MEM,
@@ -373,7 +421,7 @@ SIGNED_UPDATE = Hcall(
     effect_may_remain=True,
 )
 
-_WRAP_FLAGS = 0x7000_0000_0000_000F
+_WRAP_CONDITIONS = WrapFlag.OSSECBOOTAUDIT | WrapFlag.OSSECBOOTENFORCE | WrapFlag.PASSWORD
 
 WRAP_OBJECT = Hcall(
     name="H_PKS_WRAP_OBJECT",
@@ -389,16 +437,21 @@ WRAP_OBJECT = Hcall(
             "flags",
             7,
             "conditions of unwrapping, and the algorithm",
-            bits=_WRAP_FLAGS,
+            bits=_WRAP_CONDITIONS | WRAP_ALGORITHM_MASK,
             names=WrapFlag,
         ),
         address("in", 8, "data to wrap"),
         size("in_size", 9, "bytes of the data", minimum=1, maximum=Limit.MAX_OBJECT_SIZE),
         address("out", 10, "wrapped data"),
-        size("out_size", 11, "bytes of the buffer, at least in_size + 1024"),
+        size("out_size", 11, f"bytes of the buffer, at least in_size + {WRAP_OVERHEAD}"),
         Arg(name="token", register=12, kind=ArgKind.TOKEN, doc="continue token, 0 at first"),
     ),
-    buffers=(_AUTH_BUFFER, _LABEL_BUFFER),
+    buffers=(
+        _AUTH_BUFFER,
+        _LABEL_BUFFER,
+        _in_buffer(Limit.MAX_OBJECT_SIZE, secret=True),
+        _out_buffer(secret=False),
+    ),
     outputs=(
         _TOKEN_OUT,
         Output(name="wrapped_size", register=5, kind=ArgKind.SIZE, doc="bytes written"),
@@ -406,17 +459,19 @@ WRAP_OBJECT = Hcall(
     codes=(
         *_OBJECT,
         _R_STATE,
-        CodeWhen(H.P4, "flags invalid"),
-        CodeWhen(H.P5, "input buffer invalid"),
-        CodeWhen(H.P6, "input size invalid"),
-        CodeWhen(H.P7, "output buffer invalid"),
-        CodeWhen(H.P8, "output size below in_size + 1024"),
+        CodeWhen(
+            H.P4,
+            "flags undefined, no known algorithm, both secure-boot conditions, or no password",
+        ),
+        CodeWhen(H.P5, "input buffer not in RAM"),
+        CodeWhen(H.P6, "input size 0 or above the greatest"),
+        CodeWhen(H.P7, "output buffer not in RAM"),
+        CodeWhen(H.P8, f"output size below in_size + {WRAP_OVERHEAD}"),
         CodeWhen(H.P9, "token invalid"),
         _NOT_FOUND,
         _BUSY,
         *_LONG_BUSY,
     ),
-    decode_only=True,
 )
 
 UNWRAP_OBJECT = Hcall(
@@ -429,12 +484,22 @@ UNWRAP_OBJECT = Hcall(
         _AUTH,
         flags("flags", 5, "0", bits=0),
         address("in", 6, "wrapped data"),
-        size("in_size", 7, "bytes of the wrapped data", minimum=1),
+        size(
+            "in_size",
+            7,
+            "bytes of the wrapped data",
+            minimum=WRAP_OVERHEAD,
+            maximum=Limit.MAX_WRAPPED_SIZE,
+        ),
         address("out", 8, "where the data are written"),
         size("out_size", 9, "bytes of the buffer"),
         Arg(name="token", register=10, kind=ArgKind.TOKEN, doc="continue token, 0 at first"),
     ),
-    buffers=(_AUTH_BUFFER,),
+    buffers=(
+        _AUTH_BUFFER,
+        _in_buffer(Limit.MAX_WRAPPED_SIZE, secret=False),
+        _out_buffer(secret=True),
+    ),
     outputs=(
         _TOKEN_OUT,
         Output(name="unwrapped_size", register=5, kind=ArgKind.SIZE, doc="bytes written"),
@@ -444,10 +509,10 @@ UNWRAP_OBJECT = Hcall(
         _R_STATE,
         _BAD_AUTH,
         CodeWhen(H.P2, "flags invalid"),
-        CodeWhen(H.P3, "input buffer invalid"),
-        CodeWhen(H.P4, "input size invalid"),
-        CodeWhen(H.P5, "output buffer invalid"),
-        CodeWhen(H.P6, "output size invalid"),
+        CodeWhen(H.P3, "input buffer not in RAM"),
+        CodeWhen(H.P4, f"input size below {WRAP_OVERHEAD} or above the greatest"),
+        CodeWhen(H.P5, "output buffer not in RAM"),
+        CodeWhen(H.P6, "output size below that of the data"),
         CodeWhen(H.P7, "token invalid"),
         _AUTHORITY,
         CodeWhen(H.UNSUPPORTED, "blob format not supported"),
@@ -457,7 +522,6 @@ UNWRAP_OBJECT = Hcall(
         *_LONG_BUSY,
         _ABORTED,
     ),
-    decode_only=True,
 )
 
 FAMILY = Family(
@@ -486,5 +550,9 @@ FAMILY = Family(
         ("PKS_CONFIG_MAX_SIZE", CONFIG_MAX_SIZE),
         ("PKS_AUTH_HEADER_SIZE", AUTH_HEADER_SIZE),
         ("PKS_AUTH_ALIGNMENT", AUTH_ALIGNMENT),
+        ("PKS_WRAP_OVERHEAD", WRAP_OVERHEAD),
+        ("PKS_WRAPPING_KEY_SIZE", WRAPPING_KEY_SIZE),
+        ("PKS_SIGNED_UPDATE_MIN_SIZE", SIGNED_UPDATE_MIN_SIZE),
+        *((f"PKS_WRAP_FLAG_{flag.name}", flag) for flag in WrapFlag),
     ),
 )

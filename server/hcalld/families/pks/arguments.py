@@ -10,7 +10,14 @@ from __future__ import annotations
 from hcalld.core.call import Call, page_rest
 from hcalld.core.effects import ReadBuffer
 from hcalld.domain.attributes import PartitionAttributes
-from hcallproto.payloads.pks import Auth, Consumer, parse_auth
+from hcallproto.payloads.pks import (
+    WRAP_ALGORITHM_MASK,
+    Auth,
+    Consumer,
+    Policy,
+    WrapFlag,
+    parse_auth,
+)
 
 LABEL_ATTRIBUTES_SIZE = 16
 """Bytes before the name in a label of the OS (plpks.c ``struct label_attr``)."""
@@ -56,3 +63,30 @@ async def read_label(call: Call, consumer: Consumer) -> bytes:
                 f"not {LABEL_ATTRIBUTES_SIZE}, or reserved bytes not 0",
             )
     return label
+
+
+def check_policy(call: Call, refused: Policy) -> int:
+    """The policy that an object is to have; H_P4 for bits that the call cannot give."""
+    policy = call["policy"]
+    if policy & refused:
+        raise call.refuse("policy", f"{Policy(policy & refused).name} cannot be given by this call")
+    return policy
+
+
+def check_wrap_flags(call: Call) -> int:
+    """The flags of a wrapped object, H_P4 if they do not go together.
+
+    Linux calls the password condition mandatory, and refuses both conditions of secure
+    boot together itself (plpks.c ``plpks_wrap_object()``).
+    """
+    flags = call["flags"]
+    algorithm = flags & WRAP_ALGORITHM_MASK
+    if algorithm != WrapFlag.AES_GCM_256:
+        raise call.refuse(
+            "flags", f"wrapping algorithm {algorithm}, expected {WrapFlag.AES_GCM_256:d}"
+        )
+    if not flags & WrapFlag.PASSWORD:
+        raise call.refuse("flags", "the password condition is mandatory")
+    if flags & WrapFlag.OSSECBOOTAUDIT and flags & WrapFlag.OSSECBOOTENFORCE:
+        raise call.refuse("flags", "both conditions of secure boot, expected one at most")
+    return flags

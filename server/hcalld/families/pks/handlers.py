@@ -17,18 +17,24 @@ from hcalld.core.effects import Entropy, Flush, ReadBuffer
 from hcalld.core.errors import HcallError, StoreError
 from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
-from hcalld.domain.keystore import HYPERVISOR_POLICIES, Keystore
-from hcalld.families.pks.arguments import read_auth, read_label
+from hcalld.crypto import wrap
+from hcalld.domain.keystore import Keystore
+from hcalld.families.pks.arguments import check_policy, check_wrap_flags, read_auth, read_label
+from hcalld.families.pks.long_operation import begin_issue
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
-from hcallproto.payloads.pks import Policy
+from hcallproto.payloads.pks import WRAP_OVERHEAD, WRAPPING_KEY_SIZE, Policy
 
 _READ_DATA = ReadBuffer("data")
+_READ_IN = ReadBuffer("in")
 _READ_PASSWORD = ReadBuffer("password")
 _FLUSH = Flush()
 
 _FLUSHED = ((4, 1),)
-_NOT_FLUSHED = ((4, 0),)
+
+_NOT_BY_WRITE = Policy.SIGNEDUPDATE | Policy.WRAPPINGKEY | Policy.HVPROVISIONED
+"""Policy bits that a call cannot give: other calls, or the hypervisor, create these."""
+_NOT_BY_GEN_KEY = Policy.SIGNEDUPDATE | Policy.HVPROVISIONED
 _SUCCESS = Outcome(H.SUCCESS)
 
 
@@ -79,14 +85,35 @@ async def h_pks_write_object(call: Call, keystore: Keystore) -> Outcome:
     """Create an object; an existing one is not overwritten (plpks.c ``plpks_write_var()``)."""
     auth = await read_auth(call, keystore.attributes)
     label = await read_label(call, auth.consumer)
-    policy = call["policy"]
-    if policy & HYPERVISOR_POLICIES:
-        names = Policy(policy & HYPERVISOR_POLICIES).name
-        raise call.refuse("policy", f"{names} cannot be given by this call")
+    policy = check_policy(call, _NOT_BY_WRITE)
     data = await _READ_DATA
     keystore.authorize(auth.consumer, auth.password)
     keystore.create(auth.consumer, label, policy, data)
     return _SUCCESS
+
+
+@HANDLERS.handles(pks.GEN_KEY)
+async def h_pks_gen_key(call: Call, keystore: Keystore) -> Outcome:
+    """Create an object of random bytes; a wrapping key's are told to nobody.
+
+    Linux takes H_RESOURCE for its default wrapping key as success: that is the second
+    boot (plpks.c ``plpks_gen_wrapping_key()``).
+    """
+    size = call["out_size"]
+    is_wrapping = bool(call["policy"] & Policy.WRAPPINGKEY)
+    if is_wrapping and size != WRAPPING_KEY_SIZE:
+        raise call.refuse(
+            "out_size", f"a wrapping key has {WRAPPING_KEY_SIZE} bytes, asked for were {size}"
+        )
+    auth = await read_auth(call, keystore.attributes)
+    label = await read_label(call, auth.consumer)
+    policy = check_policy(call, _NOT_BY_GEN_KEY)
+    if is_wrapping and policy & Policy.WORLDREADABLE:
+        raise call.refuse("policy", "a wrapping key cannot be WORLDREADABLE")
+    key = await Entropy(size)
+    keystore.authorize(auth.consumer, auth.password)
+    keystore.create(auth.consumer, label, policy, key)
+    return _SUCCESS if is_wrapping else Outcome(H.SUCCESS, (), ((call["out"], key),))
 
 
 @HANDLERS.handles(pks.READ_OBJECT)
@@ -122,20 +149,73 @@ async def h_pks_confirm_object_flushed(call: Call, keystore: Keystore) -> Outcom
     """Flush, then say so; never "not yet".
 
     Linux polls until r4 is 1, and after a removal takes H_NOT_FOUND with r4 = 1 for
-    success (plpks.c ``plpks_confirm_object_flushed()``). It reads r4 after errors too, so
-    r4 is always defined.
+    success (plpks.c ``plpks_confirm_object_flushed()``).
     """
-    try:
-        auth = await read_auth(call, keystore.attributes)
-        label = await read_label(call, auth.consumer)
-        keystore.authorize(auth.consumer, auth.password)
-    except HcallError as error:
-        raise HcallError(error.code, error.why, _NOT_FLUSHED) from None
+    auth = await read_auth(call, keystore.attributes)
+    label = await read_label(call, auth.consumer)
+    keystore.authorize(auth.consumer, auth.password)
     exists = keystore.exists(auth.consumer, label)
     try:
         await _FLUSH
     except StoreError as error:
-        raise HcallError(H.ABORTED, str(error), _NOT_FLUSHED) from error
+        raise HcallError(H.ABORTED, str(error)) from error
     if exists:
         return Outcome(H.SUCCESS, _FLUSHED)
     return Outcome(H.NOT_FOUND, _FLUSHED, why="no object has this label; its removal is flushed")
+
+
+@HANDLERS.handles(pks.WRAP_OBJECT)
+async def h_pks_wrap_object(call: Call, keystore: Keystore) -> Outcome:
+    """Encrypt under a wrapping key; r5 is the data's size + 1024.
+
+    Linux takes 1024 off again when it unwraps (trusted_pkwm.c), so no other size will do.
+    """
+    flags = check_wrap_flags(call)
+    wanted = call["in_size"] + WRAP_OVERHEAD
+    if call["out_size"] < wanted:
+        raise call.refuse("out_size", f"{call['out_size']} bytes, the wrapped object has {wanted}")
+    auth = await read_auth(call, keystore.attributes)
+    label = await read_label(call, auth.consumer)
+    data = await _READ_IN
+    salt = await Entropy(wrap.SALT_SIZE)
+    issue = await begin_issue(call, keystore)
+    keystore.authorize(auth.consumer, auth.password)
+    key = keystore.wrapping_key(auth.consumer, label)
+    busy = issue.busy()
+    if busy is not None:
+        return busy
+    blob = wrap.wrap(key, salt, auth.consumer, label, flags, data)
+    issue.done()
+    return Outcome(H.SUCCESS, ((4, 0), (5, len(blob))), ((call["out"], blob),))
+
+
+@HANDLERS.handles(pks.UNWRAP_OBJECT)
+async def h_pks_unwrap_object(call: Call, keystore: Keystore) -> Outcome:
+    """Decrypt what WRAP_OBJECT made; r5 is the data's size.
+
+    Linux copies r5 bytes into 129 without a look at them (trusted_pkwm.c), and passes on
+    whatever its user calls a wrapped key: only what is proven is used, and written.
+    """
+    size = call["in_size"] - WRAP_OVERHEAD
+    if call["out_size"] < size:
+        raise call.refuse("out_size", f"{call['out_size']} bytes, the data have {size}")
+    auth = await read_auth(call, keystore.attributes)
+    blob = await _READ_IN
+    issue = await begin_issue(call, keystore)
+    keystore.authorize(auth.consumer, auth.password)
+    try:
+        wrapped = wrap.parse(blob)
+        if wrapped.consumer != auth.consumer:
+            raise HcallError(H.AUTHORITY, f"it was wrapped for consumer {wrapped.consumer}")
+        key = keystore.wrapping_key(auth.consumer, wrapped.label)
+        busy = issue.busy()
+        if busy is not None:
+            return busy
+        data = wrap.unwrap(key, wrapped)
+    except wrap.WrapFormatError as error:
+        raise HcallError(H.UNSUPPORTED, f"wrapped object: {error}") from None
+    except wrap.WrapDataError as error:
+        raise HcallError(H.BAD_DATA, f"wrapped object: {error}") from None
+    keystore.check_unwrap(auth.consumer, wrapped.flags)
+    issue.done()
+    return Outcome(H.SUCCESS, ((4, 0), (5, len(data))), ((call["out"], data),))
