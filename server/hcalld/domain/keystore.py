@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Iterable, Iterator
+from typing import assert_never
 
 import msgspec
 
@@ -25,6 +26,7 @@ from hcalld.core.records import Change, Delete, Lifetime, Put, Record
 from hcalld.core.secret import Secret
 from hcalld.domain.attribute_records import put_in_force
 from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.authvar import Accepted, Remove, Store, Wipe
 from hcalld.domain.continuations import TOKEN_TAG, Continuations
 from hcalld.domain.keystore_records import (
     NAMESPACE,
@@ -335,20 +337,40 @@ class Keystore:
         if stored.policy & Policy.IMMUTABLE:
             raise HcallError(H.AUTHORITY, "the object is IMMUTABLE")
 
-    def update(self, consumer: int, label: bytes, policy: int, data: bytes) -> None:
-        """Carry out a signed update that gives the object new data.
+    @property
+    def has_latch(self) -> bool:
+        """True if the next update of PK needs no signature."""
+        return bool(self.attributes.keystore_signed_updates_without_verification)
+
+    def update(self, consumer: int, label: bytes, policy: int, accepted: Accepted) -> None:
+        """Carry out a signed update.
 
         Raises:
-            HcallError: H_NO_MEM, they do not fit.
+            HcallError: H_NO_MEM, it does not fit.
         """
-        greatest = self.attributes.pks.max_object_size
-        if len(data) > greatest:
-            raise HcallError(
-                H.NO_MEM, f"the variable would have {len(data)} bytes, at most {greatest}"
-            )
-        self._store(object_key(consumer, label), policy, data)
+        key = object_key(consumer, label)
+        change = accepted.change
+        match change:
+            case Store():
+                greatest = self.attributes.pks.max_object_size
+                if change.size > greatest:
+                    raise HcallError(
+                        H.NO_MEM,
+                        f"the variable would have {change.size} bytes, at most {greatest}",
+                    )
+                self._store(key, policy, change.data)
+            case Remove():
+                stored = self._objects.get(key)
+                if stored is not None:
+                    self._delete(key, stored)
+            case Wipe():
+                self._wipe()
+            case _:
+                assert_never(change)
+        if accepted.used_latch:
+            self._set_attributes(keystore_signed_updates_without_verification=0)
 
-    def wipe(self) -> None:
+    def _wipe(self) -> None:
         """Remove all signed variables, and go back to static keys with the next reset."""
         for key, stored in list(self._objects.items()):
             if stored.policy & Policy.SIGNEDUPDATE:
@@ -361,11 +383,6 @@ class Keystore:
             value = encode_object(mode.policy, mode.data)
             self._change(Put(Record(NAMESPACE, key, value, Lifetime.RUN)))
         self._set_attributes(linux_dynamic_key_secure_boot=0)
-
-    def use_latch(self) -> None:
-        """PK was updated: the next update needs a signature again."""
-        if self.attributes.keystore_signed_updates_without_verification:
-            self._set_attributes(keystore_signed_updates_without_verification=0)
 
     def _set_attributes(self, **values: int) -> None:
         self.attributes = msgspec.structs.replace(self.attributes, **values)

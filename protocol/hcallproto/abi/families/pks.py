@@ -417,7 +417,6 @@ SIGNED_UPDATE = Hcall(
         _BUSY,
         *_LONG_BUSY,
     ),
-    decode_only=True,
     effect_may_remain=True,
 )
 

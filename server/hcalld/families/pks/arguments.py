@@ -10,6 +10,7 @@ from __future__ import annotations
 from hcalld.core.call import Call, page_rest
 from hcalld.core.effects import ReadBuffer
 from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.labels import os_label
 from hcallproto.payloads.pks import (
     WRAP_ALGORITHM_MASK,
     Auth,
@@ -90,3 +91,19 @@ def check_wrap_flags(call: Call) -> int:
     if flags & WrapFlag.OSSECBOOTAUDIT and flags & WrapFlag.OSSECBOOTENFORCE:
         raise call.refuse("flags", "both conditions of secure boot, expected one at most")
     return flags
+
+
+def variable_name(call: Call, consumer: Consumer, label: bytes) -> bytes:
+    """The name of the signed variable that a label is of, in UTF-16LE.
+
+    They belong to the OS, and their labels have no prefix (plpks-secvar.c
+    ``plpks_set_variable()``).
+    """
+    if consumer is not Consumer.OS:
+        raise call.refuse("auth", f"consumer {consumer:d}, but signed variables are the OS's")
+    name = label[LABEL_ATTRIBUTES_SIZE:]
+    if label != os_label(b"", name):
+        raise call.refuse(
+            "label", f"label attributes {label[:10].hex()} are not those of a signed variable"
+        )
+    return name

@@ -18,8 +18,16 @@ from hcalld.core.errors import HcallError, StoreError
 from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
 from hcalld.crypto import wrap
+from hcalld.domain import authvar
+from hcalld.domain.authvar import Reason
 from hcalld.domain.keystore import Keystore
-from hcalld.families.pks.arguments import check_policy, check_wrap_flags, read_auth, read_label
+from hcalld.families.pks.arguments import (
+    check_policy,
+    check_wrap_flags,
+    read_auth,
+    read_label,
+    variable_name,
+)
 from hcalld.families.pks.long_operation import begin_issue
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
@@ -35,6 +43,16 @@ _FLUSHED = ((4, 1),)
 _NOT_BY_WRITE = Policy.SIGNEDUPDATE | Policy.WRAPPINGKEY | Policy.HVPROVISIONED
 """Policy bits that a call cannot give: other calls, or the hypervisor, create these."""
 _NOT_BY_GEN_KEY = Policy.SIGNEDUPDATE | Policy.HVPROVISIONED
+_NOT_BY_SIGNED_UPDATE = Policy.WRAPPINGKEY | Policy.HVPROVISIONED
+
+_ARGUMENT_OF = {
+    Reason.NAME: "label",
+    Reason.NAME_SIZE: "label_size",
+    Reason.FLAGS: "flags",
+    Reason.CONTENT: "in",
+    Reason.SIZE: "in_size",
+}
+"""Which argument a refused update is blamed on."""
 _SUCCESS = Outcome(H.SUCCESS)
 
 
@@ -162,6 +180,43 @@ async def h_pks_confirm_object_flushed(call: Call, keystore: Keystore) -> Outcom
     if exists:
         return Outcome(H.SUCCESS, _FLUSHED)
     return Outcome(H.NOT_FOUND, _FLUSHED, why="no object has this label; its removal is flushed")
+
+
+@HANDLERS.handles(pks.SIGNED_UPDATE)
+async def h_pks_signed_update(call: Call, keystore: Keystore) -> Outcome:
+    """Create, change or delete a signed variable (plpks.c ``plpks_signed_update_var()``).
+
+    What an update does is ``hcalld.domain.authvar``'s to say. Which code tells of which
+    reason is inferred: Linux lists the codes only.
+    """
+    auth = await read_auth(call, keystore.attributes)
+    label = await read_label(call, auth.consumer)
+    name = variable_name(call, auth.consumer, label)
+    policy = check_policy(call, _NOT_BY_SIGNED_UPDATE)
+    if not policy & Policy.SIGNEDUPDATE:
+        raise call.refuse("policy", "SIGNEDUPDATE is not set, which is what this call is for")
+    message = await _READ_IN
+    issue = await begin_issue(call, keystore)
+    keystore.authorize(auth.consumer, auth.password)
+    keystore.check_signed_update(auth.consumer, label, policy)
+    busy = issue.busy()
+    if busy is not None:
+        return busy
+    try:
+        accepted = authvar.evaluate(
+            name,
+            message,
+            is_append=bool(call["flags"]),
+            lookup=keystore.variable,
+            without_verification=keystore.has_latch,
+        )
+    except authvar.UpdateRefused as refused:
+        if refused.reason is Reason.AUTHORITY:
+            raise HcallError(H.AUTHORITY, refused.why) from None
+        raise call.refuse(_ARGUMENT_OF[refused.reason], refused.why) from None
+    keystore.update(auth.consumer, label, policy, accepted)
+    issue.done()
+    return Outcome(H.SUCCESS, ((4, 0),))
 
 
 @HANDLERS.handles(pks.WRAP_OBJECT)
