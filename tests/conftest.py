@@ -190,33 +190,6 @@ def pytest_runtest_makereport(
 # -- tiers ------------------------------------------------------------------------------
 
 
-class MarkerCheck(TierCheck):
-    """Judges a run by the markers of what ran."""
-
-    def __init__(self, markers: frozenset[str]) -> None:
-        super().__init__([])
-        self._missing = set(markers)
-        self._markers: dict[str, set[str]] = {}
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Notes the markers of each test."""
-        for item in session.items:
-            self._markers[item.nodeid] = {marker.name for marker in item.iter_markers()}
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Counts what ran, by marker too."""
-        super().pytest_runtest_logreport(report)
-        if report.when == "call" and not report.skipped:
-            self._missing -= self._markers[report.nodeid]
-
-    def problems(self) -> list[str]:
-        """Says what makes the run a failure, whatever its tests say."""
-        return [
-            f"tier {name}: no test with this marker ran; expected at least one"
-            for name in sorted(self._missing)
-        ] + super().problems()
-
-
 def on_demand(config: pytest.Config) -> set[str]:
     """The tiers that run only on demand and that ``-m`` asks for."""
     asked = set(re.findall(r"(?<!not )\b\w+", config.getoption("markexpr")))
@@ -229,7 +202,7 @@ def pytest_configure(config: pytest.Config) -> None:
     required = required_tiers()
     if required and not config.getoption("tiers", ""):
         # Asked for alone, soak or bench tests need not use every tool.
-        check = MarkerCheck(frozenset(on_demand(config)) or required)
+        check = TierCheck(sorted(on_demand(config) or required))
         config.pluginmanager.register(check, "hcalld-markers")
 
 
