@@ -22,7 +22,9 @@ def _uid(name: str) -> int:
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise ConfigError(f"--allow-uid {name}: no such user; give a name or a number") from None
+        raise click.UsageError(
+            f"--allow-uid {name}: no such user; give a name or a number"
+        ) from None
 
 
 def _gid(name: str | None) -> int | None:
@@ -33,7 +35,9 @@ def _gid(name: str | None) -> int | None:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        raise ConfigError(f"--socket-group {name}: no such group; give a name or number") from None
+        raise click.UsageError(
+            f"--socket-group {name}: no such group; give a name or number"
+        ) from None
 
 
 def _mode(text: str) -> int:
@@ -42,14 +46,14 @@ def _mode(text: str) -> int:
     except ValueError:
         mode = -1
     if not 0 <= mode <= 0o777:
-        raise ConfigError(f"--socket-mode {text}: expected an octal mode such as 0600")
+        raise click.UsageError(f"--socket-mode {text}: expected an octal mode such as 0600")
     return mode
 
 
 def _split_address(text: str) -> tuple[str, int]:
     host, separator, port = text.rpartition(":")
     if not separator or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"--listen {text}: expected HOST:PORT, such as 127.0.0.1:7707")
+        raise click.UsageError(f"--listen {text}: expected HOST:PORT, such as 127.0.0.1:7707")
     return host.strip("[]"), int(port)
 
 

@@ -278,7 +278,7 @@ def test_use_when_it_is_wrong_then_status_2_and_the_reason(
 def test_value_when_it_is_wrong_then_one_line_names_the_option(
     fake: Fake, words: tuple[str, ...], told: str
 ):
-    message = failed(*words)
+    message = refused(*words)
     assert told in message
     assert words[0] in message
     assert fake.options is None
