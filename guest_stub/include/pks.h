@@ -74,6 +74,9 @@ uint32_t pks_used_space(void);
 /* Bytes that an object of this size may have, whatever form the limit has. */
 uint32_t pks_max_object_size(const struct pks_config *config);
 
+/* The same with maxlargeobjectsize, which counts from 64 KiB on. */
+uint32_t pks_greatest_object(const struct pks_config *config);
+
 /* "STUB", version 0, Linux, then the name; for consumers 1 and 2 the bare name. */
 void pks_label_set(struct pks_label *label, unsigned int consumer, const char *name);
 
@@ -101,6 +104,33 @@ struct pks_result pks_read(unsigned int consumer, const struct pks_label *label,
 			   uint64_t size);
 int64_t pks_remove(unsigned int consumer, const struct pks_label *label);
 struct pks_result pks_confirm(unsigned int consumer, const struct pks_label *label);
+
+/* What makes a caller issue H_PKS_SIGNED_UPDATE, WRAP or UNWRAP again, with r4 as token. */
+bool pks_is_busy(int64_t code);
+
+/* The milliseconds that a busy code hints at; 1 for H_BUSY, as Linux takes it. */
+uint64_t pks_busy_ms(int64_t code);
+
+/* Without WRAPPINGKEY the key is written to out. */
+int64_t pks_gen_key(unsigned int consumer, const struct pks_label *label, uint32_t policy,
+		    void *out, uint64_t size);
+
+/*
+ * These follow busy answers to the end, as Linux does: WRAP and UNWRAP at once, a signed
+ * update after the time that the code hints at. The result is the final one; r5 is the
+ * size of what was written.
+ */
+struct pks_result pks_wrap(unsigned int consumer, const struct pks_label *label, uint64_t flags,
+			   const void *in, uint64_t in_size, void *out, uint64_t out_size);
+struct pks_result pks_unwrap(unsigned int consumer, const void *in, uint64_t in_size, void *out,
+			     uint64_t out_size);
+struct pks_result pks_signed_update(unsigned int consumer, const struct pks_label *label,
+				    uint32_t policy, uint64_t flags, const void *in,
+				    uint64_t in_size);
+
+/* Linux's flags for a wrapped object without a condition. */
+#define PKS_WRAP_DEFAULT	(PKS_WRAP_FLAG_PASSWORD | PKS_WRAP_FLAG_AES_GCM_256)
+#define PKS_MAX_ISSUES		10000	/* of one operation: then it counts as endless */
 
 /* As Linux does: again every 10 ms until r4 is 1, any code but 0 came, or 5 s passed. */
 struct pks_result pks_confirm_wait(unsigned int consumer, const struct pks_label *label);

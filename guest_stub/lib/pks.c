@@ -103,6 +103,12 @@ uint32_t pks_max_object_size(const struct pks_config *config)
 	return config->maxobjsize;
 }
 
+uint32_t pks_greatest_object(const struct pks_config *config)
+{
+	return config->maxobjsize > config->maxlargeobjectsize ? config->maxobjsize :
+								  config->maxlargeobjectsize;
+}
+
 void pks_label_set(struct pks_label *label, unsigned int consumer, const char *name)
 {
 	size_t size = strlen(name), at = 0;
@@ -221,4 +227,75 @@ struct pks_result pks_confirm_wait(unsigned int consumer, const struct pks_label
 			return result;
 		delay_ms(PKS_FLUSH_POLL_MS);
 	}
+}
+
+bool pks_is_busy(int64_t code)
+{
+	return code == H_BUSY || (code >= H_LONG_BUSY_ORDER_1_MSEC &&
+				  code <= H_LONG_BUSY_ORDER_100_SEC);
+}
+
+uint64_t pks_busy_ms(int64_t code)
+{
+	uint64_t ms = 1;
+
+	for (; code > H_LONG_BUSY_ORDER_1_MSEC; code--)
+		ms *= 10;
+	return ms;
+}
+
+int64_t pks_gen_key(unsigned int consumer, const struct pks_label *label, uint32_t policy,
+		    void *out, uint64_t size)
+{
+	struct hcall_regs regs;
+
+	return HCALL(&regs, H_PKS_GEN_KEY, (uintptr_t)pks_auth(consumer),
+		     (uintptr_t)label->bytes, label->size, policy, (uintptr_t)out, size);
+}
+
+/* Issues a call until it is done; its token is argument number token. */
+static struct pks_result issue(uint64_t number, uint64_t *args, unsigned int count,
+			       unsigned int token, bool waits)
+{
+	struct hcall_regs regs;
+	unsigned int issues;
+	int64_t code;
+
+	for (issues = 0; issues < PKS_MAX_ISSUES; issues++) {
+		code = hcall_args(&regs, number, args, count);
+		if (!pks_is_busy(code))
+			return (struct pks_result){ code, regs.r[4], regs.r[5] };
+		args[token] = regs.r[4];
+		if (waits)
+			delay_ms(pks_busy_ms(code));
+	}
+	stub_abort("%s is busy after %u issues", hcall_name(number), issues);
+}
+
+struct pks_result pks_wrap(unsigned int consumer, const struct pks_label *label, uint64_t flags,
+			   const void *in, uint64_t in_size, void *out, uint64_t out_size)
+{
+	uint64_t args[] = { (uintptr_t)pks_auth(consumer), (uintptr_t)label->bytes, label->size,
+			    flags, (uintptr_t)in, in_size, (uintptr_t)out, out_size, 0 };
+
+	return issue(H_PKS_WRAP_OBJECT, args, 9, 8, false);
+}
+
+struct pks_result pks_unwrap(unsigned int consumer, const void *in, uint64_t in_size, void *out,
+			     uint64_t out_size)
+{
+	uint64_t args[] = { (uintptr_t)pks_auth(consumer), 0, (uintptr_t)in, in_size,
+			    (uintptr_t)out, out_size, 0 };
+
+	return issue(H_PKS_UNWRAP_OBJECT, args, 7, 6, false);
+}
+
+struct pks_result pks_signed_update(unsigned int consumer, const struct pks_label *label,
+				    uint32_t policy, uint64_t flags, const void *in,
+				    uint64_t in_size)
+{
+	uint64_t args[] = { (uintptr_t)pks_auth(consumer), (uintptr_t)label->bytes, label->size,
+			    policy, flags, (uintptr_t)in, in_size, 0 };
+
+	return issue(H_PKS_SIGNED_UPDATE, args, 8, 7, true);
 }
