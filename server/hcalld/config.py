@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Profiles: a partition's attributes, from a TOML file.
+"""Profiles: what a partition's attributes shall be, from a TOML file.
+
+The partition owns its attributes; a key of its profile is an order to set one, carried
+out when the guest is powered on (``domain/attribute_orders.py``).
 
 A profile directory holds one ``<name>.toml`` a partition. The top-level keys are the
 attributes an HMC has, under the HMC's names (``domain/attributes.py``); the table
@@ -18,6 +21,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from hcalld.core.errors import ConfigError
+from hcalld.domain.attribute_records import Value, flatten, with_orders
 from hcalld.domain.attributes import PartitionAttributes
 
 DEFAULT_PROFILE = "default"
@@ -43,8 +47,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     partition: str
     source: str
-    attributes: PartitionAttributes
+    orders: dict[str, Value] = {}
+    """The attributes that it names, by dotted name."""
     emulation: Emulation = Emulation()
+
+    @property
+    def attributes(self) -> PartitionAttributes:
+        """What it makes of a new partition."""
+        return with_orders(PartitionAttributes(), self.orders)
 
 
 def parse_profile(text: str, partition: str, source: str) -> Profile:
@@ -74,7 +84,9 @@ def parse_profile(text: str, partition: str, source: str) -> Profile:
     except (msgspec.ValidationError, ValueError) as error:
         known = ", ".join(PartitionAttributes.__struct_fields__)
         raise ConfigError(f"{source}: {error}; keys are: {known}, and table [hcalld]") from None
-    return Profile(partition=partition, source=source, attributes=attributes, emulation=emulation)
+    given = {name for name in raw if name != "pks"} | {f"pks.{name}" for name in raw.get("pks", {})}
+    orders = {name: value for name, value in flatten(attributes).items() if name in given}
+    return Profile(partition=partition, source=source, orders=orders, emulation=emulation)
 
 
 class Profiles:
@@ -149,7 +161,7 @@ class Profiles:
             )
         if self._default is not None:
             return msgspec.structs.replace(self._default, partition=partition)
-        return Profile(partition=partition, source="built-in", attributes=PartitionAttributes())
+        return Profile(partition=partition, source="built-in")
 
 
 def _read_files(directory: pathlib.Path) -> list[tuple[pathlib.Path, str]]:

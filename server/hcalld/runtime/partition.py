@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One guest's state while the daemon runs: its models, its store, and who uses it.
+"""One guest's state while the daemon runs: its attributes, its models, its store.
 
-A partition is opened by one connection at a time. Its store is open only while it is
+A partition is opened by one connection at a time. Its attributes are in its store; its
+profile changes them when the machine is powered on, which is when an instance of QEMU
+connects that was not the last one. Its store is open only while it is
 used: after a while without calls it is closed, and the next call loads it again.
 """
 
@@ -18,6 +20,9 @@ from hcalld.core.call import Limits, Plan, buffer_max_size
 from hcalld.core.errors import StoreError
 from hcalld.core.handlers import Handler, Model
 from hcalld.core.records import Change, RecordedReply, Run
+from hcalld.domain.attribute_orders import Carried, connect
+from hcalld.domain.attribute_records import load as load_attributes
+from hcalld.domain.attributes import PartitionAttributes
 from hcalld.families.registry import SERVED
 from hcalld.stores.base import Store
 from hcallproto.abi.spec import BufferShape, Direction, Family, Hcall, Level
@@ -94,7 +99,12 @@ class Partition:
     def __init__(self, profile: Profile, open_store: Callable[[], Store]) -> None:
         self.profile = profile
         self.id = profile.partition
+        self.attributes: PartitionAttributes = profile.attributes
+        """Those in force, once it has begun."""
+        self.carried = Carried(self.attributes)
+        """What became of the profile's orders when the machine connected."""
         self.replies: dict[int, RecordedReply] = {}
+        self._instance: bytes | None = None
         self._open_store = open_store
         self._store: Store | None = None
         self._models: dict[str, Model] = {}
@@ -106,7 +116,7 @@ class Partition:
 
     def entries(self, *, shared_ram: bool, levels: frozenset[Level]) -> dict[int, Entry]:
         """The calls it serves, by ``number << 2 | level``."""
-        limits = self.profile.attributes.limits()
+        limits = self.attributes.limits()
         entries = {}
         for served in SERVED:
             for hcall, handler in served.handlers.by_call.items():
@@ -137,7 +147,7 @@ class Partition:
         self, entries: Mapping[int, Entry], *, levels: frozenset[Level]
     ) -> f.Announcement:
         """What the shim is told of the calls and the device tree."""
-        limits = self.profile.attributes.limits()
+        limits = self.attributes.limits()
         deadline_ms = self.profile.emulation.deadline_ms
         calls = [_spec_of(entry, limits, deadline_ms) for entry in entries.values()]
         families: Sequence[Family] = [served.handlers.family for served in SERVED]
@@ -151,7 +161,7 @@ class Partition:
         return f.Announcement(
             tuple(calls),
             tuple(string for family in families for string in family.hypertas),
-            self.profile.attributes.root_properties(),
+            self.attributes.root_properties(),
         )
 
     # -- its state ----------------------------------------------------------------------
@@ -159,19 +169,35 @@ class Partition:
     def begin(self, run: Run) -> None:
         """Enter a run of the machine; what lives for a run only ends with the one before.
 
+        A machine that was not the last one is powered on: the profile's orders are
+        carried out, in one transaction. Then only the run before it ends, so that a
+        machine that is refused has changed nothing.
+
         Raises:
+            ConfigError: the profile orders what is refused.
             StoreError: the store cannot be used.
         """
         if self._store is None:
             self._store = self._open_store()
+        if run.instance != self._instance:
+            self._connect(self._store, run.instance)
         if self._store.begin_run(run):
             self._models = {}
         self._load(self._store)
 
+    def _connect(self, store: Store, instance: bytes) -> None:
+        self.carried = connect(store.load().records, self.profile.orders, instance)
+        if self.carried.changes:
+            store.commit(self.carried.changes, None)
+        self._instance = instance
+
     def _load(self, store: Store) -> None:
         loaded = store.load()
+        held = load_attributes(loaded.records)
+        assert held is not None, "connecting puts attributes in force"
+        self.attributes = held.attributes
         self._models = {
-            served.handlers.family.name: served.build(self.profile.attributes, loaded.records)
+            served.handlers.family.name: served.build(self.attributes, loaded.records)
             for served in SERVED
         }
         self.replies = {reply.vcpu: reply for reply in loaded.replies}

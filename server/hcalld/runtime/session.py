@@ -281,6 +281,7 @@ class Session:
         partition = self.partition = await self._owner.claim(hello, self)
         self.log = self.log.bind(partition=partition.id)
         partition.begin(Run(hello.instance, hello.reset))
+        self._log_orders(partition)
         features = hello.features & SERVED_FEATURES
         if not self.transport.passes_descriptors:
             features &= ~s.Feature.SHARED_RAM
@@ -313,6 +314,23 @@ class Session:
             profile=partition.profile.source,
             shared_ram=shared_ram,
         )
+
+    def _log_orders(self, partition: Partition) -> None:
+        """What became of the profile."""
+        done, waiting = (
+            " ".join(f"{name}={value}" for name, value in orders.items())
+            for orders in (partition.carried.done, partition.carried.waiting)
+        )
+        source = partition.profile.source
+        if done:
+            self.log.info("attributes set", attributes=done, profile=source)
+        if waiting:
+            self.log.warning(
+                "profile changed while the guest is on",
+                attributes=waiting,
+                profile=source,
+                reason="attributes change when the guest is next powered on",
+            )
 
     def _accept(self, accept: f.Accept) -> None:
         for refused in accept.refused:

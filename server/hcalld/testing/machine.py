@@ -29,6 +29,8 @@ from hcalld.core.errors import HcallError
 from hcalld.core.handlers import Handler, HandlerSet, Model
 from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.records import RecordedReply, Run
+from hcalld.domain.attribute_orders import connect
+from hcalld.domain.attribute_records import Orders, flatten, load
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.families.registry import SERVED
 from hcalld.stores.base import Store
@@ -47,9 +49,14 @@ class PureMachine:
     """One guest with every served family.
 
     Args:
-        attributes: the partition's.
+        attributes: what its profile says, every key of it.
         guest: its memory; 1 MiB at 0 by default.
-        store: its store; in memory by default. It is entered with a run of its own.
+        store: its store; in memory by default. It is entered with a run of its own; one
+            that another machine of this kind has entered is taken over as by a daemon
+            that was restarted, with the attributes in force.
+
+    Raises:
+        ConfigError: the attributes are refused.
     """
 
     def __init__(
@@ -60,12 +67,15 @@ class PureMachine:
         store: Store | None = None,
     ) -> None:
         self.attributes = attributes or PartitionAttributes()
+        """Those in force."""
         self.guest = guest or FakeGuest()
         self.store: Store = store if store is not None else MemoryStore()
         self.trail: list[Effect[Any]] = []
         """The effects of the last call."""
         self.notes: list[str] = []
         self.flush_count = 0
+        self._profile: Orders = flatten(self.attributes)
+        self._power_count = 0
         self._reset_count = 0
         self._entropy_count = 0
         self._seq = 0
@@ -76,15 +86,41 @@ class PureMachine:
             self._sets[family] = served.handlers
             for hcall, handler in served.handlers.by_call.items():
                 self._handlers[hcall.name] = (hcall, handler, family)
-        self.store.begin_run(self._run())
-        self.reload()
+        self._connect()
 
     def _run(self) -> Run:
-        return Run(b"pure machine....", self._reset_count)
+        instance = f"pure machine{self._power_count or '':.<4}"
+        return Run(instance.encode(), self._reset_count)
+
+    def _connect(self) -> None:
+        run = self._run()
+        carried = connect(self.store.load().records, self._profile, run.instance)
+        if carried.changes:
+            self.store.commit(carried.changes, None)
+        self.store.begin_run(run)
+        self.reload()
+
+    def power_on(self, attributes: PartitionAttributes | None = None) -> None:
+        """Switch the machine off and on again.
+
+        Args:
+            attributes: what its profile says from now on; by default the same as before.
+
+        Raises:
+            ConfigError: the profile orders what is refused.
+        """
+        if attributes is not None:
+            self._profile = flatten(attributes)
+        self._power_count += 1
+        self._reset_count = 0
+        self._connect()
 
     def reload(self) -> None:
         """Build the models anew from the store, as after the daemon's restart."""
         loaded = self.store.load()
+        held = load(loaded.records)
+        assert held is not None, "connecting puts attributes in force"
+        self.attributes = held.attributes
         self.models: dict[str, Model] = {
             served.handlers.family.name: served.build(self.attributes, loaded.records)
             for served in SERVED

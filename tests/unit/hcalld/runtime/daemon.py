@@ -15,7 +15,8 @@ from tests.unit.hcalld.runtime.shim import RAM, Shim, hello
 from hcalld.config import Profile, Profiles
 from hcalld.core.answered import Answered
 from hcalld.core.errors import StoreError
-from hcalld.core.records import Change, Loaded, RecordedReply, Run
+from hcalld.core.records import Change, Loaded, Record, RecordedReply, Run
+from hcalld.domain.attribute_records import NAMESPACE as ATTRIBUTES
 from hcalld.runtime.server import Server
 from hcalld.runtime.transport import SocketTransport, StreamTransport
 from hcalld.stores.memory import MemoryState, MemoryStore
@@ -140,6 +141,11 @@ class Daemon:
         """A partition's store, with what it held when it was last closed."""
         state = self.states.setdefault(profile.partition, MemoryState())
         return FaultyStore(state, self.faults)
+
+    def stored(self, partition: str = "lpar7") -> list[Record]:
+        """What a partition's models keep in its store."""
+        records = self.states[partition].records.values()
+        return [record for record in records if record.namespace != ATTRIBUTES]
 
     async def connect(self) -> Shim:
         """A connection through memory."""

@@ -39,7 +39,7 @@ def values(reply: f.Reply) -> tuple[int, ...]:
 
 def entry_keys(daemon: Daemon, partition: str = "lpar7") -> set[int]:
     """What the store holds, which is what counts."""
-    return {int.from_bytes(key, "big") for _, key in daemon.states[partition].records}
+    return {int.from_bytes(record.key, "big") for record in daemon.stored(partition)}
 
 
 # -- at once -------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ async def test_call_when_it_came_with_its_buffers_then_nothing_is_asked(daemon: 
     segment = f.Segment(0, 0x40, s.SegmentStatus.OK, data)
     await shim.send(shim.call_frame(ledger.SIZED, 9, 0x40, len(data), segments=(segment,)))
     assert values(await shim.expect(f.Reply)) == (13,)
-    (record,) = daemon.states["lpar7"].records.values()
+    (record,) = daemon.stored()
     assert record.value == data
 
 
@@ -925,7 +925,7 @@ async def test_shared_ram_when_a_buffer_is_large_then_it_is_read_from_there(
     data = os.urandom(ledger.LARGE_SIZE)
     os.pwrite(memory.fd, data, 0x1234)
     assert values(await shim.call(ledger.LARGE, 1, 0x1234, len(data))) == (len(data),)
-    (record,) = daemon.states["lpar7"].records.values()
+    (record,) = daemon.stored()
     assert record.value == data
 
 

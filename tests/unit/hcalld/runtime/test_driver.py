@@ -31,7 +31,6 @@ from hcalld.core.effects import (
 from hcalld.core.errors import HcallError, StoreError
 from hcalld.core.outcome import Outcome
 from hcalld.core.records import Run
-from hcalld.domain.attributes import PartitionAttributes
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.partition import Entry, Partition, entry_key
@@ -93,7 +92,7 @@ class Bench:
     ) -> Execution:
         """A call of ``hcall`` whose handler is ``body``."""
         state = MemoryState()
-        profile = Profile(partition="p", source="test", attributes=PartitionAttributes())
+        profile = Profile(partition="p", source="test")
         partition = Partition(profile, lambda: FaultyStore(state, self.faults))
         partition.begin(Run(bytes(16), 0))
         entries = partition.entries(shared_ram=self.shared_ram, levels=frozenset({Level.SC1}))

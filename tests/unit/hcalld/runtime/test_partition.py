@@ -11,6 +11,7 @@ from tests.unit.hcalld.runtime.ledger import Ledger
 from hcalld.config import Emulation, Profile
 from hcalld.core.errors import StoreError
 from hcalld.core.records import RecordedReply, Run
+from hcalld.domain.attribute_records import flatten
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.runtime.partition import INLINE_LIMIT, Partition, entry_key
 from hcalld.stores.memory import MemoryState
@@ -34,7 +35,7 @@ def make(
     profile = Profile(
         partition="p",
         source="test",
-        attributes=attributes or PartitionAttributes(),
+        orders={} if attributes is None else flatten(attributes),
         emulation=emulation or Emulation(),
     )
     faults, state = faults or Faults(), state or MemoryState()

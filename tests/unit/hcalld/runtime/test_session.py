@@ -350,7 +350,7 @@ async def test_breach_when_a_second_call_of_a_live_vcpu_comes_then_the_connectio
     second = shim.call_frame(ledger.PUT, 1, 2)
     (entry,) = await breach(daemon, shim, logs, encode(second))
     assert entry["breach"] == "call"
-    assert daemon.states["lpar7"].records == {}
+    assert daemon.stored() == []
 
 
 async def test_breach_when_the_peer_hangs_up_inside_a_frame_then_the_log_says_so(
