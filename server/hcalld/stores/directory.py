@@ -4,7 +4,8 @@
 Layout::
 
     <state directory>/            0700
-        key                       the master key, unless it comes from elsewhere
+        key-source                where the master key is (``hcalld.stores.keys``)
+        key                       the master key, unless it is kept elsewhere
         partitions/<name>/        lock, keystore.db, keystore.db-wal
 
 A partition's name comes over the wire (QEMU's ``-name``), so it is data and not a path:
@@ -23,7 +24,7 @@ from typing import Final
 from hcalld.core.errors import StoreError
 from hcalld.core.secret import Secret
 from hcalld.stores.fsync import make_directory
-from hcalld.stores.keys import KEY_FILE_NAME, FileKeySource, KeySource
+from hcalld.stores.keys import KEY_FILE_NAME, FileKeySource, Keyring, KeySource
 from hcalld.stores.ownership import holder_of
 from hcalld.stores.sqlite import DATABASE_NAME, SqliteStore
 
@@ -73,7 +74,8 @@ class StateDirectory:
             key_source: where the master key is; by default the file ``key`` in it.
         """
         self.path = path
-        self.key_source = key_source or FileKeySource(path / KEY_FILE_NAME)
+        source = key_source or FileKeySource(path / KEY_FILE_NAME)
+        self.keyring = Keyring(path, source, self.partitions)
         self._master: Secret | None = None
         self._lost: dict[str, str] = {}
         """Partitions of which a sync failed. Syncing again would claim what is not so."""
@@ -146,16 +148,29 @@ class StateDirectory:
             on_lost=functools.partial(self._lost.__setitem__, partition),
         )
 
+    def unlock(self) -> None:
+        """Get the master key now and not with the first store: it may take a passphrase.
+
+        Raises:
+            StoreError: it is missing, damaged, another one, or kept elsewhere.
+            ConfigError: the key's source is no such thing.
+        """
+        self._key(may_create=True)
+
+    def check_key(self) -> None:
+        """Make sure that the master key is there, and is the one of the partitions.
+
+        Raises:
+            StoreError: it is not, or a partition is in use or cannot be read and nothing
+                else tells.
+        """
+        self._key(may_create=False)
+        if not self.keyring.is_noted:
+            for name in self.partitions():
+                self.open(name, create=False).close()
+
     def _key(self, may_create: bool) -> Secret:
         """The master key; made if there is none and nothing needs an older one."""
         if self._master is None:
-            self._master = self.key_source.load()
-        if self._master is None:
-            others = self.partitions()
-            if others or not may_create:
-                raise StoreError(
-                    f"{self.key_source.description} is missing, but the partitions "
-                    f"{', '.join(others)} are encrypted with it; restore it from a backup"
-                )
-            self._master = self.key_source.create()
+            self._master = self.keyring.load(may_create=may_create)
         return self._master

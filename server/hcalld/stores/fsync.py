@@ -36,3 +36,33 @@ def make_directory(path: pathlib.Path) -> None:
         if not path.is_dir():
             raise
     sync_directory(path.parent)
+
+
+def write_new(path: pathlib.Path, content: bytes, *, replace: bool = False) -> None:
+    """Make a file with this content that only its owner may use: whole or not at all, durably.
+
+    Args:
+        path: where.
+        content: all of it.
+        replace: put it in the place of a file that is there.
+
+    Raises:
+        FileExistsError: there is a file, and ``replace`` was not asked for.
+        OSError: it cannot be written; nothing is left of it.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        if replace:
+            temporary.rename(path)
+        else:
+            # A link, unlike a rename, never replaces anything.
+            os.link(temporary, path)
+        sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)

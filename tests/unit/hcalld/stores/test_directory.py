@@ -15,6 +15,7 @@ from hcalld.core.errors import StoreError
 from hcalld.core.records import Put, Record
 from hcalld.core.secret import Secret
 from hcalld.stores.directory import MAX_FOLDER_SIZE, StateDirectory, folder_name
+from hcalld.stores.keys import Kept
 from hcalld.stores.ownership import Ownership, holder_of
 
 
@@ -83,6 +84,7 @@ def test_everything_is_private(tmp_path: pathlib.Path):
     assert modes == {
         "state": 0o700,
         "key": 0o600,
+        "key-source": 0o600,
         "partitions": 0o700,
         "guest": 0o700,
         "lock": 0o600,
@@ -139,13 +141,18 @@ def test_a_directory_whose_first_open_died_gets_its_key(tmp_path: pathlib.Path):
 
 def test_another_key_source_is_asked(tmp_path: pathlib.Path):
     class Fixed:
+        kind = "fixed"
         description = "fixed key"
 
-        def load(self) -> Secret:
+        def load(self, kept: Kept) -> Secret:
             return Secret(b"k" * 32)
 
-        def create(self) -> Secret:
-            raise AssertionError("there is one")
+        def keep(self, master: Secret) -> Kept:
+            assert master == self.load({}), "there is one"
+            return {}
+
+        def forget(self) -> str:
+            raise AssertionError("nobody asked")
 
     StateDirectory(tmp_path, Fixed()).open("guest").close()
     assert not (tmp_path / "key").exists()
