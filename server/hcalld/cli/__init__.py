@@ -7,11 +7,11 @@ command line is exit status 2.
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import click
 
+from hcalld.cli.lazy import LazyGroup
 from hcalld.core.errors import HcalldError
 
 _COMMANDS = {
@@ -23,21 +23,9 @@ _COMMANDS = {
 """Subcommand to the module that holds it, as an attribute named ``command``."""
 
 
-class _Lazy(click.Group):
-    """Imports a subcommand's module when it is used: ``serve`` need not load tables."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = _COMMANDS.get(cmd_name)
-        if module is None:
-            return None
-        command: click.Command = importlib.import_module(module).command
-        return command
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, modules=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="hcalld")
 @click.option(
     "--print-capabilities",

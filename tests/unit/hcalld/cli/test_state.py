@@ -199,7 +199,7 @@ def test_show_hides_the_data_unless_told(state_dir: pathlib.Path):
     shown = good("show", "-p", "guest", "--name", "n")
 
     assert "PWSET" in shown
-    assert "bytes     6" in shown
+    assert "bytes      6" in shown
     assert b"secret".hex() not in shown
     assert b"secret".hex() in good("show", "-p", "guest", "--name", "n", "--reveal")
 

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share: which state directory, and where its key is."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hcalld.cli import paths
+
+if TYPE_CHECKING:
+    from hcalld.stores.directory import StateDirectory
+
+state_dir_option = click.option(
+    "--state-dir",
+    type=click.Path(path_type=pathlib.Path),
+    envvar="HCALLD_STATE_DIR",
+    help="Where partitions' stores are kept (default: the user's state directory).",
+)
+key_option = click.option(
+    "--key",
+    metavar="SOURCE",
+    envvar="HCALLD_KEY",
+    help="Where the master key is: file:PATH, credential:NAME, tpm:[TCTI], passphrase: (asked "
+    "for), passphrase-file:PATH, passphrase-credential:NAME or passphrase-fd:N (default: the "
+    "file 'key' in the state directory).",
+)
+
+
+def open_directory(state_dir: pathlib.Path | None, key: str | None) -> StateDirectory:
+    """The state directory that ``--state-dir`` and ``--key`` name; nothing is opened yet.
+
+    Raises:
+        ConfigError: ``--key`` cannot be understood.
+    """
+    from hcalld.core.errors import ConfigError
+    from hcalld.stores.directory import StateDirectory
+
+    source = None
+    if key is not None:
+        from hcalld.stores.keys.describe import key_source
+
+        try:
+            source = key_source(key)
+        except ConfigError as error:
+            raise ConfigError(f"--key: {error}") from None
+    return StateDirectory(state_dir or paths.state_dir(), source)
+
+
+def directory_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--state-dir`` and ``--key``; the command gets them as ``directory``."""
+
+    @functools.wraps(function)
+    def run(*args: Any, state_dir: pathlib.Path | None, key: str | None, **kwargs: Any) -> Any:
+        return function(*args, directory=open_directory(state_dir, key), **kwargs)
+
+    return state_dir_option(key_option(run))

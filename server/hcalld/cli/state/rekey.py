@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hcalld state rekey``: keep the master key in another place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hcalld.cli.options import directory_options
+from hcalld.cli.state.running import subcommand
+
+if TYPE_CHECKING:
+    from hcalld.stores.directory import StateDirectory
+
+
+@subcommand("rekey", "Keep the master key in another place.")
+@directory_options
+@click.option(
+    "--new-key", required=True, metavar="SOURCE", help="Where the key is to be; as --key."
+)
+@click.option("--keep-old", is_flag=True, help="Leave the old key file where it is.")
+def rekey(*, directory: StateDirectory, new_key: str, keep_old: bool) -> None:
+    """Keep the master key in another place, or under another passphrase.
+
+    The key itself stays the same: no store is encrypted anew, and a daemon that runs goes
+    on. The old key file is removed, unless --keep-old.
+    """
+    from hcalld.core.errors import ConfigError
+    from hcalld.stores.keys.describe import key_source
+
+    try:
+        target = key_source(new_key, "new passphrase of the state directory")
+    except ConfigError as error:
+        raise ConfigError(f"--new-key: {error}") from None
+    if not directory.path.is_dir():
+        raise ConfigError(f"{directory.path}: no state directory; name one by --state-dir")
+    directory.check_key()
+    left = directory.keyring.move(target, forget=not keep_old)
+    click.echo(f"the master key of {directory.path} is kept by: {target.description}")
+    if left:
+        click.echo(f"hcalld: {left}", err=True)
