@@ -111,7 +111,7 @@ def registers(hcall: Hcall, *args: int, **others: int) -> dict[int, int]:
             (0x1000, 0x2000, 20, 0x0100_0000, 1, 0x4008, 2141, 0),
             {"status": 9901, "outputs": {4: 0xABC}, "duration_ns": 2_340_000_000},
             "H_PKS_SIGNED_UPDATE(auth=@0x1000, label=@0x2000 20 bytes, policy=SIGNEDUPDATE, "
-            "flags=0x1, in=0x4008, in_size=2141, token=0) = H_LONG_BUSY_ORDER_10_MSEC token=0xabc "
+            "flags=0x1, in=@0x4008 2141 bytes, token=0) = H_LONG_BUSY_ORDER_10_MSEC token=0xabc "
             "2.34s",
         ),
         (

@@ -62,8 +62,9 @@ def test_a_wrong_attribute_is_refused_by_name(name: str, value: object):
     [
         ("object_overhead", 0, 1024),
         ("max_password_size", 32, 4080),
-        ("max_label_size", 255, 1024),
+        ("max_label_size", 255, 512),
         ("max_object_size", 1024, 65536),
+        ("busy_answers", 0, 1000),
     ],
 )
 def test_pks_numbers_hold_their_bounds(name: str, low: int, high: int):

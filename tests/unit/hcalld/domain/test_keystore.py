@@ -235,7 +235,7 @@ def test_secure_boot_policies_look_at_the_partitions_state(
         assert keystore.exists(OS, b"label")
 
 
-@pytest.mark.parametrize("policy", [Policy.IMMUTABLE, Policy.SIGNEDUPDATE])
+@pytest.mark.parametrize("policy", [Policy.IMMUTABLE, Policy.SIGNEDUPDATE, Policy.HVPROVISIONED])
 def test_some_objects_cannot_be_removed(policy: Policy):
     keystore = make(stored(b"label", policy))
 
@@ -245,7 +245,7 @@ def test_some_objects_cannot_be_removed(policy: Policy):
     assert keystore.take_changes() == []
 
 
-@pytest.mark.parametrize("policy", [Policy.WRAPPINGKEY, Policy.HVPROVISIONED, Policy.WORLDREADABLE])
+@pytest.mark.parametrize("policy", [Policy.WRAPPINGKEY, Policy.WORLDREADABLE])
 def test_other_objects_can_be_removed(policy: Policy):
     keystore = make(stored(b"label", policy))
     keystore.remove(OS, b"label")

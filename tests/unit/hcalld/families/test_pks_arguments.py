@@ -7,9 +7,27 @@ A call that is refused has written nothing, changed nothing and committed nothin
 from __future__ import annotations
 
 import pytest
+from tests.unit.hcalld.families.registers import (
+    CALLS,
+    FLAGS,
+    GOOD,
+    HIGH_GPA,
+    HIGH_SIZE,
+    LABEL,
+    MAX_LABEL,
+    MAX_OBJECT,
+    MAX_PASSWORD,
+    PLAIN,
+    RAM_SIZE,
+    SIGNED,
+    VARIABLE,
+    WRAPPED_SIZE,
+    make,
+    prepared,
+    update,
+)
 
-from hcalld.domain.attributes import PartitionAttributes, PksAttributes
-from hcalld.families.registry import SERVED
+from hcalld.domain.attributes import PartitionAttributes
 from hcalld.testing import FakeGuest
 from hcalld.testing.pks import (
     AUTH_GPA,
@@ -23,86 +41,18 @@ from hcalld.testing.pks import (
 )
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
-from hcallproto.payloads.pks import Consumer, Policy
+from hcallproto.abi.spec import ArgKind
+from hcallproto.payloads.pks import Consumer, Policy, WrapFlag
 
-RAM_SIZE = 1 << 20
-HIGH_GPA = 0x1_0000_0000
-"""A second piece of RAM; what lies between is MMIO and nothing."""
-MAX_PASSWORD = 64
-MAX_LABEL = 300
-MAX_OBJECT = 2000
-LABEL = label("here")
-ABSENT = label("absent")
 UPPER = 1 << 32
 TOP = 1 << 63
 """One of the four address bits that are ignored."""
-
-
-def make() -> PksMachine:
-    attributes = PartitionAttributes(
-        keystore_kbytes=8,
-        pks=PksAttributes(
-            max_password_size=MAX_PASSWORD,
-            max_label_size=MAX_LABEL,
-            max_object_size=MAX_OBJECT,
-        ),
-    )
-    guest = FakeGuest([(0, RAM_SIZE), (HIGH_GPA, 0x10000)])
-    return PksMachine(attributes, guest=guest)
-
-
-def prepared() -> PksMachine:
-    """A machine with one object, an auth structure and a label to go on with."""
-    machine = make()
-    assert machine.write(LABEL, b"d" * 100).code is H.SUCCESS
-    machine.put_auth()
-    machine.put_label(LABEL)
-    return machine
-
-
-GOOD: dict[str, dict[str, int]] = {
-    "H_PKS_GET_CONFIG": {"buffer": OUT_GPA, "buffer_size": 512},
-    "H_PKS_SET_PASSWORD": {
-        "consumer": 3,
-        "reserved": 0,
-        "password": PASSWORD_GPA,
-        "password_size": 32,
-    },
-    "H_PKS_GEN_PASSWORD": {
-        "consumer": 3,
-        "reserved": 0,
-        "password": PASSWORD_GPA,
-        "password_size": 32,
-    },
-    "H_PKS_WRITE_OBJECT": {
-        "auth": AUTH_GPA,
-        "label": LABEL_GPA,
-        "label_size": len(LABEL) + 1,  # one byte more: another object
-        "policy": 0,
-        "data": DATA_GPA,
-        "data_size": 100,
-    },
-    "H_PKS_READ_OBJECT": {
-        "auth": AUTH_GPA,
-        "label": LABEL_GPA,
-        "label_size": len(LABEL),
-        "out": OUT_GPA,
-        "out_size": 100,
-    },
-    "H_PKS_REMOVE_OBJECT": {"auth": AUTH_GPA, "label": LABEL_GPA, "label_size": len(LABEL)},
-    "H_PKS_CONFIRM_OBJECT_FLUSHED": {
-        "auth": AUTH_GPA,
-        "label": LABEL_GPA,
-        "label_size": len(LABEL),
-    },
-}
-CALLS = {hcall.name: hcall for served in SERVED for hcall in served.handlers.by_call}
 
 BAD_ADDRESS = (
     RAM_SIZE,  # the first byte that is not RAM
     0x8000_0000,  # MMIO
     HIGH_GPA - 0x10,  # just below RAM
-    HIGH_GPA + 0x10000,
+    HIGH_GPA + HIGH_SIZE,
     0x0FFF_FFFF_FFFF_FFF0,  # the last address of all
     0x0800_0000_0000_0000,
 )
@@ -112,7 +62,7 @@ SIZES_ABOVE = (UPPER, UPPER | 32, 1 << 63, (1 << 64) - 1)
 
 def ending_outside(size: int) -> tuple[int, ...]:
     """Addresses from which ``size`` bytes begin in RAM and do not end there."""
-    return (RAM_SIZE - size + 1, RAM_SIZE - 1, HIGH_GPA + 0x10000 - size + 1)
+    return (RAM_SIZE - size + 1, RAM_SIZE - 1, HIGH_GPA + HIGH_SIZE - size + 1)
 
 
 OBJECT_BAD: list[tuple[str, tuple[int, ...], H]] = [
@@ -131,6 +81,9 @@ PASSWORD_BAD: list[tuple[str, tuple[int, ...], H]] = [
     ("password_size", (0, 1, 31, MAX_PASSWORD + 1, 4096, *SIZES_ABOVE), H.P4),
 ]
 ALL_BITS = int(PartitionAttributes().pks.policies)
+UNDEFINED = tuple(1 << bit for bit in range(64) if not ALL_BITS >> bit & 1)
+WRAP_BITS = 0x7000_0000_0000_000F
+TOKENS = (1, UPPER, TOP, (1 << 64) - 1)
 BAD: dict[str, list[tuple[str, tuple[int, ...], H]]] = {
     "H_PKS_GET_CONFIG": [
         ("buffer", (*BAD_ADDRESS, *ending_outside(512)), H.PARAMETER),
@@ -143,7 +96,7 @@ BAD: dict[str, list[tuple[str, tuple[int, ...], H]]] = {
         (
             "policy",
             (
-                *(1 << bit for bit in range(64) if not ALL_BITS >> bit & 1),
+                *UNDEFINED,
                 Policy.SIGNEDUPDATE,
                 Policy.WRAPPINGKEY,
                 Policy.HVPROVISIONED,
@@ -162,6 +115,78 @@ BAD: dict[str, list[tuple[str, tuple[int, ...], H]]] = {
     ],
     "H_PKS_REMOVE_OBJECT": OBJECT_BAD,
     "H_PKS_CONFIRM_OBJECT_FLUSHED": OBJECT_BAD,
+    "H_PKS_GEN_KEY": [
+        *OBJECT_BAD,
+        (
+            "policy",
+            (
+                *UNDEFINED,
+                Policy.SIGNEDUPDATE,
+                Policy.HVPROVISIONED,
+                Policy.WRAPPINGKEY | Policy.HVPROVISIONED,
+                Policy.WRAPPINGKEY | Policy.SIGNEDUPDATE,
+                Policy.WRAPPINGKEY | Policy.WORLDREADABLE,
+                UPPER | Policy.WRAPPINGKEY,
+            ),
+            H.P4,
+        ),
+        ("out", (*BAD_ADDRESS, *ending_outside(32)), H.P5),
+        ("out_size", (0, MAX_OBJECT + 1, *SIZES_ABOVE), H.P6),
+    ],
+    "H_PKS_SIGNED_UPDATE": [
+        ("auth", BAD_AUTH, H.PARAMETER),
+        ("label", (*BAD_ADDRESS, *ending_outside(len(VARIABLE))), H.P2),
+        (
+            "label_size",
+            (0, 15, 16, len(VARIABLE) - 1, len(VARIABLE) + 1, MAX_LABEL + 1, *SIZES_ABOVE),
+            H.P3,
+        ),
+        (
+            "policy",
+            (
+                *UNDEFINED,
+                0,
+                Policy.WORLDREADABLE,
+                SIGNED | Policy.WRAPPINGKEY,
+                SIGNED | Policy.HVPROVISIONED,
+                SIGNED | UPPER,
+            ),
+            H.P4,
+        ),
+        ("flags", (2, 3, 0x80, UPPER, UPPER | 1, TOP, TOP | 1), H.P5),
+        ("in", (*BAD_ADDRESS, *ending_outside(len(update()))), H.P6),
+        ("in_size", (0, 1, 39, MAX_OBJECT + 1, 0x10000, *SIZES_ABOVE), H.P7),
+        ("token", TOKENS, H.P8),
+    ],
+    "H_PKS_WRAP_OBJECT": [
+        *OBJECT_BAD,
+        (
+            "flags",
+            (
+                *(FLAGS | 1 << bit for bit in range(64) if not WRAP_BITS >> bit & 1),
+                *(WrapFlag.PASSWORD | algorithm for algorithm in (0, *range(2, 16))),
+                0,
+                FLAGS & ~WrapFlag.PASSWORD,
+                FLAGS & ~WrapFlag.PASSWORD | WrapFlag.OSSECBOOTAUDIT,
+                FLAGS | WrapFlag.OSSECBOOTAUDIT | WrapFlag.OSSECBOOTENFORCE,
+            ),
+            H.P4,
+        ),
+        ("in", (*BAD_ADDRESS, *ending_outside(len(PLAIN))), H.P5),
+        ("in_size", (0, MAX_OBJECT + 1, *SIZES_ABOVE), H.P6),
+        ("out", (*BAD_ADDRESS, *ending_outside(WRAPPED_SIZE)), H.P7),
+        ("out_size", (0, len(PLAIN), 1024, WRAPPED_SIZE - 1, *SIZES_ABOVE), H.P8),
+        ("token", TOKENS, H.P9),
+    ],
+    "H_PKS_UNWRAP_OBJECT": [
+        ("auth", BAD_AUTH, H.PARAMETER),
+        ("flags", (1, 1 << 31, UPPER, 1 << 60, TOP, FLAGS), H.P2),
+        ("in", (*BAD_ADDRESS, *ending_outside(WRAPPED_SIZE)), H.P3),
+        ("in_size", (0, 1, 1023, MAX_OBJECT + 1025, *SIZES_ABOVE), H.P4),
+        ("out", (*BAD_ADDRESS, *ending_outside(len(PLAIN))), H.P5),
+        ("out_size", (0, 1, len(PLAIN) - 1, *SIZES_ABOVE), H.P6),
+        ("token", TOKENS, H.P7),
+    ],
 }
 
 
@@ -174,7 +199,7 @@ def test_the_tables_cover_every_argument_of_every_call():
 
 @pytest.mark.parametrize("name", CALLS)
 def test_the_good_arguments_are_good(name: str):
-    assert prepared().hcall(CALLS[name], *GOOD[name].values()).code is H.SUCCESS
+    assert prepared(name).hcall(CALLS[name], *GOOD[name].values()).code is H.SUCCESS
 
 
 @pytest.mark.parametrize(
@@ -189,7 +214,8 @@ def test_the_good_arguments_are_good(name: str):
 def test_a_bad_argument_gets_its_code_and_changes_nothing(
     name: str, argument: str, value: int, code: H
 ):
-    machine = prepared()
+    machine = prepared(name)
+    passwords = [machine.keystore.has_password(consumer) for consumer in Consumer]
     memory, config = machine.guest.snapshot(), machine.keystore.config()
     generation = machine.store.generation
     outcome = machine.hcall(CALLS[name], *(GOOD[name] | {argument: value}).values())
@@ -200,7 +226,7 @@ def test_a_bad_argument_gets_its_code_and_changes_nothing(
     assert machine.keystore.config() == config
     assert machine.changes() == []
     assert machine.store.generation == generation
-    assert not any(machine.keystore.has_password(consumer) for consumer in Consumer)
+    assert passwords == [machine.keystore.has_password(consumer) for consumer in Consumer]
 
 
 def at(name: str, **values: int) -> pytest.param:  # type: ignore[valid-type]
@@ -233,8 +259,28 @@ def at(name: str, **values: int) -> pytest.param:  # type: ignore[valid-type]
         *(
             at("H_PKS_WRITE_OBJECT", policy=bit)
             for bit in Policy
-            if bit & ALL_BITS & ~Policy.HVPROVISIONED
+            if bit & ~(Policy.HVPROVISIONED | Policy.SIGNEDUPDATE | Policy.WRAPPINGKEY)
         ),
+        at("H_PKS_GEN_KEY", out_size=1),
+        at("H_PKS_GEN_KEY", out_size=MAX_OBJECT),
+        at("H_PKS_GEN_KEY", out=HIGH_GPA + HIGH_SIZE - 32),
+        at("H_PKS_GEN_KEY", policy=Policy.WRAPPINGKEY, out=0),  # as Linux passes it
+        at("H_PKS_GEN_KEY", policy=Policy.WRAPPINGKEY, out=RAM_SIZE),  # not looked at
+        at("H_PKS_GEN_KEY", policy=Policy.WRAPPINGKEY, out=(1 << 64) - 1),
+        at("H_PKS_GEN_KEY", policy=Policy.WRAPPINGKEY | Policy.TRANSIENT),
+        at("H_PKS_SIGNED_UPDATE", policy=SIGNED),
+        at("H_PKS_WRAP_OBJECT", in_size=1),
+        at("H_PKS_WRAP_OBJECT", in_size=MAX_OBJECT, out_size=MAX_OBJECT + 1024),
+        at("H_PKS_WRAP_OBJECT", out_size=RAM_SIZE - OUT_GPA),
+        at("H_PKS_WRAP_OBJECT", out=OUT_GPA + 1),
+        at("H_PKS_WRAP_OBJECT", out=HIGH_GPA + HIGH_SIZE - WRAPPED_SIZE),
+        at("H_PKS_WRAP_OBJECT", out=DATA_GPA),  # over the input
+        at("H_PKS_WRAP_OBJECT", out=AUTH_GPA),
+        at("H_PKS_WRAP_OBJECT", flags=FLAGS | WrapFlag.OSSECBOOTAUDIT),
+        at("H_PKS_WRAP_OBJECT", flags=FLAGS | WrapFlag.OSSECBOOTENFORCE),
+        at("H_PKS_UNWRAP_OBJECT", out_size=RAM_SIZE - OUT_GPA),
+        at("H_PKS_UNWRAP_OBJECT", out=RAM_SIZE - len(PLAIN)),
+        at("H_PKS_UNWRAP_OBJECT", out=TOP | OUT_GPA),
         at("H_PKS_READ_OBJECT", out_size=(1 << 20) - OUT_GPA),
         at("H_PKS_READ_OBJECT", out=RAM_SIZE - 100),
         at("H_PKS_READ_OBJECT", out=OUT_GPA + 3),
@@ -242,7 +288,7 @@ def at(name: str, **values: int) -> pytest.param:  # type: ignore[valid-type]
     ],
 )
 def test_arguments_at_their_bounds_are_taken(name: str, values: dict[str, int]):
-    assert prepared().hcall(CALLS[name], *(GOOD[name] | values).values()).code is H.SUCCESS
+    assert prepared(name).hcall(CALLS[name], *(GOOD[name] | values).values()).code is H.SUCCESS
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -257,18 +303,40 @@ def test_a_switched_off_keystore_answers_h_state_before_any_argument(name: str):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_registers_are_checked_before_memory_is_read(name: str):
-    machine = prepared()
-    last, values, code = BAD[name][-1]
-    outcome = machine.hcall(CALLS[name], *(GOOD[name] | {last: values[-1]}).values())
+    machine = prepared(name)
+    hcall = CALLS[name]
+    last, values, code = next(
+        row for row in reversed(BAD[name]) if hcall.arg(row[0]).kind is not ArgKind.TOKEN
+    )
+    outcome = machine.hcall(hcall, *(GOOD[name] | {last: values[-1]}).values())
 
     assert outcome.code is code
-    if name != "H_PKS_GET_CONFIG":
-        assert machine.trail == []
+    assert machine.trail == []
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        pytest.param(name, first, second, id=f"{name}-{rows[first][0]}-{rows[second][0]}")
+        for name, rows in BAD.items()
+        for first in range(len(rows))
+        for second in range(first + 1, len(rows))
+    ],
+)
+def test_of_two_bad_registers_the_first_names_the_code(name: str, first: int, second: int):
+    """The first value of each row is one that its register alone shows to be bad."""
+    rows = BAD[name]
+    machine = prepared(name)
+    for bad in (0, -1):
+        values = {rows[first][0]: rows[first][1][0], rows[second][0]: rows[second][1][bad]}
+        outcome = machine.hcall(CALLS[name], *(GOOD[name] | values).values())
+        assert outcome.code is rows[first][2]
 
 
 # -- authorization structures ---------------------------------------------------------------
 
 OBJECT_CALLS = [name for name, values in GOOD.items() if "auth" in values]
+LABEL_CALLS = [name for name, values in GOOD.items() if "label" in values]
 
 
 def with_auth(machine: PksMachine, name: str, auth: bytes, gpa: int = AUTH_GPA) -> H:
@@ -294,7 +362,7 @@ def with_auth(machine: PksMachine, name: str, auth: bytes, gpa: int = AUTH_GPA) 
     ],
 )
 def test_a_malformed_authorization_structure_is_h_parameter(name: str, auth: bytes):
-    machine = prepared()
+    machine = prepared(name)
     generation = machine.store.generation
 
     assert with_auth(machine, name, auth) is H.PARAMETER
@@ -304,52 +372,77 @@ def test_a_malformed_authorization_structure_is_h_parameter(name: str, auth: byt
 @pytest.mark.parametrize("name", OBJECT_CALLS)
 def test_an_authorization_structure_may_end_at_its_page_and_not_beyond(name: str):
     end = AUTH_GPA + 0x1000
+    machine = prepared(name)
+    good = build_auth(password=machine.password)
 
-    assert with_auth(prepared(), name, build_auth(), end - 16) is H.SUCCESS
+    assert with_auth(prepared(name), name, good, end - len(good)) is H.SUCCESS
     full = build_auth(password=b"x" * 16)
-    assert with_auth(prepared(), name, full, end - 32) is H.AUTHORITY
-    assert with_auth(prepared(), name, build_auth(password=b"x" * 17), end - 32) is H.PARAMETER
+    assert with_auth(prepared(name), name, full, end - 32) is H.AUTHORITY
+    long = build_auth(password=b"x" * 17)
+    assert with_auth(prepared(name), name, long, end - 32) is H.PARAMETER
 
 
 @pytest.mark.parametrize("name", OBJECT_CALLS)
 def test_an_authorization_structure_is_cut_at_the_end_of_ram(name: str):
-    assert with_auth(prepared(), name, build_auth(), RAM_SIZE - 16) is H.SUCCESS
+    good = build_auth(password=prepared(name).password)
+    assert with_auth(prepared(name), name, good, RAM_SIZE - len(good)) is H.SUCCESS
     short = build_auth(password_size=1)
-    assert with_auth(prepared(), name, short, RAM_SIZE - 16) is H.PARAMETER
+    assert with_auth(prepared(name), name, short, RAM_SIZE - 16) is H.PARAMETER
 
 
 @pytest.mark.parametrize("name", OBJECT_CALLS)
 def test_a_wrong_password_is_h_authority(name: str):
-    machine = prepared()
+    machine = prepared(name)
     machine.gen_password()
+    right = machine.password
+    flipped = [
+        right[:place] + bytes((right[place] ^ 1,)) + right[place + 1 :]
+        for place in range(len(right))
+    ]
+    others = [b"", b"x" * 32, right[:-1], right[:1], right + b"\0", right + right, bytes(32)]
+    for password in (*others, *flipped):
+        if len(password) <= MAX_PASSWORD:
+            assert with_auth(machine, name, build_auth(password=password)) is H.AUTHORITY
+    assert with_auth(machine, name, build_auth(password=right)) is H.SUCCESS
 
-    for password in (b"", b"x" * 32, machine.password[:-1], machine.password + b"\0"):
-        assert with_auth(machine, name, build_auth(password=password)) is H.AUTHORITY
-    assert with_auth(machine, name, build_auth(password=machine.password)) is H.SUCCESS
+
+@pytest.mark.parametrize("name", OBJECT_CALLS)
+def test_another_consumers_password_is_h_authority(name: str):
+    """The OS's password opens nothing of the firmware's, which has one of its own."""
+    machine = prepared(name)
+    machine.gen_password()
+    machine.guest.write(PASSWORD_GPA, b"f" * 32)
+    set_password = machine.hcall(pks.SET_PASSWORD, Consumer.FIRMWARE, 0, PASSWORD_GPA, 32)
+
+    assert set_password.code is H.SUCCESS
+    stolen = build_auth(Consumer.FIRMWARE, machine.password)
+    expected = H.PARAMETER if name == "H_PKS_SIGNED_UPDATE" else H.AUTHORITY
+    assert with_auth(machine, name, stolen) is expected
+    assert with_auth(machine, name, build_auth(password=b"f" * 32)) is H.AUTHORITY
 
 
 # -- labels ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", OBJECT_CALLS)
+@pytest.mark.parametrize("name", LABEL_CALLS)
 @pytest.mark.parametrize("place", [8, 10, 11, 12, 13, 14, 15])
 def test_malformed_label_attributes_of_the_os_are_h_p2(name: str, place: int):
-    machine = prepared()
-    bad = bytearray(LABEL)
-    bad[place] ^= 0x80
-    machine.put_label(bytes(bad))
+    machine = prepared(name)
+    gpa = GOOD[name]["label"] + place
+    machine.guest.write(gpa, bytes((machine.guest.read(gpa, 1)[0] ^ 0x80,)))
 
     assert machine.hcall(CALLS[name], *GOOD[name].values()).code is H.P2
 
 
-@pytest.mark.parametrize("name", OBJECT_CALLS)
+@pytest.mark.parametrize("name", LABEL_CALLS)
 def test_a_label_of_the_os_must_not_cross_a_page(name: str):
-    machine = prepared()
     size = GOOD[name]["label_size"]
-    for gpa, crosses in ((LABEL_GPA + 0x1000 - size, False), (LABEL_GPA + 0x1001 - size, True)):
-        machine.guest.write(gpa, LABEL.ljust(size, b"\0"))
+    end = 0x9000
+    for gpa, code in ((end - size, H.SUCCESS), (end - size + 1, H.P2), (end - 1, H.P2)):
+        machine = prepared(name)
+        machine.guest.write(gpa, machine.guest.read(GOOD[name]["label"], size))
         outcome = machine.hcall(CALLS[name], *(GOOD[name] | {"label": gpa}).values())
-        assert (outcome.code is H.P2) is crosses
+        assert outcome.code is code
 
 
 @pytest.mark.parametrize("consumer", [Consumer.FIRMWARE, Consumer.BOOTLOADER])
@@ -395,8 +488,7 @@ def test_a_buffer_that_leaves_ram_during_the_call_gets_its_arguments_code():
 
 
 def test_a_policy_outside_the_supported_ones_is_h_p4():
-    attributes = PartitionAttributes(pks=PksAttributes(supported_policies=("PWSET",)))
-    machine = PksMachine(attributes)
+    machine = make(supported=("PWSET",))
 
     assert machine.write(LABEL, b"data", Policy.WORLDREADABLE).code is H.P4
     assert machine.write(LABEL, b"data", Policy.PWSET).code is H.SUCCESS
