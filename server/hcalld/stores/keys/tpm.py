@@ -140,10 +140,9 @@ class TpmKeySource:
         tcti = ("-T", self._tcti) if self._tcti else ()
         try:
             done = self._start([program, *tcti, *words], stdin)
-            if program != "tpm2_unseal":
-                # A TPM without a resource manager keeps what a program loaded, and has
-                # room for three objects. With one, this is nobody else's.
-                self._start(["tpm2_flushcontext", *tcti, "-Q", "-t"], b"")
+            # A TPM without a resource manager keeps what a program loaded, and has room for
+            # three objects. With one, these are nobody else's.
+            self._start(["tpm2_flushcontext", *tcti, "-Q", "-t"], b"")
         except FileNotFoundError as error:
             raise BackendUnavailable(
                 f"the program {error.filename} is not installed; install tpm2-tools"
