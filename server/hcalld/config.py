@@ -159,9 +159,17 @@ class Profiles:
                 f"partition {partition!r} is that of guest {self._guests[partition]!r} "
                 f"({self._directory}/{partition}.toml); give this guest another -name"
             )
+        return self._of_unknown(partition)
+
+    def _of_unknown(self, partition: str) -> Profile:
         if self._default is not None:
             return msgspec.structs.replace(self._default, partition=partition)
         return Profile(partition=partition, source="built-in")
+
+    def of_partition(self, partition: str) -> Profile:
+        """The profile of a partition, by its own name."""
+        guest = self._guests.get(partition)
+        return self._of_unknown(partition) if guest is None else self._by_name[guest]
 
 
 def _read_files(directory: pathlib.Path) -> list[tuple[pathlib.Path, str]]:

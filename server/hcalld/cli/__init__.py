@@ -19,6 +19,7 @@ _COMMANDS = {
     "list": "hcalld.cli.list_calls",
     "qemu-args": "hcalld.cli.qemu_args",
     "state": "hcalld.cli.state",
+    "ctl": "hcalld.cli.ctl",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""
 
