@@ -9,9 +9,9 @@ from tests.unit.hcalld.runtime.daemon import Faults, FaultyStore
 from tests.unit.hcalld.runtime.ledger import Ledger
 
 from hcalld.config import Emulation, Profile
-from hcalld.core.errors import StoreError
+from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.records import RecordedReply, Run
-from hcalld.domain.attribute_records import flatten
+from hcalld.domain.attribute_records import Orders, flatten, put_in_force
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.runtime.partition import INLINE_LIMIT, Partition, entry_key
 from hcalld.stores.memory import MemoryState
@@ -22,6 +22,8 @@ from hcallproto.wire import schema as s
 
 RUN = Run(bytes(16), 0)
 NEXT_RUN = Run(bytes(16), 1)
+OTHER_RUN = Run(b"other".ljust(16), 0)
+"""Of a machine that is powered on after the first."""
 SC1 = frozenset({Level.SC1})
 
 
@@ -29,13 +31,14 @@ def make(
     emulation: Emulation | None = None,
     *,
     attributes: PartitionAttributes | None = None,
+    orders: Orders | None = None,
     faults: Faults | None = None,
     state: MemoryState | None = None,
 ) -> Partition:
     profile = Profile(
         partition="p",
         source="test",
-        orders={} if attributes is None else flatten(attributes),
+        orders=dict(orders or {}) if attributes is None else flatten(attributes),
         emulation=emulation or Emulation(),
     )
     faults, state = faults or Faults(), state or MemoryState()
@@ -174,6 +177,97 @@ def test_begin_when_the_store_cannot_be_opened_then_that_is_raised():
     state = MemoryState(is_open=True)
     with pytest.raises(StoreError, match="in use"):
         make(state=state).begin(RUN)
+
+
+def secure_boot_of(partition: Partition) -> int:
+    """What the guest is told."""
+    entries = partition.entries(shared_ram=False, levels=SC1)
+    properties = dict(partition.announcement(entries, levels=SC1).properties)
+    return int.from_bytes(properties["ibm,secure-boot"], "big")
+
+
+@pytest.mark.usefixtures("ledger_served")
+async def test_begin_when_the_machine_is_another_then_the_profile_is_carried_out():
+    state = MemoryState()
+    for run, level in ((RUN, 1), (OTHER_RUN, 2)):
+        partition = make(orders={"secure_boot": level}, state=state)
+        partition.begin(run)
+        assert partition.carried.done == {"secure_boot": level}
+        assert partition.attributes.secure_boot == level
+        assert model(partition).attributes == partition.attributes
+        assert secure_boot_of(partition) == level
+        await partition.close()
+
+
+@pytest.mark.usefixtures("ledger_served")
+@pytest.mark.parametrize("run", [RUN, NEXT_RUN])
+async def test_begin_when_the_machine_is_the_same_then_a_changed_profile_waits(run: Run):
+    """The daemon was restarted; the guest goes on, or was reset meanwhile."""
+    state = MemoryState()
+    partition = make(orders={"secure_boot": 1}, state=state)
+    partition.begin(RUN)
+    await partition.close()
+
+    partition = make(orders={"secure_boot": 2, "keystore_kbytes": 4}, state=state)
+    partition.begin(run)
+    partition.begin(Run(RUN.instance, 7))
+
+    assert partition.carried.waiting == {"secure_boot": 2, "keystore_kbytes": 4}
+    assert partition.attributes == PartitionAttributes(secure_boot=1)
+    assert model(partition).attributes == partition.attributes
+    assert secure_boot_of(partition) == 1
+
+
+@pytest.mark.usefixtures("ledger_served")
+async def test_begin_when_the_profile_is_refused_then_nothing_changes_and_no_run_ends():
+    state = MemoryState()
+    partition = make(state=state)
+    partition.begin(RUN)
+    model(partition).put(1 << 32, b"until the reset")
+    partition.commit(partition.take_changes(), RecordedReply(0, 1, b"reply"))
+    await partition.close()
+    before = dict(state.records), state.run, state.generation
+
+    for _ in range(2):
+        partition = make(orders={"keystore_kbytes": 8}, state=state)
+        with pytest.raises(ConfigError, match="cannot be reduced from 64 to 8"):
+            partition.begin(OTHER_RUN)
+        await partition.close()
+
+    assert (dict(state.records), state.run, state.generation) == before
+    partition = make(orders={"keystore_kbytes": 8}, state=state)
+    partition.begin(RUN)
+    assert set(model(partition).entries) == {1 << 32}
+    assert partition.replies[0].frame == b"reply"
+
+
+@pytest.mark.usefixtures("ledger_served")
+async def test_begin_when_orders_cannot_be_stored_then_they_are_carried_out_the_next_time():
+    state = MemoryState()
+    partition = make(orders={"secure_boot": 2}, state=state, faults=Faults(commit="no space"))
+    with pytest.raises(StoreError, match="no space"):
+        partition.begin(RUN)
+    await partition.close()
+    assert state.records == {}
+
+    partition = make(orders={"secure_boot": 2}, state=state)
+    partition.begin(RUN)
+
+    assert partition.carried.done == {"secure_boot": 2}
+
+
+@pytest.mark.usefixtures("ledger_served")
+async def test_model_when_loaded_again_then_under_the_attributes_that_a_call_has_changed():
+    partition = make(orders={"keystore_signed_updates": 1})
+    partition.begin(RUN)
+    changed = PartitionAttributes(keystore_signed_updates=0)
+    partition.commit([put_in_force(changed)], RecordedReply(0, 1, b""))
+    await partition.flush()
+
+    partition.rest()
+
+    assert model(partition).attributes == changed
+    assert partition.attributes == changed
 
 
 @pytest.mark.usefixtures("ledger_served")

@@ -12,6 +12,7 @@ from tests.unit.hcalld.runtime import ledger
 from tests.unit.hcalld.runtime.conftest import Logs
 from tests.unit.hcalld.runtime.daemon import Daemon
 from tests.unit.hcalld.runtime.shim import (
+    INSTANCE,
     NO_FEATURES,
     OTHER_INSTANCE,
     RAM,
@@ -50,6 +51,53 @@ async def test_hello_when_all_is_well_then_the_announcement_has_every_served_cal
     assert set(shim.announced) == {hcall.number for hcall in ledger.HANDLERS.by_call}
     assert welcome.announcement.strings == ("hcall-ledger",)
     assert welcome.announcement.properties == (("ibm,secure-boot", bytes(4)),)
+
+
+def use_profile(daemon: Daemon, folder: pathlib.Path, text: str) -> None:
+    """The daemon is stopped, and started with another profile for the guest."""
+    (folder / "lpar7.toml").write_text(text)
+    daemon.server.profiles = Profiles(folder)
+
+
+async def test_hello_when_the_profile_changed_then_at_the_next_power_on(
+    daemon: Daemon, logs: Logs, tmp_path: pathlib.Path
+):
+    use_profile(daemon, tmp_path, "secure_boot = 1")
+    told = []
+    for instance in (INSTANCE, INSTANCE, OTHER_INSTANCE):
+        shim = await daemon.connect()
+        welcome = await shim.greet(hello(instance=instance))
+        told.append(dict(welcome.announcement.properties)["ibm,secure-boot"][-1])
+        await shim.close()
+        await daemon.gone()
+        use_profile(daemon, tmp_path, "secure_boot = 2")
+
+    assert told == [1, 1, 2]
+    assert [entry["attributes"] for entry in events(logs, "attributes set")] == [
+        "secure_boot=1",
+        "secure_boot=2",
+    ]
+    (warning,) = events(logs, "profile changed while the guest is on")
+    assert warning["attributes"] == "secure_boot=2"
+    assert "next powered on" in warning["reason"]
+
+
+async def test_hello_when_the_profile_orders_what_is_refused_then_the_shim_is_told_why(
+    daemon: Daemon, tmp_path: pathlib.Path
+):
+    shim = await daemon.guest()
+    await shim.close()
+    await daemon.gone()
+    use_profile(daemon, tmp_path, "keystore_kbytes = 8")
+
+    shim = await daemon.connect()
+    await shim.send(hello(instance=OTHER_INSTANCE))
+    text = await shim.expect_goodbye(s.GoodbyeReason.REFUSED)
+
+    assert text.startswith("keystore_kbytes cannot be reduced from 64 to 8; set it to at least 64")
+    await daemon.gone()
+    use_profile(daemon, tmp_path, "keystore_kbytes = 65")
+    await daemon.guest(hello(instance=OTHER_INSTANCE))
 
 
 async def test_hello_when_a_call_has_no_handler_then_the_shim_answers_h_function(daemon: Daemon):
