@@ -45,7 +45,8 @@ dmesg -n 3
 trap 'status=$?; echo; dmesg; exit $status' EXIT
 vars=/sys/firmware/secvar/vars
 
-say() { echo "@$1=$2"; }
+# say NAME VALUE...
+say() { said=$1; shift; echo "@$said=$*"; }
 
 # try NAME COMMAND...: says ok, or the errno's text, which programs print last.
 try() {

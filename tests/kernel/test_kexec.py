@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One kernel starts the next: what becomes of the password that only the first one knows.
+
+``kexec_file_load`` hands it over in the next kernel's device tree; the older ``kexec_load`` does
+not, so that the next kernel meets a password that is set (H_IN_USE).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.e2e.daemon import run_hcalld
+from tests.e2e.lab import PARTITION
+from tests.kernel.guestside import BOOT_S, INITIALIZED, LIBRARY, WARNING, calls, results, succeed
+from tests.provision import initramfs
+
+if TYPE_CHECKING:
+    from tests.e2e.daemon import Daemon
+    from tests.e2e.lab import Lab, LinuxKernel
+    from tests.e2e.machine import Machine
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
+
+HANDED_OVER = "/proc/device-tree/chosen/ibm,plpks-pw"
+"""Where the first kernel puts the password. The next one takes it out before it has user space."""
+
+NEXT = """\
+kexec {} --load /vmlinux --initrd=/next --command-line=console=hvc0 || exit
+echo 'NEXT KERNEL'
+kexec --exec
+"""
+
+
+def start(
+    lab: Lab,
+    kernel: LinuxKernel,
+    daemon: Daemon,
+    how: str,
+    first: str,
+    second: str,
+    **options: Any,
+) -> Machine:
+    """Boots a kernel whose script starts the same kernel with another script.
+
+    ``how`` is an option of kexec(8): ``-s`` is kexec_file_load, ``-c`` is kexec_load.
+    """
+    userland = lab.require("initramfs-tools").read_bytes()
+    following = userland + initramfs.overlay({"/run.sh": (LIBRARY + second).encode()})
+    files = {"/vmlinux": lab.require(f"kernel-{kernel}").read_bytes(), "/next": following}
+    return lab.linux(
+        kernel,
+        f"{LIBRARY}{first}{NEXT.format(how)}",
+        daemon,
+        userland="initramfs-tools",
+        files=files,
+        memory_mib=1024,
+        **options,
+    )
+
+
+def after_kexec(text: str) -> str:
+    """What the second kernel printed."""
+    return text.partition("\nNEXT KERNEL\n")[2]
+
+
+def before_kexec(text: str) -> str:
+    """What the first kernel printed."""
+    return text.partition("\nNEXT KERNEL\n")[0]
+
+
+def test_kexec_file_load_hands_the_password_over(lab: Lab) -> None:
+    daemon = lab.daemon()
+    first = 'keyctl add trusted kmk "new 32" @u\nsay used $(used)\n'
+    second = f"""
+[ -e /proc/device-tree/chosen/linux,booted-from-kexec ] && say kexec yes
+[ -e {HANDED_OVER} ] || say password absent
+try kmk keyctl add trusted kmk "new 32" @u
+keyctl print %trusted:kmk > /tmp/kmk
+try load keyctl add trusted again "load $(cat /tmp/kmk)" @u
+say used $(used)
+"""
+    text = succeed(start(lab, "own", daemon, "-s", first, second))
+    assert INITIALIZED in before_kexec(text)
+    assert INITIALIZED in after_kexec(text)
+    assert WARNING not in text
+    assert results(after_kexec(text)) == {
+        "kexec": "yes",
+        "password": "absent",
+        "kmk": "ok",
+        "load": "ok",
+        "used": results(before_kexec(text))["used"],
+    }
+    assert len(calls(daemon, "H_PKS_GEN_PASSWORD")) == 1
+    assert "kind=RESET" not in daemon.log_text()
+
+
+def test_kexec_load_leaves_the_password_behind(lab: Lab) -> None:
+    """The next kernel has a keystore that it cannot use; a reset gives it back."""
+    daemon = lab.daemon()
+    first = 'keyctl add trusted kmk "new 32" @u && echo FIRST\n'
+    second = """
+[ -e /proc/device-tree/chosen/linux,booted-from-kexec ] && say kexec yes
+try kmk keyctl add trusted kmk "new 32" @u
+say used $(used)
+try db cat $vars/db/size
+try moduledb cat $vars/moduledb/size
+dmesg | grep -E 'plpks|trusted_key|firmware'
+echo SECOND
+reboot -f
+"""
+    machine = start(lab, "own", daemon, "-c", first, second, can_reboot=True)
+    machine.console.expect("^FIRST$", BOOT_S)
+    machine.console.expect("^SECOND$", BOOT_S)
+    text = after_kexec(machine.console.text)
+    assert INITIALIZED in text
+    assert f"plpks: {WARNING} - authenticated operations will fail" in text
+    assert "plpks: H_PKS_GEN_KEY failed. pseries_status=-10, rc=-1" in text
+    # Its type of key is not even registered without the wrapping key.
+    assert results(text)["kmk"] == "No such device"
+    # The configuration needs no password.
+    assert results(text)["used"] == "100"
+    machine.console.expect("^FIRST$", BOOT_S)
+    machine.qmp.execute("quit")
+    assert machine.wait() == 0
+    passwords = calls(daemon, "H_PKS_GEN_PASSWORD")
+    codes = [match[1] for line in passwords if (match := re.search(r"\) = (\w+)", line))]
+    assert codes == ["H_SUCCESS", "H_IN_USE", "H_SUCCESS"]
+
+
+def test_debian_kernel_reads_what_is_world_readable_after_kexec(lab: Lab) -> None:
+    key = lab.artifacts / "key"
+    key.write_bytes(b"0123456789abcdefghijklm")
+    put = run_hcalld(
+        *("state", "put", "--state-dir", str(lab.artifacts / "daemon.state")),
+        *("--partition", PARTITION, "--sed-key", str(key)),
+    )
+    assert put.returncode == 0, put.stderr
+    daemon = lab.daemon()
+    script = "say pin $(sed -n 's/.*opal-boot-pin: //p' /proc/keys)\n"
+    text = succeed(start(lab, "debian-64k", daemon, "-c", script, script))
+    assert WARNING not in before_kexec(text)
+    assert WARNING in after_kexec(text)
+    assert results(after_kexec(text)) == {"pin": "23"}
+    reads = calls(daemon, "H_PKS_READ_OBJECT")
+    assert ["auth=OS+64" in reads[0], "auth=OS+0" in reads[1]] == [True, True]
+    assert all("= H_SUCCESS" in line for line in reads)
+
+
+def test_crash_kernel_gets_the_password(lab: Lab) -> None:
+    """A kernel that kdump starts when the first one has crashed."""
+    daemon = lab.daemon()
+    userland = lab.require("initramfs-tools").read_bytes()
+    crash = 'try kmk keyctl add trusted kmk "new 32" @u\n[ -s /proc/vmcore ] && say vmcore yes\n'
+    machine = lab.linux(
+        "own",
+        LIBRARY + "kexec -s --load-panic /vmlinux --initrd=/next"
+        ' --command-line="console=hvc0 maxcpus=1" && echo c > /proc/sysrq-trigger\n',
+        daemon,
+        userland="initramfs-tools",
+        files={
+            "/vmlinux": lab.require("kernel-own").read_bytes(),
+            "/next": userland + initramfs.overlay({"/run.sh": (LIBRARY + crash).encode()}),
+        },
+        memory_mib=1024,
+        append="crashkernel=256M",
+        failures=(),
+    )
+    text = succeed(machine)
+    assert "sysrq: Trigger a crash" in text
+    assert WARNING not in text
+    assert results(text) == {"kmk": "ok", "vmcore": "yes"}
+    assert len(calls(daemon, "H_PKS_GEN_PASSWORD")) == 1
