@@ -22,6 +22,7 @@ from hcalld.runtime import sdnotify
 from hcalld.runtime.server import Server, inherited_socket, listen_tcp, listen_unix
 from hcalld.stores.base import Store
 from hcalld.stores.directory import StateDirectory
+from hcalld.stores.keys import KeySource
 from hcalld.stores.memory import MemoryDirectory
 
 
@@ -68,6 +69,8 @@ class ServeOptions:
     allowed_uids: frozenset[int] | None = None
     state_dir: pathlib.Path | None = None
     """None: state is kept in memory and lost at the end."""
+    key_source: KeySource | None = None
+    """None: the master key is the file ``key`` in the state directory."""
     profile_dir: pathlib.Path | None = None
     refuse_unknown: bool = False
     trace: TextIO | None = None
@@ -79,11 +82,15 @@ def build_server(options: ServeOptions) -> Server:
     """The server for the options.
 
     Raises:
-        ConfigError: a profile is wrong.
+        ConfigError: a profile, or the key's source, is wrong.
+        StoreError: the key that was named is not there.
     """
     directory: StateDirectory | MemoryDirectory = MemoryDirectory()
     if options.state_dir is not None:
-        directory = StateDirectory(options.state_dir)
+        directory = StateDirectory(options.state_dir, options.key_source)
+        if options.key_source is not None:
+            # It may ask, or take long: not while guests wait.
+            directory.unlock()
 
     def open_store(profile: Profile) -> Store:
         return directory.open(profile.partition)

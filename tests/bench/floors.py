@@ -107,6 +107,7 @@ def daemon(
                 [
                     *(sys.executable, "-m", "hcalld", "serve", "--socket-path", str(path)),
                     *("--state-dir", state, "--log-level", "warning", *more),
+                    "--allow-core-dumps",  # smaps_rollup is closed otherwise, but to root
                 ],
                 env={"NOTIFY_SOCKET": str(notify), "PATH": "/usr/bin:/bin"},
             )

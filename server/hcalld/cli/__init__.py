@@ -13,6 +13,7 @@ import click
 
 from hcalld.cli.lazy import LazyGroup
 from hcalld.core.errors import HcalldError
+from hcalld.runtime import coredumps
 
 _COMMANDS = {
     "serve": "hcalld.cli.serve",
@@ -52,6 +53,8 @@ def _print_capabilities(ctx: click.Context) -> None:
 def main() -> None:
     """Run the command line; the entry point of ``hcalld``."""
     try:
+        if sys.argv[1:2] != ["serve"]:  # which has an option for it
+            coredumps.forbid()
         cli(prog_name="hcalld")
     except HcalldError as error:
         click.echo(f"hcalld: {error}", err=True)

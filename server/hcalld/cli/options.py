@@ -14,6 +14,7 @@ from hcalld.cli import paths
 
 if TYPE_CHECKING:
     from hcalld.stores.directory import StateDirectory
+    from hcalld.stores.keys import KeySource
 
 state_dir_option = click.option(
     "--state-dir",
@@ -31,24 +32,39 @@ key_option = click.option(
 )
 
 
+def source_of(
+    key: str | None, option: str = "--key", what: str = "passphrase of the state directory"
+) -> KeySource | None:
+    """The key source that an option describes; None for the default one.
+
+    Args:
+        key: the description.
+        option: which option has it, for messages.
+        what: what to ask for on the terminal, if it is a passphrase.
+
+    Raises:
+        ConfigError: it cannot be understood.
+    """
+    if key is None:
+        return None
+    from hcalld.core.errors import ConfigError
+    from hcalld.stores.keys.describe import key_source
+
+    try:
+        return key_source(key, what)
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from None
+
+
 def open_directory(state_dir: pathlib.Path | None, key: str | None) -> StateDirectory:
     """The state directory that ``--state-dir`` and ``--key`` name; nothing is opened yet.
 
     Raises:
         ConfigError: ``--key`` cannot be understood.
     """
-    from hcalld.core.errors import ConfigError
     from hcalld.stores.directory import StateDirectory
 
-    source = None
-    if key is not None:
-        from hcalld.stores.keys.describe import key_source
-
-        try:
-            source = key_source(key)
-        except ConfigError as error:
-            raise ConfigError(f"--key: {error}") from None
-    return StateDirectory(state_dir or paths.state_dir(), source)
+    return StateDirectory(state_dir or paths.state_dir(), source_of(key))
 
 
 def directory_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from typing import TextIO
 import click
 
 from hcalld.cli import paths
+from hcalld.cli.options import key_option, source_of, state_dir_option
 from hcalld.core.errors import ConfigError, HcalldError
 
 
@@ -110,12 +111,8 @@ def _open_trace(name: str | None) -> TextIO | None:
     help="User that may connect, by name or number; may be repeated (default: the daemon's).",
 )
 @click.option("--allow-any-uid", is_flag=True, help="Do not look at the peer's uid.")
-@click.option(
-    "--state-dir",
-    type=click.Path(path_type=pathlib.Path),
-    envvar="HCALLD_STATE_DIR",
-    help="Where partitions' stores are kept (default: the user's state directory).",
-)
+@state_dir_option
+@key_option
 @click.option("--memory", is_flag=True, help="Keep state in memory only; lost at the end.")
 @click.option(
     "--profile-dir",
@@ -154,6 +151,11 @@ def _open_trace(name: str | None) -> TextIO | None:
     show_default=True,
     help="A guest without calls for so long gives up its memory in the daemon.",
 )
+@click.option(
+    "--allow-core-dumps",
+    is_flag=True,
+    help="Let debuggers and core dumps at the daemon's memory, guests' secrets included.",
+)
 def command(
     *,
     socket_path: pathlib.Path | None,
@@ -168,6 +170,7 @@ def command(
     allow_uid: tuple[str, ...],
     allow_any_uid: bool,
     state_dir: pathlib.Path | None,
+    key: str | None,
     memory: bool,
     profile_dir: pathlib.Path | None,
     refuse_unknown: bool,
@@ -176,6 +179,7 @@ def command(
     log_level: str,
     spin_us: int,
     idle_seconds: float,
+    allow_core_dumps: bool,
 ) -> None:
     """Run the daemon in the foreground until SIGTERM.
 
@@ -187,6 +191,7 @@ def command(
 
     from hcalld.app import ServeOptions, TcpOptions, serve
     from hcalld.observe import log
+    from hcalld.runtime import coredumps
 
     log.configure("json" if log_format == "json" else "text", log_level)
     if fd is not None and socket_path is not None:
@@ -220,12 +225,15 @@ def command(
         if allow_any_uid
         else frozenset(map(_uid, allow_uid)) or frozenset({os.geteuid()}),
         state_dir=None if memory else state_dir or paths.state_dir(),
+        key_source=None if memory else source_of(key),
         profile_dir=profile_dir,
         refuse_unknown=refuse_unknown,
         trace=_open_trace(trace),
         spin_us=spin_us,
         idle_seconds=idle_seconds,
     )
+    if not allow_core_dumps:
+        coredumps.forbid()
     failures: list[HcalldError] = []
     try:
         trio.run(serve, options, strict_exception_groups=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hcalld.cli.options import directory_options
+from hcalld.cli.options import directory_options, source_of
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:
@@ -27,12 +27,9 @@ def rekey(*, directory: StateDirectory, new_key: str, keep_old: bool) -> None:
     on. The old key file is removed, unless --keep-old.
     """
     from hcalld.core.errors import ConfigError
-    from hcalld.stores.keys.describe import key_source
 
-    try:
-        target = key_source(new_key, "new passphrase of the state directory")
-    except ConfigError as error:
-        raise ConfigError(f"--new-key: {error}") from None
+    target = source_of(new_key, "--new-key", "new passphrase of the state directory")
+    assert target is not None
     if not directory.path.is_dir():
         raise ConfigError(f"{directory.path}: no state directory; name one by --state-dir")
     directory.check_key()

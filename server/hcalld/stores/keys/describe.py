@@ -64,7 +64,7 @@ def passphrase_from(text: str, what: str = "passphrase") -> PassphraseFrom | Non
     raise ConfigError(f"a passphrase is never an argument; expected {PASSPHRASES}")
 
 
-def key_source(text: str, what: str = "passphrase of the state directory") -> KeySource:
+def key_source(text: str, what: str = "passphrase") -> KeySource:
     """Where the master key is.
 
     Args:

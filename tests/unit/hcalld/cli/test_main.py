@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from hcalld import cli
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
+from hcalld.runtime import coredumps
 from hcallproto.codegen.capabilities import capabilities
 
 SUBCOMMANDS = ("serve", "list", "qemu-args", "state")
@@ -71,6 +72,7 @@ def test_main_when_a_user_can_act_then_it_is_one_line_and_status_1(
         raise error
 
     monkeypatch.setattr(cli, "cli", fail)
+    monkeypatch.setattr(coredumps, "forbid", lambda: None)  # it would hold for this process
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1

@@ -22,6 +22,8 @@ from hcalld.cli import paths
 from hcalld.cli.serve import command
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
 from hcalld.observe import log
+from hcalld.runtime import coredumps
+from hcalld.stores.keys import FileKeySource
 
 ROOT = pwd.getpwuid(0).pw_name
 ROOT_GROUP = grp.getgrgid(0).gr_name
@@ -33,6 +35,10 @@ class Fake:
     def __init__(self) -> None:
         self.options: ServeOptions | None = None
         self.error: Exception | None = None
+        self.has_core_dumps = True
+
+    def forbid(self) -> None:
+        self.has_core_dumps = False
 
     async def serve(self, options: ServeOptions) -> None:
         self.options = options
@@ -44,7 +50,9 @@ class Fake:
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Fake:
     fake = Fake()
     monkeypatch.setattr(app, "serve", fake.serve)
-    for name in ("HCALLD_STATE_DIR", "HCALLD_PROFILE_DIR"):
+    # Else it would hold for this process and for all that come after.
+    monkeypatch.setattr(coredumps, "forbid", fake.forbid)
+    for name in ("HCALLD_KEY", "HCALLD_STATE_DIR", "HCALLD_PROFILE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     return fake
@@ -145,7 +153,7 @@ CASES: dict[str, Case] = {
     "spin_us": (("--spin-us", "0"), "spin_us", 0),
     "idle_seconds": (("--idle-seconds", "0.5"), "idle_seconds", 0.5),
 }
-ELSEWHERE = {"trace", "log_format", "log_level", "help"}
+ELSEWHERE = {"key", "allow_core_dumps", "trace", "log_format", "log_level", "help"}
 """Options with tests of their own, below."""
 
 
@@ -187,6 +195,23 @@ def test_environment_when_it_names_directories_then_they_hold_unless_options_do(
     assert options.state_dir == pathlib.Path("/env/state")
     assert options.profile_dir == pathlib.Path("/env/etc")
     assert served(fake, "--state-dir", "/x").state_dir == pathlib.Path("/x")
+
+
+def test_key_when_given_then_the_daemon_asks_there(fake: Fake, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HCALLD_KEY", "file:/env/key")
+    for words, path in (((), "/env/key"), (("--key", "file:/x/key"), "/x/key")):
+        source = served(fake, *words).key_source
+        assert isinstance(source, FileKeySource)
+        assert source.path == pathlib.Path(path)
+    assert served(fake, "--memory").key_source is None
+    assert "--key: expected file:PATH" in failed("--key", "nowhere")
+
+
+def test_core_dumps_when_not_allowed_then_they_are_off_before_the_daemon_runs(fake: Fake):
+    served(fake, "--allow-core-dumps")
+    assert fake.has_core_dumps
+    served(fake)
+    assert not fake.has_core_dumps
 
 
 def test_trace_when_no_file_is_named_then_it_is_stdout(fake: Fake):

@@ -18,7 +18,7 @@ from hcalld.stores.keys.describe import key_source, passphrase_from
         ("file:/etc/hcalld.key", "file", "key file /etc/hcalld.key"),
         ("file:C:/x", "file", "key file C:/x"),
         ("credential:hcalld", "credential", "credential hcalld"),
-        ("passphrase:", "passphrase", "passphrase of the state directory"),
+        ("passphrase:", "passphrase", "passphrase"),
         ("passphrase-file:/p", "passphrase", "passphrase file /p"),
         ("passphrase-credential:p", "passphrase", "passphrase in credential p"),
         ("passphrase-fd:3", "passphrase", "passphrase on file descriptor 3"),
