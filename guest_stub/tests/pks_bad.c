@@ -285,7 +285,7 @@ static void try_from_user(const struct call *call)
 /* Arguments with which each call would do something, were it let. */
 static void test_pks_user(void)
 {
-	struct call calls[7];
+	struct call calls[11];
 	unsigned int n;
 
 	if (!try_set_up())
@@ -303,6 +303,24 @@ static void test_pks_user(void)
 	calls[4] = read_call();
 	calls[5] = object_call("REMOVE", H_PKS_REMOVE_OBJECT, H_SUCCESS, &trial.present);
 	calls[6] = object_call("CONFIRM", H_PKS_CONFIRM_OBJECT_FLUSHED, H_SUCCESS, &trial.present);
+	calls[7] = object_call("GEN_KEY", H_PKS_GEN_KEY, H_SUCCESS, &trial.absent);
+	calls[7].args[3] = 0;
+	calls[7].args[4] = (uintptr_t)pks_out;
+	calls[7].args[5] = 32;
+	calls[7].count = 6;
+	calls[8] = object_call("WRAP", H_PKS_WRAP_OBJECT, H_SUCCESS, &trial.present);
+	memcpy(&calls[8].args[3], (const uint64_t[]){ PKS_WRAP_DEFAULT, (uintptr_t)pks_data, 64,
+						      (uintptr_t)pks_out, 2048, 0 }, 48);
+	calls[8].count = 9;
+	calls[9] = (struct call){
+		.name = "UNWRAP", .number = H_PKS_UNWRAP_OBJECT, .count = 7,
+		.args = { (uintptr_t)trial.auth, 0, (uintptr_t)pks_data, 2048,
+			  (uintptr_t)pks_out, 2048, 0 },
+	};
+	calls[10] = object_call("SIGNED_UPDATE", H_PKS_SIGNED_UPDATE, H_SUCCESS, &trial.absent);
+	memcpy(&calls[10].args[3], (const uint64_t[]){ PKS_POLICY_SIGNEDUPDATE, 0,
+						       (uintptr_t)pks_data, 64, 0 }, 40);
+	calls[10].count = 8;
 	for (n = 0; n < sizeof(calls) / sizeof(calls[0]); n++)
 		try_from_user(&calls[n]);
 	try_tear_down();

@@ -52,6 +52,39 @@ static void check_unset(unsigned int consumer)
 	report_equal(pks_used_space(), used, "and the space is given back");
 }
 
+/* What was wrapped before there was a password opens when there is one. */
+static struct pks_label key;
+static uint8_t wrapped[32 + PKS_WRAP_OVERHEAD];
+
+static void check_wrap_unset(void)
+{
+	struct pks_result result;
+
+	pks_label_set(&key, PKS_CONSUMER_OS, "password-key");
+	pks_remove(PKS_CONSUMER_OS, &key);
+	report_code(pks_gen_key(PKS_CONSUMER_OS, &key, PKS_POLICY_WRAPPINGKEY, NULL,
+				PKS_WRAPPING_KEY_SIZE), H_SUCCESS,
+		    "a wrapping key without a password");
+	memset(pks_data, 0x77, 32);
+	result = pks_wrap(PKS_CONSUMER_OS, &key, PKS_WRAP_DEFAULT, pks_data, 32, wrapped,
+			  sizeof(wrapped));
+	report_code(result.code, H_SUCCESS, "WRAP without one");
+	memset(pks_out, CANARY, 64);
+	result = pks_unwrap(PKS_CONSUMER_OS, wrapped, sizeof(wrapped), pks_out, 32);
+	report_code(result.code, H_AUTHORITY, "UNWRAP wants the consumer to have one");
+	report(memory_is(pks_out, CANARY, 64) && !result.r4, "and gives nothing");
+}
+
+static void check_wrap_set(void)
+{
+	struct pks_result result;
+
+	result = pks_unwrap(PKS_CONSUMER_OS, wrapped, sizeof(wrapped), pks_out, 32);
+	report_code(result.code, H_SUCCESS, "UNWRAP once there is a password");
+	report(memory_is(pks_out, 0x77, 32), "gives the data");
+	report_code(pks_remove(PKS_CONSUMER_OS, &key), H_SUCCESS, "the key is removed");
+}
+
 /* GEN_PASSWORD writes exactly size bytes, which differ from each other. */
 static void check_generate(unsigned int consumer, uint16_t size, uint32_t offset)
 {
@@ -152,7 +185,10 @@ static void test_pks_password(void)
 	for (consumer = 1; consumer <= PKS_CONSUMERS; consumer++)
 		check_unset(consumer);
 
+	check_wrap_unset();
+
 	check_generate(PKS_CONSUMER_OS, config.maxpwsize, 48);
+	check_wrap_set();
 	check_in_use(PKS_CONSUMER_OS, "GEN_PASSWORD");
 	check_unset(PKS_CONSUMER_BOOTLOADER);
 
