@@ -59,7 +59,16 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     "bench": ("gcc", "libc6-dev"),
     "ci": ("make",),
     # What tests compare with: programs that this project did not write.
-    "tests": ("cpio", "git", "patch", "swtpm", "tpm2-tools"),
+    "tests": (
+        "cpio",
+        "efitools",
+        "git",
+        "openssl",
+        "patch",
+        "sbsigntool",
+        "swtpm",
+        "tpm2-tools",
+    ),
 }
 """What is needed, by purpose. Programs of Debian's essential packages are not listed."""
 
