@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Good values for every argument of every keystore call, and the memory that they point at."""
+"""Good and bad values for every argument of every keystore call, and the memory behind them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hcalld.testing.pks import (
 )
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
-from hcallproto.payloads.pks import Policy, WrapFlag
+from hcallproto.payloads.pks import ALL_POLICIES, Policy, WrapFlag
 
 RAM_SIZE = 1 << 20
 HIGH_GPA = 0x1_0000_0000
@@ -179,3 +179,147 @@ GOOD: dict[str, dict[str, int]] = {
 """Values with which each call succeeds on a ``prepared`` machine."""
 
 CALLS = {hcall.name: hcall for served in SERVED for hcall in served.handlers.by_call}
+
+UPPER = 1 << 32
+TOP = 1 << 63
+"""One of the four address bits that are ignored."""
+
+BAD_ADDRESS = (
+    RAM_SIZE,  # the first byte that is not RAM
+    0x8000_0000,  # MMIO
+    HIGH_GPA - 0x10,  # just below RAM
+    HIGH_GPA + HIGH_SIZE,
+    0x0FFF_FFFF_FFFF_FFF0,  # the last address of all
+    0x0800_0000_0000_0000,
+)
+BAD_AUTH = (*BAD_ADDRESS, AUTH_GPA + 1, AUTH_GPA + 8, AUTH_GPA + 15)
+SIZES_ABOVE = (UPPER, UPPER | 32, 1 << 63, (1 << 64) - 1)
+
+
+def ending_outside(size: int) -> tuple[int, ...]:
+    """Addresses from which ``size`` bytes begin in RAM and do not end there."""
+    return (RAM_SIZE - size + 1, RAM_SIZE - 1, HIGH_GPA + HIGH_SIZE - size + 1)
+
+
+_OBJECT_BAD: list[tuple[str, tuple[int, ...], H]] = [
+    ("auth", BAD_AUTH, H.PARAMETER),
+    ("label", (*BAD_ADDRESS, *ending_outside(len(LABEL))), H.P2),
+    ("label_size", (0, 15, MAX_LABEL + 1, *SIZES_ABOVE), H.P3),
+]
+_PASSWORD_BAD: list[tuple[str, tuple[int, ...], H]] = [
+    ("consumer", (0, 4, 255, UPPER | 3, (1 << 64) - 1), H.PARAMETER),
+    ("reserved", (1, UPPER, TOP), H.P2),
+    (
+        "password",
+        (*BAD_ADDRESS, *ending_outside(32), PASSWORD_GPA - 1, PASSWORD_GPA - 31),
+        H.P3,
+    ),
+    ("password_size", (0, 1, 31, MAX_PASSWORD + 1, 4096, *SIZES_ABOVE), H.P4),
+]
+UNDEFINED = tuple(1 << bit for bit in range(64) if not ALL_POLICIES >> bit & 1)
+WRAP_BITS = 0x7000_0000_0000_000F
+TOKENS = (1, UPPER, TOP, (1 << 64) - 1)
+BAD: dict[str, list[tuple[str, tuple[int, ...], H]]] = {
+    "H_PKS_GET_CONFIG": [
+        ("buffer", (*BAD_ADDRESS, *ending_outside(512)), H.PARAMETER),
+        ("buffer_size", (0, 1, 31, 65537, *SIZES_ABOVE), H.P2),
+    ],
+    "H_PKS_SET_PASSWORD": _PASSWORD_BAD,
+    "H_PKS_GEN_PASSWORD": _PASSWORD_BAD,
+    "H_PKS_WRITE_OBJECT": [
+        *_OBJECT_BAD,
+        (
+            "policy",
+            (
+                *UNDEFINED,
+                Policy.SIGNEDUPDATE,
+                Policy.WRAPPINGKEY,
+                Policy.HVPROVISIONED,
+                Policy.HVPROVISIONED | Policy.WORLDREADABLE,
+                UPPER | Policy.WORLDREADABLE,
+            ),
+            H.P4,
+        ),
+        ("data", (*BAD_ADDRESS, *ending_outside(100)), H.P5),
+        ("data_size", (0, MAX_OBJECT + 1, *SIZES_ABOVE), H.P6),
+    ],
+    "H_PKS_READ_OBJECT": [
+        *_OBJECT_BAD,
+        ("out", (*BAD_ADDRESS, *ending_outside(100)), H.P4),
+        ("out_size", SIZES_ABOVE, H.P5),
+    ],
+    "H_PKS_REMOVE_OBJECT": _OBJECT_BAD,
+    "H_PKS_CONFIRM_OBJECT_FLUSHED": _OBJECT_BAD,
+    "H_PKS_GEN_KEY": [
+        *_OBJECT_BAD,
+        (
+            "policy",
+            (
+                *UNDEFINED,
+                Policy.SIGNEDUPDATE,
+                Policy.HVPROVISIONED,
+                Policy.WRAPPINGKEY | Policy.HVPROVISIONED,
+                Policy.WRAPPINGKEY | Policy.SIGNEDUPDATE,
+                Policy.WRAPPINGKEY | Policy.WORLDREADABLE,
+                UPPER | Policy.WRAPPINGKEY,
+            ),
+            H.P4,
+        ),
+        ("out", (*BAD_ADDRESS, *ending_outside(32)), H.P5),
+        ("out_size", (0, MAX_OBJECT + 1, *SIZES_ABOVE), H.P6),
+    ],
+    "H_PKS_SIGNED_UPDATE": [
+        ("auth", BAD_AUTH, H.PARAMETER),
+        ("label", (*BAD_ADDRESS, *ending_outside(len(VARIABLE))), H.P2),
+        (
+            "label_size",
+            (0, 15, 16, len(VARIABLE) - 1, len(VARIABLE) + 1, MAX_LABEL + 1, *SIZES_ABOVE),
+            H.P3,
+        ),
+        (
+            "policy",
+            (
+                *UNDEFINED,
+                0,
+                Policy.WORLDREADABLE,
+                SIGNED | Policy.WRAPPINGKEY,
+                SIGNED | Policy.HVPROVISIONED,
+                SIGNED | UPPER,
+            ),
+            H.P4,
+        ),
+        ("flags", (2, 3, 0x80, UPPER, UPPER | 1, TOP, TOP | 1), H.P5),
+        ("in", (*BAD_ADDRESS, *ending_outside(len(update()))), H.P6),
+        ("in_size", (0, 1, 39, MAX_OBJECT + 1, 0x10000, *SIZES_ABOVE), H.P7),
+        ("token", TOKENS, H.P8),
+    ],
+    "H_PKS_WRAP_OBJECT": [
+        *_OBJECT_BAD,
+        (
+            "flags",
+            (
+                *(FLAGS | 1 << bit for bit in range(64) if not WRAP_BITS >> bit & 1),
+                *(WrapFlag.PASSWORD | algorithm for algorithm in (0, *range(2, 16))),
+                0,
+                FLAGS & ~WrapFlag.PASSWORD,
+                FLAGS & ~WrapFlag.PASSWORD | WrapFlag.OSSECBOOTAUDIT,
+                FLAGS | WrapFlag.OSSECBOOTAUDIT | WrapFlag.OSSECBOOTENFORCE,
+            ),
+            H.P4,
+        ),
+        ("in", (*BAD_ADDRESS, *ending_outside(len(PLAIN))), H.P5),
+        ("in_size", (0, MAX_OBJECT + 1, *SIZES_ABOVE), H.P6),
+        ("out", (*BAD_ADDRESS, *ending_outside(WRAPPED_SIZE)), H.P7),
+        ("out_size", (0, len(PLAIN), 1024, WRAPPED_SIZE - 1, *SIZES_ABOVE), H.P8),
+        ("token", TOKENS, H.P9),
+    ],
+    "H_PKS_UNWRAP_OBJECT": [
+        ("auth", BAD_AUTH, H.PARAMETER),
+        ("flags", (1, 1 << 31, UPPER, 1 << 60, TOP, FLAGS), H.P2),
+        ("in", (*BAD_ADDRESS, *ending_outside(WRAPPED_SIZE)), H.P3),
+        ("in_size", (0, 1, 1023, MAX_OBJECT + 1025, *SIZES_ABOVE), H.P4),
+        ("out", (*BAD_ADDRESS, *ending_outside(len(PLAIN))), H.P5),
+        ("out_size", (0, 1, len(PLAIN) - 1, *SIZES_ABOVE), H.P6),
+        ("token", TOKENS, H.P7),
+    ],
+}
