@@ -241,17 +241,18 @@ def test_hcalld_when_a_document_shows_it_then_its_options_exist(command: Command
 RUN_HERE: Final = [
     command
     for command in shown_commands()
-    if program_of(command) == "hcalld" and command.words[1] in ("state", "list", "qemu-args")
+    if program_of(command) == "hcalld" and command.words[1] in ("state", "ctl", "list", "qemu-args")
 ]
 
 
 def test_state_when_the_documents_commands_are_run_then_each_succeeds(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert any(command.words[1] == "state" for command in RUN_HERE)
+    assert {"state", "ctl"} <= {command.words[1] for command in RUN_HERE}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HCALLD_STATE_DIR", os.fspath(tmp_path / "state"))
     pathlib.Path("pin.bin").write_bytes(bytes(range(32)))
+    pathlib.Path("profiles").mkdir()
     store = StateDirectory(tmp_path / "state").open("lpar7")
     store.begin_run(Run(bytes(16), 0))
     store.close()
