@@ -97,6 +97,7 @@ itest: venv stub ## Run the tests with QEMU and the guest stub
 
 .PHONY: ktest
 ktest: venv stub ## Run the tests with Linux kernels
+	@$(PROVISION) system tests
 	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel,kernel) -m 'kernel and not soak and not bench' $(PYTEST_ARGS)
 
 .PHONY: qtest
