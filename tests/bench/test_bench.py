@@ -8,14 +8,13 @@ call that is refused, a guest that does not answer.
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.bench.floors import Pinger, Times, daemon, memory_of
+from tests.bench.results import Results
 from tests.bench.shim import BenchShim
 from tests.conftest import Require
 from tests.e2e.machine import Guest, Machine, socket_chardev
@@ -35,48 +34,6 @@ _AUTH_OS = bytes([1, 3]) + bytes(14)
 _LABEL = b"bench\0\0\0\0\x02\x10\0\0\0\0\0object"
 _DATA_SIZE = 4096
 _WORLDREADABLE = 0x0800_0000
-
-
-class Results:
-    """Lines with a goal each, printed at the end and kept in a file."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, object]] = []
-
-    def ratio(self, what: str, value: float, floor: float, goal: float) -> None:
-        reached = value / floor
-        self.rows.append({"what": what, "ratio": round(reached, 2), "goal": goal})
-
-    def value(self, what: str, value: float, goal: float, unit: str) -> None:
-        self.rows.append({"what": what, "value": round(value, 1), "goal": goal, "unit": unit})
-
-    def lines(self) -> list[str]:
-        lines = []
-        for row in self.rows:
-            number = row.get("ratio", row.get("value"))
-            unit = row.get("unit", "x")
-            assert isinstance(number, float | int)
-            assert isinstance(row["goal"], float | int)
-            verdict = "reached" if number <= row["goal"] else "MISSED"
-            lines.append(
-                f"{row['what']}: {number} {unit}, goal at most {row['goal']} {unit}: {verdict}"
-            )
-        return lines
-
-
-@pytest.fixture(scope="module")
-def results() -> Iterator[Results]:
-    results = Results()
-    yield results
-    folder = Path("tests/artifacts")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps(results.rows, indent=2) + "\n")
-    print("\n" + "\n".join(results.lines()))
-
-
-@pytest.fixture(scope="module")
-def pinger(tmp_path_factory: pytest.TempPathFactory) -> Pinger:
-    return Pinger(tmp_path_factory.mktemp("pinger"))
 
 
 _BENCH_LINE = re.compile(r"# bench (?P<name>\S+) n=\d+ min_ns=\d+ p50_ns=(?P<p50>\d+)")
