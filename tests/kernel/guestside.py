@@ -39,10 +39,7 @@ for file in /sys/firmware/plpks/config/*; do
 done
 """
 
-LIBRARY: Final = """\
-# Lines of the kernel's must not come into the middle of ours; its whole log follows at the end.
-dmesg -n 3
-trap 'status=$?; echo; dmesg; exit $status' EXIT
+FUNCTIONS: Final = """\
 vars=/sys/firmware/secvar/vars
 
 # say NAME VALUE...
@@ -66,6 +63,12 @@ hex() { od -An -v -tx1 $1 | tr -d ' \\n'; }
 # Has the kernel say every hypervisor's return code.
 dyndbg() { echo 'file plpks.c +p' > /sys/kernel/debug/dynamic_debug/control; }
 """
+
+LIBRARY: Final = f"""\
+# Lines of the kernel's must not come into the middle of ours; its whole log follows at the end.
+dmesg -n 3
+trap 'status=$?; echo; dmesg; exit $status' EXIT
+{FUNCTIONS}"""
 
 
 def results(text: str) -> dict[str, str]:

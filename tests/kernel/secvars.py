@@ -18,11 +18,12 @@ OK: Final = "ok"
 EPERM: Final = "Operation not permitted"
 EINVAL: Final = "Invalid argument"
 ENOMEM: Final = "Cannot allocate memory"
+EBUSY: Final = "Device or resource busy"
 """How programs print the errors."""
 
 ABSENT: Final = "absent"
 
-ERRNOS: Final = {EPERM: -1, EINVAL: -22, ENOMEM: -12}
+ERRNOS: Final = {EPERM: -1, EINVAL: -22, ENOMEM: -12, EBUSY: -16}
 
 STEP: Final = """\
 step() {
