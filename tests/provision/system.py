@@ -66,6 +66,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
         "openssl",
         "patch",
         "sbsigntool",
+        "strace",
         "swtpm",
         "tpm2-tools",
     ),
