@@ -157,15 +157,9 @@ class PassphraseKeySource:
 
     kind = "passphrase"
 
-    def __init__(self, passphrase: PassphraseFrom, *, log_n: int = 17) -> None:
-        """Nothing is asked yet.
-
-        Args:
-            passphrase: where it comes from.
-            log_n: scrypt's cost of a key that is made.
-        """
+    def __init__(self, passphrase: PassphraseFrom) -> None:
+        """Nothing is asked yet."""
         self._passphrase = passphrase
-        self._log_n = log_n
 
     @property
     def description(self) -> str:
@@ -198,7 +192,7 @@ class PassphraseKeySource:
 
     def keep(self, master: Secret) -> Kept:
         """See KeySource."""
-        scrypt = ScryptParameters(log_n=self._log_n, salt=os.urandom(SALT_SIZE))
+        scrypt = ScryptParameters.fresh()
         key = scrypt.derive(self._passphrase.get(is_new=True))
         sealed = Sealer(key, os.urandom(SALT_SIZE)).seal(master.reveal(), _IDENTITY)
         kept = msgspec.to_builtins(_Kept(scrypt=scrypt, check=key_check(key), sealed=sealed))

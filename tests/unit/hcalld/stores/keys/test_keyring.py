@@ -15,6 +15,7 @@ import pytest
 from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.records import Put, Record
 from hcalld.core.secret import Secret
+from hcalld.crypto import passphrase as passphrases
 from hcalld.stores.directory import StateDirectory
 from hcalld.stores.keys import FileKeySource, Kept, Keyring, KeySource
 from hcalld.stores.keys.credential import DIRECTORY_VARIABLE, CredentialKeySource
@@ -22,8 +23,13 @@ from hcalld.stores.keys.note import NOTE_NAME, read_note
 from hcalld.stores.keys.passphrase import PassphraseFrom, PassphraseKeySource
 
 
+@pytest.fixture(autouse=True)
+def _cheap_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passphrases, "LOG_N", 10)
+
+
 def passphrase(text: bytes = b"correct horse") -> PassphraseKeySource:
-    return PassphraseKeySource(PassphraseFrom(lambda _is_new: text, "typed passphrase"), log_n=10)
+    return PassphraseKeySource(PassphraseFrom(lambda _is_new: text, "typed passphrase"))
 
 
 def ring(path: pathlib.Path, source: KeySource, *partitions: str) -> Keyring:

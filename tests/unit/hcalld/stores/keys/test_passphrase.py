@@ -16,6 +16,7 @@ import pytest
 
 from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.secret import Secret
+from hcalld.crypto import passphrase as passphrases
 from hcalld.crypto.passphrase import key_check
 from hcalld.stores.keys.credential import DIRECTORY_VARIABLE
 from hcalld.stores.keys.passphrase import (
@@ -29,7 +30,12 @@ from hcalld.stores.keys.passphrase import (
 
 KEY = Secret(bytes(range(32)))
 FAST = 10
-"""scrypt's least cost here."""
+"""The least that is taken: keys in these tests need not be strong."""
+
+
+@pytest.fixture(autouse=True)
+def _cheap_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passphrases, "LOG_N", FAST)
 
 
 def typed(text: bytes) -> PassphraseFrom:
@@ -37,7 +43,7 @@ def typed(text: bytes) -> PassphraseFrom:
 
 
 def source(text: bytes = b"correct horse") -> PassphraseKeySource:
-    return PassphraseKeySource(typed(text), log_n=FAST)
+    return PassphraseKeySource(typed(text))
 
 
 def test_there_is_no_key_before_one_is_kept():
@@ -154,7 +160,7 @@ def test_it_is_read_once_and_forgotten_when_it_has_served():
         return b"correct horse"
 
     place = PassphraseFrom(read, "counted")
-    keys = PassphraseKeySource(place, log_n=FAST)
+    keys = PassphraseKeySource(place)
     kept = keys.keep(KEY)
     assert keys.load(kept) == KEY
     assert count == 1
