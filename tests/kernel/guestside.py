@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tests.e2e.lab import PARTITION, Lab
+from tests.e2e.patience import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +96,12 @@ def profile(lab: Lab, text: str) -> list[str]:
     directory.mkdir(exist_ok=True)
     (directory / f"{PARTITION}.toml").write_text(text, "utf-8")
     return ["--profile-dir", str(directory)]
+
+
+def wait_until_off(daemon: Daemon) -> None:
+    """Waits until the daemon has seen its last guest go, and let go of its store."""
+    gone = daemon.log_text().count("guest connected")
+    wait_until(lambda: daemon.log_text().count("guest gone") == gone, "the guest's end")
 
 
 def calls(daemon: Daemon, name: str = "") -> list[str]:

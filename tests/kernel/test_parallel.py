@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.e2e.authvar import SHA256, openssl, sbat_list, signature_list
 from tests.e2e.daemon import run_hcalld
-from tests.kernel.guestside import FUNCTIONS, LIBRARY, calls, profile, results, succeed
+from tests.kernel.guestside import (
+    FUNCTIONS,
+    LIBRARY,
+    calls,
+    profile,
+    results,
+    succeed,
+    wait_until_off,
+)
 from tests.kernel.secvars import Sequence
 from tests.kernel.test_secvar import DYNAMIC_MODE, DYNAMIC_SPACE, LATCH, Author, enrol, run
 
@@ -88,6 +96,7 @@ def test_four_processors_write_at_once(keys: Keys, lab: Lab) -> None:
     cpus = {match[1] for line in daemon.trace_lines() if (match := re.search(r" cpu(\d+) ", line))}
     assert len(cpus) == 4
 
+    wait_until_off(daemon)
     verified = run_hcalld("state", "verify", "--state-dir", str(daemon.state_dir))
     assert verified.returncode == 0, verified.stderr
     cold = results(succeed(lab.linux("own", LIBRARY + LOOK, daemon)))

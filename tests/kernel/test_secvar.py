@@ -24,6 +24,7 @@ from tests.kernel.guestside import (
     profile,
     results,
     succeed,
+    wait_until_off,
 )
 from tests.kernel.secvars import EINVAL, ENOMEM, EPERM, Sequence
 
@@ -59,6 +60,7 @@ def run(lab: Lab, daemon: Daemon, sequence: Sequence, script: str = "") -> str:
 
 def arm_latch(daemon: Daemon) -> None:
     """Has the next update of PK taken without verification, as an operator does."""
+    wait_until_off(daemon)
     done = run_hcalld(
         *("ctl", "set", "--state-dir", str(daemon.state_dir), PARTITION),
         "keystore_signed_updates_without_verification=1",
