@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -17,9 +18,10 @@ from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.records import Change, Delete, Lifetime, Put, Record, Run
 from hcalld.stores.directory import StateDirectory
 from hcalld.stores.export import Export, ExportedRecord
-from hcalld.stores.fsync import sync_directory, write_new
+from hcalld.stores.fsync import sync_data, sync_directory, write_new
 from hcalld.stores.ownership import Ownership
 from hcalld.stores.sqlite import DATABASE_NAME, LOG_SUFFIX, SqliteStore
+from hcalld.stores.sqlite_schema import STORE_ID_SIZE, explain
 
 SET_ASIDE_SUFFIX: Final = ".replaced"
 """What a store that could not be opened is renamed to when it is replaced."""
@@ -163,12 +165,21 @@ def _prepare(directory: StateDirectory, partition: str, made: pathlib.Path) -> i
             store.verify()
             store.begin_run(Run(os.urandom(16), 0))
             store.flush()
+            generation = store.generation
             store.rest()
+            # What a dead daemon's journal has of the store that was copied does not go on
+            # with this one.
+            with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as db:
+                db.execute("PRAGMA locking_mode=EXCLUSIVE")
+                db.execute("UPDATE meta SET store_id = randomblob(?)", (STORE_ID_SIZE,))
             if _log_of(made).exists():
                 raise StoreError("its log could not be moved into it; make room on the disk")
-            return store.generation
+            sync_data(made)
+            return generation
         finally:
             store.close()
+    except sqlite3.Error as error:
+        raise explain(error, pathlib.Path("the copy")) from None
     except StoreError as error:
         # The path is one that the user never gave.
         raise StoreError(f"the copy: {str(error).replace(str(made), 'it')}") from None

@@ -214,6 +214,32 @@ def test_a_copy_replaces_a_damaged_store_which_is_set_aside(directory: StateDire
     assert not (folder / "keystore.db-wal").exists()
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_restored_store_is_not_continued_by_an_old_journal(
+    directory: StateDirectory, tmp_path: pathlib.Path, is_lost: bool
+):
+    """Two partitions were flushed together, by a daemon that then died."""
+    copy, generation = take_copy(directory, "guest")
+    stores = [directory.open("guest"), directory.open("other")]
+    directory.flush_stores(stores)  # each by itself: what was before is not in a journal
+    for number in range(4):
+        for store in stores:
+            store.commit([Put(Record("pks", b"a", b"newer %d" % number))], None)
+    assert directory.flush_stores(stores) == [None, None]
+    shutil.copytree(directory.path, tmp_path / "killed")
+    for store in stores:
+        store.close()
+    killed = StateDirectory(tmp_path / "killed")
+    assert any(name.endswith(".log") for name in os.listdir(killed.path / "journals"))
+    if is_lost:
+        shutil.rmtree(killed.folder("guest"))
+    assert put_copy(killed, "guest", copy, replace=True) == generation + 1
+
+    again = StateDirectory(killed.path)
+    assert content(again) == LASTING
+    assert content(again, "other")[b"a"] == b"newer 3"
+
+
 def other_key(copy: bytes, tmp_path: pathlib.Path) -> bytes:
     other = StateDirectory(tmp_path / "other")
     other.open("guest").close()
