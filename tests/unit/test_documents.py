@@ -252,6 +252,9 @@ def test_state_when_the_documents_commands_are_run_then_each_succeeds(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HCALLD_STATE_DIR", os.fspath(tmp_path / "state"))
     pathlib.Path("pin.bin").write_bytes(bytes(range(32)))
+    for name in ("export.pass", "hcalld.pass"):
+        pathlib.Path(name).write_text("a passphrase of some length\n")
+        pathlib.Path(name).chmod(0o600)
     pathlib.Path("profiles").mkdir()
     store = StateDirectory(tmp_path / "state").open("lpar7")
     store.begin_run(Run(bytes(16), 0))
