@@ -117,7 +117,7 @@ def _certificate(der: bytes) -> str:
         certificate = load_certificate(der)
     except CertificateError as error:
         return f"of {len(der)} bytes that cannot be used: {printable(str(error))}"
-    name = printable(certificate.x509.subject.rfc4514_string())
+    name = printable(certificate.name())
     what = "CA, " if certificate.is_ca() else ""
     return (
         f"{name}, {what}RSA {certificate.key.key_size}, SHA-256 {hashlib.sha256(der).hexdigest()}"
