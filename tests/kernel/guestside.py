@@ -100,8 +100,12 @@ def profile(lab: Lab, text: str) -> list[str]:
 
 def wait_until_off(daemon: Daemon) -> None:
     """Waits until the daemon has seen its last guest go, and let go of its store."""
-    gone = daemon.log_text().count("guest connected")
-    wait_until(lambda: daemon.log_text().count("guest gone") == gone, "the guest's end")
+
+    def is_gone() -> bool:
+        log = daemon.log_text()
+        return log.rfind("guest gone") > log.rfind("guest connected")
+
+    wait_until(is_gone, "the guest's end")
 
 
 def calls(daemon: Daemon, name: str = "") -> list[str]:

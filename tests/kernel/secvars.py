@@ -101,11 +101,14 @@ class Sequence:
         after = self.objects.get(variable)
         self.steps.append(Step(what, variable, file, outcome, after, self.space))
 
-    @property
-    def script(self) -> str:
-        """What the guest does."""
+    def script(self, before: str = "") -> str:
+        """What the guest does.
+
+        Args:
+            before: What it does first; may define another ``update``.
+        """
         lines = [f"step {number} {step.variable}" for number, step in enumerate(self.steps)]
-        return LIBRARY + STEP + "\n".join(lines) + "\n"
+        return LIBRARY + STEP + before + "\n".join(lines) + "\n"
 
     @property
     def files(self) -> dict[str, bytes]:

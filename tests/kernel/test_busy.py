@@ -52,7 +52,7 @@ def test_long_operations_are_issued_again(
     file = author("PK", keys.pk.esl, keys.pk)
     steps.works("PK", "PK", file, author.stored(keys.pk.esl))
     machine = lab.linux(
-        "own", steps.script + TRUSTED, daemon, userland="initramfs-tools", files=steps.files
+        "own", steps.script() + TRUSTED, daemon, userland="initramfs-tools", files=steps.files
     )
     text = succeed(machine)
     steps.check(text)

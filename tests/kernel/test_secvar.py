@@ -50,10 +50,10 @@ MODE = "say format $(cat /sys/firmware/secvar/format)\nsay names $(ls $vars)\n"
 HASHES = [hashlib.sha256(bytes([n])).digest() for n in range(4)]
 
 
-def run(lab: Lab, daemon: Daemon, sequence: Sequence, script: str = "") -> str:
+def run(lab: Lab, daemon: Daemon, sequence: Sequence, after: str = "", before: str = "") -> str:
     """Boots a guest that does the steps, checks them, gives the console."""
-    machine = lab.linux("own", sequence.script + script, daemon, files=sequence.files)
-    text = succeed(machine)
+    script = sequence.script(before) + after
+    text = succeed(lab.linux("own", script, daemon, files=sequence.files))
     sequence.check(text)
     return text
 
