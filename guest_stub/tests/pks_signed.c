@@ -11,69 +11,16 @@
 #include "string.h"
 #include "test.h"
 
-#define EFI_TIME_SIZE	16
-#define HEAD_SIZE	40	/* with WIN_CERTIFICATE_UEFI_GUID */
+#define HEAD_SIZE	PKS_SIGNED_UPDATE_MIN_SIZE
 #define CERT_LENGTH_AT	16
 #define CERT_REVISION_AT 20
 #define CERT_TYPE_AT	22
 #define CERT_GUID_AT	24
-#define SIGNATURE_SIZE	256
-#define LIST_SIZE	76	/* one SHA-256 */
 #define DB_POLICY	(PKS_POLICY_SIGNEDUPDATE | PKS_POLICY_WORLDREADABLE)
 #define CANARY		0x71
 
-/* All numbers in a message are little-endian, whatever the guest. */
-static const uint8_t head[HEAD_SIZE] = {
-	0xe8, 0x07, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0,	/* 2024-01-02 03:04:05 */
-	0x6d, 0x01, 0, 0, 0x00, 0x02, 0xf1, 0x0e,
-	0x9d, 0xd2, 0xaf, 0x4a, 0xdf, 0x68, 0xee, 0x49,
-	0x8a, 0xa9, 0x34, 0x7d, 0x37, 0x56, 0x65, 0xa7,
-};
-
-/* SignedData in DER with one signer, up to the bytes of the signature. */
-static const uint8_t signed_data[] = {
-	0x30, 0x82, 0x01, 0x51, 0x02, 0x01, 0x01,
-	0x31, 0x0d, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01,
-	0x30, 0x0b, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01,
-	0x31, 0x82, 0x01, 0x2e, 0x30, 0x82, 0x01, 0x2a, 0x02, 0x01, 0x01,
-	0x30, 0x05, 0x30, 0x00, 0x02, 0x01, 0x01,
-	0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01,
-	0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
-	0x04, 0x82, 0x01, 0x00,
-};
-
-static const uint8_t list_head[28] = {
-	0x26, 0x16, 0xc4, 0xc1, 0x4c, 0x50, 0x92, 0x40,
-	0xac, 0xa9, 0x41, 0xf9, 0x36, 0x93, 0x43, 0x28,
-	LIST_SIZE, 0, 0, 0, 0, 0, 0, 0, 48, 0, 0, 0,
-};
-
-#define MESSAGE_SIZE	(HEAD_SIZE + sizeof(signed_data) + SIGNATURE_SIZE + LIST_SIZE)
-
 static struct pks_label label;
 static struct pks_config config;
-
-/* A variable's label: no prefix, and the name in UTF-16LE, of which sizes may be odd. */
-static void variable_label(struct pks_label *to, const void *name, uint64_t size)
-{
-	pks_label_set(to, PKS_CONSUMER_OS, "");
-	memset(to->bytes, 0, 4);
-	memcpy(to->bytes + PKS_LABEL_HEADER_SIZE, name, size);
-	to->size = PKS_LABEL_HEADER_SIZE + size;
-}
-
-/* Well-formed, for db, and signed by nobody. */
-static void unsigned_message(uint8_t *at)
-{
-	memcpy(at, head, HEAD_SIZE);
-	at += HEAD_SIZE;
-	memcpy(at, signed_data, sizeof(signed_data));
-	at += sizeof(signed_data);
-	memset(at, 0x5c, SIGNATURE_SIZE);
-	at += SIGNATURE_SIZE;
-	memset(at, 0, LIST_SIZE);
-	memcpy(at, list_head, sizeof(list_head));
-}
 
 static struct call signed_call(void)
 {
@@ -82,7 +29,7 @@ static struct call signed_call(void)
 	call.args[3] = DB_POLICY;
 	call.args[4] = 0;
 	call.args[5] = (uintptr_t)pks_data;
-	call.args[6] = MESSAGE_SIZE;
+	call.args[6] = PKS_MESSAGE_SIZE;
 	call.args[7] = 0;
 	call.count = 8;
 	call.token = 7;
@@ -97,8 +44,8 @@ static bool set_up(void)
 		report_skip("SIGNEDUPDATE is not among supportedpolicies");
 		return false;
 	}
-	variable_label(&label, "d\0b", 4);
-	unsigned_message(pks_data);
+	pks_variable_label(&label, "d\0b", 4);
+	pks_message_fill(pks_data);
 	return true;
 }
 
@@ -133,16 +80,16 @@ static void test_bad_signed(void)
 		try_bad(&call, 4, 1ull << n, "unknown flag");
 	try_bad(&call, 4, 3, "append and an unknown flag");
 	try_call(&call, 4, 1, call.passed, "append");
-	try_bad_address(&call, 5, MESSAGE_SIZE, 1);
-	unsigned_message((uint8_t *)platform.ram_end - MESSAGE_SIZE);
-	try_call(&call, 5, platform.ram_end - MESSAGE_SIZE, call.passed,
+	try_bad_address(&call, 5, PKS_MESSAGE_SIZE, 1);
+	pks_message_fill((uint8_t *)platform.ram_end - PKS_MESSAGE_SIZE);
+	try_call(&call, 5, platform.ram_end - PKS_MESSAGE_SIZE, call.passed,
 		 "a message at the end of RAM");
 	for (n = 1; n < 16; n += 2) {
-		unsigned_message(pks_data + 4096 - n);
+		pks_message_fill(pks_data + 4096 - n);
 		try_call(&call, 5, (uintptr_t)pks_data + 4096 - n, call.passed,
 			 "a message at an odd address, over a page's end");
 	}
-	unsigned_message(pks_data);
+	pks_message_fill(pks_data);
 	try_bad_size(&call, 6, PKS_SIGNED_UPDATE_MIN_SIZE, 65536);
 	try_bad(&call, 6, 65536, "more than 16 bits");
 	try_bad(&call, 6, PKS_SIGNED_UPDATE_MIN_SIZE, "the head only, which says there is more");
@@ -177,7 +124,7 @@ static void try_byte(unsigned int at, uint8_t value, int64_t code, const char *w
 {
 	struct call call = signed_call();
 
-	unsigned_message(pks_data);
+	pks_message_fill(pks_data);
 	pks_data[at] = value;
 	try_call(&call, -1, 0, code, what);
 }
@@ -187,7 +134,7 @@ static void try_label(const void *name, uint64_t size, int64_t code, const char 
 	static struct pks_label named;
 	struct call call = signed_call();
 
-	variable_label(&named, name, size);
+	pks_variable_label(&named, name, size);
 	call.args[1] = (uintptr_t)named.bytes;
 	call.args[2] = named.size;
 	try_call(&call, -1, 0, code, what);
@@ -223,7 +170,7 @@ static void test_pks_signed_form(void)
 	try_byte(HEAD_SIZE + 3, 0x50, H_P6, "a sequence that is too short");
 	try_byte(HEAD_SIZE + 21, 0x02, H_P6, "another digest");
 
-	unsigned_message(pks_data);
+	pks_message_fill(pks_data);
 	memset(pks_data + CERT_LENGTH_AT, 0, 4);
 	pks_data[CERT_LENGTH_AT] = 24;
 	call = signed_call();
@@ -231,7 +178,7 @@ static void test_pks_signed_form(void)
 	pks_data[CERT_LENGTH_AT] = 23;
 	try_call(&call, -1, 0, H_P6, "a certificate shorter than its head");
 
-	unsigned_message(pks_data);
+	pks_message_fill(pks_data);
 	try_label("P\0K", 4, H_AUTHORITY, "PK, without the latch");
 	try_label("x\0y\0z", 6, H_AUTHORITY, "a name that nobody knows");
 	try_label("\0\1", 2, H_AUTHORITY, "a character whose first byte is 0");
@@ -240,10 +187,10 @@ static void test_pks_signed_form(void)
 	try_label("d\0\0\0b", 6, H_P2, "a NUL character");
 	try_label("d\0b\0\0", 6, H_P2, "a terminator");
 	call.args[4] = 1;
-	variable_label(&label, "P\0K", 4);
+	pks_variable_label(&label, "P\0K", 4);
 	call.args[2] = label.size;
 	try_call(&call, -1, 0, H_P5, "PK is not appended to");
-	variable_label(&label, "d\0b", 4);
+	pks_variable_label(&label, "d\0b", 4);
 	call = signed_call();
 	label.bytes[0] = 'x';
 	try_call(&call, -1, 0, H_P2, "a label with a prefix");
@@ -364,7 +311,7 @@ static void run_step(const struct step *step, unsigned int number)
 	struct pks_result before, after, result;
 	uint32_t used;
 
-	variable_label(&label, step->name, step->name_size);
+	pks_variable_label(&label, step->name, step->name_size);
 	used = pks_used_space();
 	before = pks_read(PKS_CONSUMER_OS, &label, pks_out, PKS_BUFFER_SIZE);
 	if (step->message_size) {
