@@ -17,7 +17,7 @@ import pytest
 from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.secret import Secret
 from hcalld.crypto import passphrase as passphrases
-from hcalld.crypto.passphrase import key_check
+from hcalld.crypto.passphrase import ScryptParameters, key_check
 from hcalld.stores.keys.credential import DIRECTORY_VARIABLE
 from hcalld.stores.keys.passphrase import (
     MAX_PASSPHRASE_SIZE,
@@ -59,6 +59,29 @@ def test_a_key_comes_back_with_its_passphrase_only():
     assert "horse" not in str(raised.value)
 
 
+def test_a_passphrase_that_is_tried_again_costs_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Such as a wrong one, for each of many partitions."""
+    kept = source().keep(KEY)
+    wrong = source(b"incorrect horse")
+    count = 0
+    derive = ScryptParameters.derive
+
+    def counted(self: ScryptParameters, passphrase: Secret) -> Secret:
+        nonlocal count
+        count += 1
+        return derive(self, passphrase)
+
+    monkeypatch.setattr(ScryptParameters, "derive", counted)
+    for _ in range(3):
+        with pytest.raises(StoreError, match="wrong passphrase"):
+            wrong.load(kept)
+    assert count == 1
+    keys = source()
+    assert keys.load(keys.keep(KEY)) == KEY
+    assert count == 2
+    assert keys._tried is None, "no key outlives its use"
+
+
 def test_what_is_kept_is_no_key_and_differs_each_time():
     one, other = source().keep(KEY), source().keep(KEY)
 
@@ -69,8 +92,6 @@ def test_what_is_kept_is_no_key_and_differs_each_time():
 
 def test_the_key_is_scrypts_as_others_compute_it():
     """OpenSSL's scrypt, through hashlib, as the witness."""
-    from hcalld.crypto.passphrase import ScryptParameters
-
     parameters = ScryptParameters(log_n=FAST, salt=bytes(16))
     expected = hashlib.scrypt(b"correct horse", salt=bytes(16), n=1 << FAST, r=8, p=1, dklen=32)
     assert parameters.derive(Secret(b"correct horse")) == Secret(expected)
