@@ -35,6 +35,7 @@ _PADDING: Final = PKCS1v15()
 _SHA256: Final = Prehashed(SHA256())
 
 _BAD_DER = (
+    KeyError,
     ValueError,
     TypeError,
     UnsupportedAlgorithm,
