@@ -125,7 +125,7 @@ def unwrap(key: Secret, wrapped: Wrapped) -> bytes:
     Raises:
         WrapDataError: altered, or made with another key.
     """
-    blob = wrapped.blob
+    blob = memoryview(wrapped.blob)  # a slice of it is no copy
     try:
         return _cipher(key, wrapped.salt).decrypt(_NONCE, blob[HEAD_SIZE:], blob[:HEAD_SIZE])
     except InvalidTag:
