@@ -44,12 +44,12 @@ FUNCTIONS: Final = """\
 vars=/sys/firmware/secvar/vars
 
 # say NAME VALUE...
-say() { said=$1; shift; echo "@$said=$*"; }
+say() { local said=$1; shift; echo "@$said=$*"; }
 
 # try NAME COMMAND...: says ok, or the errno's text, which programs print last.
 try() {
-    name=$1; shift
-    if out=$("$@" 2>&1); then say $name ok; else say $name "${out##*: }"; fi
+    local tried=$1 out; shift
+    if out=$("$@" 2>&1); then say $tried ok; else say $tried "${out##*: }"; fi
 }
 
 # The keystore's used space.
