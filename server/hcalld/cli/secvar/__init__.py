@@ -15,6 +15,7 @@ _COMMANDS: Final = {
     "esl": "hcalld.cli.secvar.esl",
     "sign": "hcalld.cli.secvar.sign",
     "show": "hcalld.cli.secvar.show",
+    "list": "hcalld.cli.secvar.listing",
     "verify": "hcalld.cli.secvar.verify",
     "enroll": "hcalld.cli.secvar.enroll",
     "defaults": "hcalld.cli.secvar.defaults",

@@ -70,7 +70,12 @@ owner_option = click.option(
 )
 
 
-def _variable_name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+def check_variable_name(value: str) -> str:
+    """A variable's name that a label can have.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
     if not value or "\0" in value:
         raise click.BadParameter("expected a variable's name, such as db")
     try:
@@ -80,7 +85,9 @@ def _variable_name(_ctx: click.Context, _param: click.Parameter, value: str) -> 
     return value
 
 
-variable_argument = click.argument("variable", callback=_variable_name)
+variable_argument = click.argument(
+    "variable", callback=lambda _ctx, _param, value: check_variable_name(value)
+)
 
 
 # -- files --------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from hcalld.testing.secvars import Variables, identity
 from hcallproto.abi.returns import H
 from hcallproto.payloads import efi
 from hcallproto.payloads.efi import EfiTime, guid, parse_stored, parse_update
+from hcallproto.payloads.pks import Policy
 
 OWNER = "01020304-0506-0708-090a-0b0c0d0e0f10"
 TIME = "2026-01-02T03:04:05Z"
@@ -479,6 +480,67 @@ def test_verify_when_the_files_are_wrong_then_it_says_why():
     assert "put 8 zero bytes in front" in bad("verify", "--pk", "PK.crt", "db", "message")
     assert "a signed update, expected" in bad("verify", "--pk", "update", "db", "update")
     assert "PK.key: neither" in bad("verify", "--pk", "PK.key", "db", "update")
+
+
+def test_verify_when_several_then_each_sees_what_those_before_it_did():
+    sign("PK", "PK.crt", "--time", TIME)
+    pathlib.Path("update").rename("PK.update")
+    sign("KEK", "KEK.crt", "--time", TIME)
+    pathlib.Path("update").rename("KEK.update")
+    sign("db", "KEK.crt", "--time", TIME, key="KEK")
+    pathlib.Path("update").rename("db.update")
+    sign("db", "--reset", "--time", "2026-01-02T03:04:06Z")
+    pathlib.Path("update").rename("db.reset")
+    pairs = ["PK", "PK.update", "KEK", "KEK.update", "db", "db.update"]
+    shown = good("verify", "--without-verification", *pairs, "db", "db.reset", "db", "db.update")
+    assert [line.split(" (")[1] for line in shown.splitlines()] == [
+        "without verification)",
+        "signed by PK)",
+        "signed by KEK)",
+        "signed by PK)",
+        "signed by KEK)",
+    ]
+    sign("PK", "--wipe", "--force")
+    wiped = typed("verify", "--without-verification", "PK", "update", "KEK", "KEK.update")
+    assert wiped.exit_code == 1
+    assert "there is no PK" in wiped.stderr
+    # The latch is for one update.
+    twice = typed("verify", "--without-verification", *pairs[:2], "PK", "PK.update")
+    assert "PK: the update would be refused" in twice.stderr
+    assert "give each update as VARIABLE FILE" in misused("verify", "PK")
+    assert "expected a variable's name" in misused("verify", "", "PK.update")
+
+
+# -- list -----------------------------------------------------------------------------------
+
+
+def test_list_when_enrolled_then_what_each_holds(folder: pathlib.Path):
+    good("enroll", "-p", "guest", "--pk", "PK.crt", "--time", TIME)
+    store = StateDirectory(folder.parent / "state").open("guest")
+    guest = PksMachine(store=store)
+    put = guest.keystore.create
+    for name, data in (("KEK", b"\1"), ("mine", stored_object(b"anything", EFI_TIME))):
+        put(3, os_label(b"", encode_name(name)), Policy.SIGNEDUPDATE, data)
+    # None of these is a secure variable.
+    put(3, os_label(b"", encode_name("x")), 0, b"data")
+    put(3, os_label(b"prefix", b"x"), Policy.SIGNEDUPDATE, b"data")
+    put(1, b"db", Policy.SIGNEDUPDATE, b"data")
+    put(3, b"db", Policy.SIGNEDUPDATE, b"data")
+    store.commit(guest.keystore.take_changes(), None)
+    store.close()
+    fingerprint = hashlib.sha256(identity("PK").der).hexdigest()
+    size = 8 + len(identity("PK").lists)
+    assert sorted(good("list", "-p", "guest").splitlines()) == sorted(
+        [
+            f"PK: 2026-01-02 03:04:05 UTC, {size} bytes",
+            f"  X509 CN=PK, CA, RSA 2048, SHA-256 {fingerprint}",
+            "KEK: no time, 1 bytes",
+            "  the stored variable has 1 bytes, expected at least 8",
+            "mine: 2026-01-02 03:04:05 UTC, 16 bytes",
+        ]
+    )
+    data = json.loads(good("list", "-p", "guest", "--json"))
+    assert {each["name"] for each in data} == {"PK", "KEK", "mine"}
 
 
 # -- enroll ---------------------------------------------------------------------------------
