@@ -19,6 +19,7 @@ from hcalld.crypto import passphrase as passphrases
 from hcalld.stores.directory import StateDirectory
 from hcalld.testing.pks import PksMachine, label
 from hcallproto.abi.returns import H
+from hcallproto.payloads.pks import Policy
 
 DATA = b"what only the guest may know"
 
@@ -77,13 +78,14 @@ def test_an_import_takes_another_name_and_replaces_only_when_told(state_dir: pat
 def test_passwords_of_a_run_are_not_exported(state_dir: pathlib.Path):
     guest = PksMachine(store=StateDirectory(state_dir).open("guest"))
     guest.gen_password()
-    guest.write(label("t"), b"gone with the run", policy=0x4)
+    assert guest.write(label("t"), b"gone with the run", policy=Policy.TRANSIENT).code is H.SUCCESS
     guest.store.close()
     good("export", *WITH, "guest", "out.hcx")
     good("import", *WITH, "-p", "copy", "out.hcx")
     copy = PksMachine(store=StateDirectory(state_dir).open("copy"))
 
     assert copy.gen_password().code is H.SUCCESS
+    assert copy.read(label("t")).code is H.NOT_FOUND
     copy.store.close()
 
 
