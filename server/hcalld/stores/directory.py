@@ -198,17 +198,19 @@ class StateDirectory:
         """
         self._key(may_create=True)
 
-    def check_key(self) -> None:
-        """Make sure that the master key is there, and is the one of the partitions.
+    def move_key(self, target: KeySource, *, forget: bool) -> str:
+        """Keep the master key in another place; see ``Keyring.move``.
 
         Raises:
-            StoreError: it is not, or a partition is in use or cannot be read and nothing
-                else tells.
+            StoreError: it is not there, is not the one of the partitions (or one is in use
+                or cannot be read, and nothing else tells), or cannot be moved.
+            ConfigError: both places are the same.
         """
-        self._key(may_create=False)
+        master = self._key(may_create=False)
         if not self.keyring.is_noted:
             for name in self.partitions():
                 self.open(name, create=False).close()
+        return self.keyring.move(master, target, forget=forget)
 
     def _key(self, may_create: bool) -> Secret:
         """The master key; made if there is none and nothing needs an older one."""

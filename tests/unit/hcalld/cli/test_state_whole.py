@@ -354,6 +354,22 @@ def test_rekey_leaves_the_old_file_if_asked(state_dir: pathlib.Path):
     assert (state_dir / "key").exists()
 
 
+def test_a_passphrase_is_read_once_where_the_key_is_needed_twice(state_dir: pathlib.Path):
+    """A pipe gives it once, and nobody wants to type it again."""
+    good("rekey", "--new-key", "passphrase-file:pass")
+    for old, new in (("pass", "other"), ("other", "pass")):
+        pipes = []
+        for name in (old, new):
+            reading, writing = os.pipe()
+            os.write(writing, pathlib.Path(name).read_bytes())
+            os.close(writing)
+            pipes.append(reading)
+        good("rekey", *(f"--{'new-' * n}key=passphrase-fd:{fd}" for n, fd in enumerate(pipes)))
+        for reading in pipes:
+            os.close(reading)
+    assert raw("guest", "--key", "passphrase-file:pass") == DATA.decode()
+
+
 def test_a_descriptor_gives_the_passphrase_to_a_process(state_dir: pathlib.Path):
     good("rekey", "--new-key", "passphrase-file:pass")
     with open("pass", "rb") as file:
