@@ -32,6 +32,7 @@ from hcalld.core.records import Put, Record
 from hcalld.domain.keystore_records import NAMESPACE, encode_object, object_key
 from hcalld.stores.directory import StateDirectory
 from hcallproto.abi.spec import Hcall
+from hcallproto.errors import RemoteProtocolError
 from hcallproto.payloads.pks import Consumer
 from hcallproto.wire import frames as f
 
@@ -165,7 +166,7 @@ class Guest:
                 assert self._shim is not None
                 self._shim.send(frame)
                 reply = self._shim.finish()
-            except PeerClosed:
+            except (PeerClosed, RemoteProtocolError):  # the latter in the middle of a frame
                 self._revive()
                 self.connect(pending=1)
                 frame = frame._replace(is_resent=True)
