@@ -279,7 +279,8 @@ static void note_write(struct fuzz_cpu *f, uint64_t number, const uint64_t *args
 
 	f->now.size = 0;
 	if ((number != H_PKS_WRITE_OBJECT && number != H_PKS_GEN_KEY) ||
-	    args[2] > PKS_MAX_LABEL_SIZE || !in_ram(auth, PKS_AUTH_HEADER_SIZE) || !in_ram(label, args[2]))
+	    args[2] > PKS_MAX_LABEL_SIZE || !in_ram(auth, PKS_AUTH_HEADER_SIZE) ||
+	    !in_ram(label, args[2]))
 		return;
 	f->now.consumer = ((const uint8_t *)auth)[PKS_AUTH_CONSUMER];
 	f->now.size = (uint8_t)args[2];

@@ -275,7 +275,8 @@ static void check_object(const struct step *step, struct pks_result *read)
 	report(!memcmp(pks_out, step->content, step->content_size), "its contents");
 	report_equal(read->r5, step->object_policy, "its policy");
 	report_code(pks_remove(PKS_CONSUMER_OS, &label), H_AUTHORITY, "REMOVE of it");
-	report_code(pks_write(PKS_CONSUMER_OS, &label, 0, pks_data, 8), H_RESOURCE, "WRITE over it");
+	report_code(pks_write(PKS_CONSUMER_OS, &label, 0, pks_data, 8), H_RESOURCE,
+		    "WRITE over it");
 }
 
 /* Each byte of the head, and as many at the end as the script says: none may pass. */

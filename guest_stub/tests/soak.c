@@ -405,8 +405,8 @@ static void test_soak(void)
 
 	if (!prepare())
 		return;
-	console_printf("= soak seed=%lu cpus=%u labels=%u race=%u\n", soak_run.seed, soak_run.cpus, LABELS,
-		       soak_run.race);
+	console_printf("= soak seed=%lu cpus=%u labels=%u race=%u\n", soak_run.seed,
+		       soak_run.cpus, LABELS, soak_run.race);
 	report(smp_run(soak_run.cpus, soak_work, NULL), "%u CPUs ran", soak_run.cpus);
 	for (n = 0; n < soak_run.cpus; n++) {
 		const struct soak_cpu *s = &soak[n];

@@ -39,6 +39,16 @@ _WORLDREADABLE = 0x0800_0000
 _BENCH_LINE = re.compile(r"# bench (?P<name>\S+) n=\d+ min_ns=\d+ p50_ns=(?P<p50>\d+)")
 
 
+def _medians(text: str) -> dict[str, int]:
+    """Name to nanoseconds, from the console; prints the lines."""
+    p50 = {}
+    for line in text.splitlines():
+        if found := _BENCH_LINE.match(line.strip()):
+            print(line.strip())
+            p50[found["name"]] = int(found["p50"])
+    return p50
+
+
 def _config_frame(shim: BenchShim) -> bytes:
     reply = shim.call(pks.GET_CONFIG.number, (BUFFER, 512), {})
     assert reply.status == H.SUCCESS
@@ -118,7 +128,7 @@ def test_get_config_inside_the_guest(
         guest = Guest(
             qemu=require("qemu"),
             kernel=require("stub") / "stub-le.elf",
-            append=f"bench n={SPACED_COUNT}",
+            append=f"bench call=config n={SPACED_COUNT}",
             smp=1,
             memory="private",
             chardev=socket_chardev(path),
@@ -126,17 +136,37 @@ def test_get_config_inside_the_guest(
         with Machine(guest, tmp_path) as machine:
             report = machine.report(300)
     print()
-    p50 = {}
-    for line in report.text.splitlines():
-        if found := _BENCH_LINE.match(line.strip()):
-            print(line.strip())
-            p50[found["name"]] = int(found["p50"])
+    p50 = _medians(report.text)
     results.ratio(
         "GET_CONFIG p50 inside the guest / over the socket, back to back",
         p50["H_PKS_GET_CONFIG"],
         socket_times["GET_CONFIG, back to back"].p50,
         2,
     )
+
+
+def test_wrapping_inside_the_guest(results: Results, tmp_path: Path, require: Require) -> None:
+    with daemon(tmp_path) as (_, path):
+        guest = Guest(
+            qemu=require("qemu"),
+            kernel=require("stub") / "stub-le.elf",
+            append=f"bench call=wrap n={SPACED_COUNT}",
+            smp=1,
+            chardev=socket_chardev(path),
+        )
+        with Machine(guest, tmp_path) as machine:
+            report = machine.report(300)
+    report.must_pass("bench")
+    print()
+    p50 = _medians(report.text)
+    read = p50["READ_beside_WRAP_61440"]
+    for name in ("WRAP", "UNWRAP"):
+        results.ratio(
+            f"{name} of 60 KiB / READ of 60 KiB inside the guest",
+            p50[f"H_PKS_{name}_OBJECT_61440"],
+            read,
+            1.5,
+        )
 
 
 def test_write_and_read_with_shared_ram(results: Results, tmp_path: Path) -> None:
