@@ -13,6 +13,7 @@ from tests.unit.hcalld.families.registers import (
     KEY_LABEL,
     KEY_LABEL_GPA,
     LABEL,
+    MAX_LABEL,
     MAX_OBJECT,
     PLAIN,
     RAM_SIZE,
@@ -179,6 +180,31 @@ def test_a_wrapping_key_cannot_be_world_readable(policy: int):
 
     assert gen_key(machine, policy=policy).code is H.P4
     assert not machine.keystore.exists(Consumer.OS, KEY_LABEL)
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"\0", b"a\0b", b"\xff" * 200, b"../../etc/passwd", b"/", b"x" * (MAX_LABEL - 16)]
+)
+def test_a_wrapping_keys_name_is_any_bytes(name: bytes):
+    machine = make()
+    machine.gen_password()
+    assert gen_key(machine, label(name)).code is H.SUCCESS
+    assert wrap(machine, name=label(name)).code is H.SUCCESS
+    blob = machine.guest.read(BLOB_GPA, WRAPPED_SIZE)
+    assert unwrap(machine, blob).code is H.SUCCESS
+    for other in (name + b"\0", name[:-1] + b"\1"):
+        if len(other) + 16 <= MAX_LABEL:
+            assert wrap(machine, name=label(other)).code is H.NOT_FOUND
+
+
+def test_a_key_may_be_told_over_its_own_arguments():
+    for out in (AUTH_GPA, LABEL_GPA, LABEL_GPA + 10):
+        machine = make()
+        auth, place = machine.put_auth(), machine.put_label(LABEL)
+        assert machine.hcall(pks.GEN_KEY, auth, *place, 0, out, 32).code is H.SUCCESS
+        key = machine.guest.read(out, 32)
+        assert machine.read(LABEL).code is H.SUCCESS
+        assert machine.guest.read(OUT_GPA, 32) == key
 
 
 @pytest.mark.parametrize("password", ["", "right"])
