@@ -245,7 +245,12 @@ class GroupCommit:
                 if dead is None:
                     continue
                 stack.callback(os.close, dead.fd)
-                if store.name in dead.contents.stores():
+                needed = dead.contents.stores()
+                if not needed:
+                    # Its first round was not whole, or the last mark was the last thing done.
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+                elif store.name in needed:
                     found.append(dead)
                     _collect(entries, dead, store.name)
             if not found:

@@ -680,6 +680,19 @@ def test_a_torn_round_is_as_if_it_had_not_been(
     assert journals(after) == []
 
 
+def test_a_journal_that_nobody_needs_is_removed_by_whoever_sees_it(
+    directory: StateDirectory, stores: list[SqliteStore], tmp_path: pathlib.Path
+):
+    cut = PowerCut(directory, tmp_path)
+    commit(stores, 1)
+    directory.flush_stores(stores)
+    after = cut.after()
+    (journal,) = journals(after)
+    os.truncate(journal, fmt.HEAD_SIZE + 100)
+    after.open("a").close()
+    assert journals(after) == []
+
+
 def refused(after: StateDirectory, match: str) -> None:
     """A store is not opened, the journals stay as they are, nobody owns it."""
     logs = {path: path.read_bytes() for path in journals(after)}
