@@ -37,6 +37,8 @@ class Call:
     Attributes:
         start: the line of the record at which it began.
         place: the line at which it returned.
+        is_open: it had not returned when the process was killed: it may have been carried
+            out, or not.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Call:
     result: int
     start: int
     place: int
+    is_open: bool = False
 
     def path(self, index: int) -> str:
         """An argument that is a path."""
@@ -70,10 +73,10 @@ _RESUMED = re.compile(r"<\.\.\. (?P<name>\w+) resumed>(?P<rest>.*)", re.DOTALL)
 def read(record: Path) -> Iterator[Call]:
     """The calls of a record in the order in which they returned; failed ones are left out.
 
-    A call that had not returned when the process was killed is left out too: whether it
-    had an effect is as open as with a power cut just before it.
+    Those that had not returned when the process was killed come last.
     """
     begun: dict[str, tuple[int, str]] = {}
+    place = 0
     with record.open(encoding="ascii") as lines:
         for place, line in enumerate(lines):
             match = _LINE.match(line.rstrip("\n"))
@@ -99,10 +102,24 @@ def read(record: Path) -> Iterator[Call]:
                 if rest.startswith(("+++", "---")):
                     continue
                 raise ValueError(f"{record}: line {place + 1} is not strace's: {rest[:80]}")
-            if whole["result"] == "?" or int(whole["result"]) < 0:
+            if whole["result"] == "?":
+                begun[pid] = place, f"{whole['name']}({whole['arguments']}"
+                continue
+            if int(whole["result"]) < 0:
                 continue
             arguments = _split(whole["arguments"])
             yield Call(whole["name"], arguments, int(whole["result"]), start, place)
+    for start, text in begun.values():
+        name, _, rest = text.partition("(")
+        arguments = _split(rest.removesuffix(" <unfinished ...>"))
+        if name in _SYNCS or not text:
+            continue
+        result = int(arguments[2]) if name in ("write", "pwrite64") else _NO_DESCRIPTOR
+        yield Call(name, arguments, result, start, place + 1, is_open=True)
+
+
+_SYNCS = frozenset({"fsync", "fdatasync"})
+_NO_DESCRIPTOR = -2
 
 
 def _split(arguments: str) -> list[str]:

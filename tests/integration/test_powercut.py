@@ -9,7 +9,7 @@ import random
 from tests.e2e.lab import Lab
 from tests.e2e.powercut import PowerCuts
 
-PROCESSES = 3
+PROCESSES = 2
 CUTS = 30
 """For each process, and one at its end."""
 
