@@ -21,6 +21,9 @@ ENOMEM: Final = "Cannot allocate memory"
 EBUSY: Final = "Device or resource busy"
 """How programs print the errors."""
 
+PAGE_SIZE: Final = 4096
+"""Our own kernel's."""
+
 ABSENT: Final = "absent"
 
 ERRNOS: Final = {EPERM: -1, EINVAL: -22, ENOMEM: -12, EBUSY: -16}
@@ -83,6 +86,7 @@ class Sequence:
 
     def works(self, what: str, variable: str, file: bytes, after: bytes | None) -> None:
         """A write that succeeds, and leaves the variable so."""
+        assert len(file) <= PAGE_SIZE, f"{what}: Linux passes on a page of it"
         self.objects.pop(variable, None)
         if after is not None:
             self.objects[variable] = after

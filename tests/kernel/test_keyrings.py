@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.e2e import authvar
 from tests.e2e.authvar import SHA256, X509_SHA256
+from tests.e2e.daemon import run_hcalld
+from tests.e2e.lab import PARTITION
 from tests.kernel.guestside import LIBRARY, profile, succeed
 from tests.kernel.secvars import Sequence
 from tests.kernel.test_secvar import (
@@ -98,9 +100,9 @@ def test_certificates_and_hashes_arrive(keys: Keys, lab: Lab) -> None:
         ("dbx", revoked),
         ("trustedcadb", keys.ca.esl),
         # One that the CA has issued, one that dbx revokes, and one that nobody vouches for.
-        ("moduledb", keys.module.esl + keys.stranger.esl + keys.next_pk.esl),
+        ("moduledb", keys.module.esl + keys.stranger.esl + keys.kek.esl),
         # GRUB's are not the kernel's.
-        ("grubdb", keys.next_pk.esl),
+        ("grubdb", keys.pk.esl),
     ):
         file = author(name, data, keys.kek)
         steps.works("by KEK", name, file, author.stored(data))
@@ -124,3 +126,19 @@ def test_certificates_and_hashes_arrive(keys: Keys, lab: Lab) -> None:
     assert f"{refused} -{errno.EKEYREJECTED}" in text
     assert f"{refused} -{errno.ENOKEY}" in text
     assert "Couldn't get" not in text
+
+
+def test_static_keys_bring_modules_certificates(keys: Keys, lab: Lab) -> None:
+    """Without dynamic keys the kernel has trustedcadb and moduledb all the same."""
+    enroll = run_hcalld(
+        *("secvar", "enroll", "--state-dir", str(lab.artifacts / "daemon.state")),
+        *("--partition", PARTITION, "--pk", str(keys.pk.certificate)),
+        *("--trustedcadb", str(keys.ca.certificate), "--moduledb", str(keys.module.certificate)),
+    )
+    assert enroll.returncode == 0, enroll.stderr
+    assert rings(show(lab, lab.daemon())) == {
+        "platform": set(),
+        "machine": {"asymmetric: ca"},
+        "secondary_trusted_keys": LINKED | {"asymmetric: module"},
+        "blacklist": set(),
+    }
