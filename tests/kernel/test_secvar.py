@@ -386,6 +386,45 @@ def test_no_room(keys: Keys, lab: Lab) -> None:
     run(lab, daemon, steps)
 
 
+def grow(steps: Sequence, author: Author, keys: Keys, appends: int) -> list[bytes]:
+    """Appends to dbx as much as a page takes, several times; gives the hashes."""
+    hashes: list[bytes] = []
+    for number in range(appends):
+        fresh = [hashlib.sha256(bytes([number, n])).digest() for n in range(48)]
+        hashes += fresh
+        file = author("dbx", hash_list(*fresh), keys.kek, APPEND)
+        steps.works("grow", "dbx", file, author.stored(hash_list(*hashes)))
+    return hashes
+
+
+def test_object_of_many_pages(keys: Keys, lab: Lab) -> None:
+    """An update fits a page, but what appends make of it need not; the kernel loads all of it."""
+    daemon = lab.daemon(*profile(lab, DYNAMIC_MODE + LATCH))
+    author, steps = Author(), Sequence(base=DYNAMIC_SPACE)
+    enrol(steps, author, keys)
+    hashes = grow(steps, author, keys, 8)
+    run(lab, daemon, steps)
+    assert len(steps.objects["dbx"]) > 4 * 4096
+    script = "say blacklisted $(grep -c ' blacklist  *bin:' /proc/keys)\n"
+    got = results(succeed(lab.linux("own", LIBRARY + script, daemon)))
+    assert got["blacklisted"] == str(len(hashes))
+
+
+def test_object_that_would_grow_too_big(keys: Keys, lab: Lab) -> None:
+    limit = 8 + 28 + 3 * 48 * 48
+    options = f"{DYNAMIC_MODE}{LATCH}[pks]\nmax_object_size = {limit}\n"
+    daemon = lab.daemon(*profile(lab, options))
+    author, steps = Author(), Sequence(base=DYNAMIC_SPACE)
+    enrol(steps, author, keys)
+    hashes = grow(steps, author, keys, 3)
+    assert len(steps.objects["dbx"]) == limit
+    file = author("dbx", hash_list(HASHES[0]), keys.kek, APPEND)
+    steps.fails("one hash too many", "dbx", file, ENOMEM)
+    file = author("dbx", hash_list(hashes[0]), keys.kek, APPEND)
+    steps.works("one that is there", "dbx", file, author.stored(hash_list(*hashes)))
+    run(lab, daemon, steps)
+
+
 def test_operator_forbids_signed_updates(keys: Keys, lab: Lab) -> None:
     daemon = lab.daemon(*profile(lab, "keystore_signed_updates = 0\n"))
     author, steps = Author(), Sequence()
