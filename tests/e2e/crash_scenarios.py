@@ -105,6 +105,19 @@ def unwrap(guest: Guest) -> tuple[Hcall, tuple[int, ...]]:
     return pks.UNWRAP_OBJECT, (AUTH, 0, *sizes)
 
 
+def told_password(guest: Guest) -> tuple[bytes, ...]:
+    return (password_of(guest),) if password_of(guest) else ()
+
+
+def told_key(guest: Guest) -> tuple[bytes, ...]:
+    return (guest.read(OUT, 32),)
+
+
+def known(*secrets: bytes) -> Callable[[Guest], tuple[bytes, ...]]:
+    """These, and the password if there is one."""
+    return lambda guest: (*secrets, *told_password(guest))
+
+
 # -- judgements ---------------------------------------------------------------------------------
 
 
@@ -186,12 +199,20 @@ def seed_variables() -> tuple[Seed, ...]:
 
 
 SCENARIOS: tuple[Scenario, ...] = (
-    Scenario("GEN_PASSWORD", (gen_password,), (OK,), blur=size_only, judge=judge_password),
-    Scenario("SET_PASSWORD", (set_password,), (OK,), judge=judge_password),
+    Scenario(
+        "GEN_PASSWORD",
+        (gen_password,),
+        (OK,),
+        blur=size_only,
+        secrets=told_password,
+        judge=judge_password,
+    ),
+    Scenario("SET_PASSWORD", (set_password,), (OK,), secrets=told_password, judge=judge_password),
     Scenario(
         "WRITE and CONFIRM",
         (write(), confirm()),
         (OK, OK),
+        secrets=known(CONTENT[:32]),
         judge=holds(CONTENT),
     ),
     Scenario(
@@ -199,6 +220,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         (write(Policy.TRANSIENT), confirm()),
         (OK, OK),
         setup=(gen_password,),
+        secrets=known(CONTENT[:32]),
         judge=holds(CONTENT),
     ),
     Scenario(
@@ -206,14 +228,16 @@ SCENARIOS: tuple[Scenario, ...] = (
         (write(), write(name=NAME + b"!", data=b"more")),
         (int(H.RESOURCE), OK),
         setup=(write(data=b"first"),),
+        secrets=known(CONTENT[:32]),
         judge=holds(b"first"),
     ),
-    Scenario("GEN_KEY", (gen_key(),), (OK,), blur=size_only, judge=judge_key),
+    Scenario("GEN_KEY", (gen_key(),), (OK,), blur=size_only, secrets=told_key, judge=judge_key),
     Scenario(
         "GEN_KEY of a wrapping key",
         (WRAPPING_KEY, confirm(KEY_NAME)),
         (OK, OK),
         blur=size_only,
+        secrets=told_password,
         judge=judge_wrapping,
     ),
     Scenario(
@@ -271,6 +295,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         setup=(write(),),
         seed=seed_variables,
         profile=LATCH + "linux_dynamic_key_secure_boot = 1\n",
+        secrets=known(CONTENT[:32]),
         judge=holds(CONTENT),
     ),
     Scenario(
@@ -289,6 +314,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         setup=(WRAPPING_KEY, gen_password),
         profile=BUSY,
         blur=size_only,
+        secrets=known(SECRET),
         judge=judge_blob,
     ),
     Scenario(
@@ -296,6 +322,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         (wrap, unwrap),
         (OK, OK),
         setup=(WRAPPING_KEY, gen_password),
+        secrets=known(SECRET),
         judge=judge_secret,
     ),
 )

@@ -8,8 +8,8 @@ lines, sends again what had no reply, as QEMU does.
 
 What must be true of the store that a death leaves: it is one of those that an undisturbed
 run shows, at least as far as the guest was told, and it has the reply of a call if, and
-only if, it has its changes. And in the end: every call was answered as ever, and each
-change is there once.
+only if, it has its changes. And in the end: every call was answered as ever, each
+change is there once, and no secret of the guest's is in any file.
 """
 
 from __future__ import annotations
@@ -209,6 +209,7 @@ class Scenario:
         codes: what each is answered.
         profile: the partition's, as TOML.
         blur: what can be compared of records.
+        secrets: what must be in no file: not in the store, nor in a log, nor in a trace.
         judge: looks at the guest's memory and makes more calls, at the very end.
     """
 
@@ -219,6 +220,7 @@ class Scenario:
     setup: tuple[Step, ...] = ()
     profile: str = ""
     blur: Blur = exactly
+    secrets: Callable[[Guest], tuple[bytes, ...]] = lambda _guest: ()
     judge: Callable[[Guest], None] = lambda _guest: None
 
 
@@ -239,6 +241,7 @@ class Rig:
         self._template = folder / "template"
         self._profiles = folder / "profiles"
         self.log = folder / "daemon.log"
+        self._trace = folder / "daemon.trace"
         self._socket = run_dir / "crash.sock"
         self._numbers = itertools.count()
         self._child: Child | None = None
@@ -250,7 +253,7 @@ class Rig:
         self._socket.unlink(missing_ok=True)
         arguments = ("serve", "--socket-path", str(self._socket), "--state-dir", str(self._state))
         self._child = self._nursery.start(
-            (*arguments, "--profile-dir", str(self._profiles)),
+            (*arguments, "--profile-dir", str(self._profiles), "--trace", str(self._trace)),
             self.log,
             boundaries=None if at is None else self._boundaries,
             at=NEVER if at is None else at,
@@ -393,7 +396,9 @@ class Rig:
                     raise CrashError(f"told again: {told}, at first {guest.replies[-1]}")
                 if look(self._state, self._scratch).generation != last.generation:
                     raise CrashError("it was carried out once more")
+            secrets = scenario.secrets(guest)
             scenario.judge(guest)
+            self._judge_secrets((*secrets, *scenario.secrets(guest)))
         finally:
             guest.disconnect()
             self._end()
@@ -418,6 +423,15 @@ class Rig:
             raise CrashError("a change without its reply")
         if has_reply and told < len(scenario.steps) and not is_changed:
             raise CrashError("a reply without its change")
+
+    def _judge_secrets(self, secrets: Sequence[bytes]) -> None:
+        if not self._trace.read_bytes():
+            raise CrashError("the trace is empty")
+        for path in sorted(self._folder.rglob("*")):
+            content = path.read_bytes() if path.is_file() else b""
+            for secret in secrets:
+                if any(form in content for form in (secret, secret.hex().encode())):
+                    raise CrashError(f"{path.name} has a secret of the guest's in it")
 
     def _judge_replies(self, scenario: Scenario, guest: Guest) -> None:
         codes = tuple(reply.status for reply in guest.replies)
