@@ -66,7 +66,7 @@ class Call:
 
 _LINE = re.compile(r"(?P<pid>\d+) +(?P<rest>.*)", re.DOTALL)
 _WHOLE = re.compile(r"(?P<name>[\w?]+)\((?P<arguments>.*)\) += (?P<result>-?\d+|\?)", re.DOTALL)
-_BEGUN = re.compile(r"(?P<name>\w+)\((?P<arguments>.*) <unfinished \.\.\.>", re.DOTALL)
+_BEGUN = re.compile(r"(?P<name>\w+)\((?P<arguments>.*) <(?:unfinished|detached) \.\.\.>", re.DOTALL)
 _RESUMED = re.compile(r"<\.\.\. (?P<name>\w+) resumed>(?P<rest>.*)", re.DOTALL)
 
 

@@ -328,7 +328,10 @@ class PowerCuts:
         syncs = [n for n, call in enumerate(calls) if call.name in ("fsync", "fdatasync")]
         before = set(rng.sample(syncs, min(len(syncs), self._cuts // 3)))
         after = set(rng.sample(syncs, min(len(syncs), self._cuts // 3)))
-        after |= set(rng.sample(range(len(calls)), min(len(calls), self._cuts // 3)))
+        # A journal is removed once, and then all must be in the partitions' files.
+        names = [n for n, call in enumerate(calls) if call.name in ("unlink", "rename")]
+        for places in (range(len(calls)), names):
+            after |= set(rng.sample(places, min(len(places), self._cuts // 6)))
         descriptor = -1
         for number, call in enumerate(calls):
             if call.is_open:

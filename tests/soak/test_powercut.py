@@ -14,7 +14,7 @@ from tests.e2e.powercut import PowerCuts
 
 pytestmark = pytest.mark.soak
 
-DISKS = 10
+DISKS = 8
 PROCESSES = 4
 CUTS = 45
 """For each process."""
