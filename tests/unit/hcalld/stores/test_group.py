@@ -572,6 +572,34 @@ def test_a_second_power_cut_after_recovery_takes_nothing_back(
     assert journals(after) == []
 
 
+def test_what_was_recovered_is_synced_before_the_journal_is_marked_or_removed(
+    directory: StateDirectory,
+    stores: list[SqliteStore],
+    tmp_path: pathlib.Path,
+    syncs: Syncs,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    cut = PowerCut(directory, tmp_path)
+    commit(stores, 1)
+    directory.flush_stores(stores)
+    after = cut.after()
+    seen: list[tuple[str, list[str]]] = []
+    real = module._Dead.mark
+
+    def mark(dead: module._Dead, name: fmt.StoreName) -> None:
+        seen.append((name.partition, syncs.take()))
+        real(dead, name)
+
+    monkeypatch.setattr(module._Dead, "mark", mark)
+    for name in NAMES:
+        syncs.take()
+        after.open(name).close()
+    assert [name for name, _ in seen] == list(NAMES)
+    for _, synced in seen:
+        assert synced[-2:] == ["keystore.db-wal", synced[-1]], "the log, then its name"
+        assert synced[-1] in NAMES
+
+
 def test_journals_of_several_dead_processes_are_joined(
     directory: StateDirectory, stores: list[SqliteStore], tmp_path: pathlib.Path
 ):
