@@ -326,3 +326,17 @@ SCENARIOS: tuple[Scenario, ...] = (
         judge=judge_secret,
     ),
 )
+
+RESET = Scenario(
+    "reset",
+    (),
+    (),
+    setup=(
+        gen_password,
+        write(),
+        write(Policy.TRANSIENT, NAME + b"!", b"passing"),
+        gen_key(Policy.WRAPPINGKEY | Policy.TRANSIENT, KEY_NAME),
+    ),
+    seed=seed_variables,
+)
+"""What ends with the run, beside what stays."""

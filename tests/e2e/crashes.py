@@ -28,7 +28,7 @@ from tests.e2e.fakeshim import FakeShim, connect, hello
 from tests.e2e.patience import patience
 from tests.e2e.wire import PeerClosed
 
-from hcalld.core.records import Put, Record
+from hcalld.core.records import Lifetime, Put, Record
 from hcalld.domain.keystore_records import NAMESPACE, encode_object, object_key
 from hcalld.stores.directory import StateDirectory
 from hcallproto.abi.spec import Hcall
@@ -71,6 +71,14 @@ class Stored:
     records: dict[RecordName, Record]
     replies: dict[int, int]
     """vCPU to sequence number of its recorded reply."""
+
+    def same_of(self, namespace: str, other: Stored) -> bool:
+        """Whether both hold the same in a namespace."""
+        mine, theirs = (
+            {name: record for name, record in stored.records.items() if name[0] == namespace}
+            for stored in (self, other)
+        )
+        return mine == theirs
 
     def matches(self, other: Stored, blur: Blur) -> bool:
         """Whether both are the same but for what is random in them."""
@@ -131,12 +139,12 @@ class Guest:
         """Take bytes from memory."""
         return bytes(self.ram[gpa : gpa + size])
 
-    def connect(self, pending: int = 0) -> FakeShim:
+    def connect(self, pending: int = 0, *, instance: bytes = INSTANCE, reset: int = 0) -> FakeShim:
         """Connect, again if need be, and negotiate."""
         self.disconnect()
         shim = self._shim = FakeShim(self._reach())
         shim.ram = self.ram
-        greeting = hello(instance=INSTANCE, connection=self._connections, vcpus=1)
+        greeting = hello(instance=instance, connection=self._connections, reset=reset, vcpus=1)
         self._connections += 1
         shim.negotiate(greeting._replace(pending=pending))
         return shim
@@ -249,7 +257,7 @@ class Rig:
 
     # -- daemons --------------------------------------------------------------------------
 
-    def _start(self, *, at: int | None = None) -> None:
+    def _start(self, *, at: int | None = None, from_start: bool = False) -> None:
         self._socket.unlink(missing_ok=True)
         arguments = ("serve", "--socket-path", str(self._socket), "--state-dir", str(self._state))
         self._child = self._nursery.start(
@@ -257,6 +265,7 @@ class Rig:
             self.log,
             boundaries=None if at is None else self._boundaries,
             at=NEVER if at is None else at,
+            from_start=from_start,
         )
 
     def _end(self) -> None:
@@ -311,6 +320,10 @@ class Rig:
     def _restore(self) -> None:
         shutil.rmtree(self._state)
         shutil.copytree(self._template, self._state)
+
+    def template(self) -> Stored:
+        """What the store holds after the setup."""
+        return look(self._template, self._scratch)
 
     def _again(self, prepared: Guest, revive: Callable[[], None]) -> Guest:
         """The guest as it was after the setup."""
@@ -404,6 +417,35 @@ class Rig:
             self._end()
         return guest
 
+    def begin(
+        self, prepared: Guest, at: int, *, instance: bytes, reset: int
+    ) -> tuple[list[str], Stored, Stored]:
+        """Die while the machine is reset or powered on.
+
+        Returns:
+            The names of the boundaries, and the store after the death and in the end.
+        """
+        self._restore()
+        self._boundaries.unlink(missing_ok=True)
+        self._start(at=at, from_start=True)
+        guest = self._again(prepared, self._reap)
+        try:
+            try:
+                guest.connect(instance=instance, reset=reset)
+                names = self._names()
+            except (PeerClosed, RemoteProtocolError, ConnectionError):
+                names = []
+            if at != NEVER:
+                self._reap()
+            left = look(self._state, self._scratch)
+            if at != NEVER:
+                self._start()
+                guest.connect(instance=instance, reset=reset)
+            return names, left, look(self._state, self._scratch)
+        finally:
+            guest.disconnect()
+            self._end()
+
     # -- judgements -------------------------------------------------------------------------
 
     def _judge_state(self, scenario: Scenario, guest: Guest, states: Sequence[Stored]) -> None:
@@ -458,4 +500,38 @@ def every(
         except (AssertionError, TimeoutError, OSError) as error:
             error.add_note(f"{scenario.name}, boundary {at} of {len(names)}: {names[at - 1]}")
             raise
+        yield names[at - 1]
+
+
+def every_beginning(
+    rig: Rig,
+    scenario: Scenario,
+    choose: Callable[[Sequence[str]], Iterable[int]],
+    *,
+    is_power_on: bool,
+) -> Iterator[str]:
+    """Crash while what a scenario's setup left is reset, or powered on anew.
+
+    Yields:
+        The name of each boundary, when what it left has been judged.
+
+    Raises:
+        CrashError: some of a run is left, or something else is gone.
+    """
+    instance = bytes(16) if is_power_on else INSTANCE
+    reset = 0 if is_power_on else 1
+    prepared = rig.prepare(scenario)
+    old = rig.template()
+    names, _, new = rig.begin(prepared, NEVER, instance=instance, reset=reset)
+    if not any(record.lifetime is Lifetime.RUN for record in old.records.values()):
+        raise CrashError("nothing ends with the run: the scenario shows nothing")
+    for at in choose(names):
+        where = f"{scenario.name}, boundary {at} of {len(names)}: {names[at - 1]}"
+        _, left, last = rig.begin(prepared, at, instance=instance, reset=reset)
+        if not (left.same_of("pks", old) or left.same_of("pks", new)):
+            raise CrashError(f"{where}: neither the old run nor the new one: {left}")
+        if not (left.same_of("partition", old) or left.same_of("partition", new)):
+            raise CrashError(f"{where}: attributes are half changed: {left}")
+        if last.records != new.records or last.replies or last.generation != new.generation:
+            raise CrashError(f"{where}: in the end {last}, expected {new}")
         yield names[at - 1]

@@ -3,8 +3,8 @@
 
 A boundary is a place between two effects on the world: before and after everything that a
 handler asks for, each statement of a transaction, its commit, each sync, a reply's way to
-the socket. They are counted from the first call that a daemon receives; at number N the
-process gets SIGKILL, from itself.
+the socket. They are counted from the first call that a daemon receives, or from its start;
+at number N the process gets SIGKILL, from itself.
 
 This program reads requests from stdin, a line of JSON each, and forks: the children are
 the program as it is, but for the boundaries. ``Nursery`` is the other side.
@@ -123,7 +123,7 @@ def install(boundaries: Boundaries) -> None:
     from hcalld.stores import sqlite
 
     answer, send = Calls.answer, SocketTransport.try_send
-    commit = sqlite.SqliteStore.commit
+    write = sqlite.SqliteStore._write
 
     def bounded_answer(self: Calls, frame: Any) -> None:
         boundaries.arm()
@@ -131,13 +131,13 @@ def install(boundaries: Boundaries) -> None:
         answer(self, frame)
         boundaries.reach("after the call")
 
-    def bounded_commit(self: sqlite.SqliteStore, changes: Any, reply: Any) -> None:
+    def bounded_write(self: sqlite.SqliteStore, rows: Any) -> None:
         boundaries.reach("before the commit")
         # The statements go through whatever _use() gives.
         db = self._use()
         self._db = _BoundedConnection(db, boundaries)  # type: ignore[assignment]
         try:
-            commit(self, changes, reply)
+            write(self, rows)
         finally:
             self._db = db
         boundaries.reach("after the commit")
@@ -152,7 +152,7 @@ def install(boundaries: Boundaries) -> None:
         return sent
 
     setattr(Calls, "answer", bounded_answer)  # noqa: B010
-    setattr(sqlite.SqliteStore, "commit", bounded_commit)  # noqa: B010
+    setattr(sqlite.SqliteStore, "_write", bounded_write)  # noqa: B010
     setattr(SocketTransport, "try_send", bounded_send)  # noqa: B010
     boundaries.around(Execution, "_perform_now", lambda _self, effect: type(effect).__name__)
     boundaries.around(Outbox, "queue", lambda _self, frame: f"queueing {type(frame).__name__}")
@@ -170,7 +170,10 @@ def _become(request: dict[str, Any]) -> None:
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     if request["boundaries"]:
-        install(Boundaries(request["at"], Path(request["boundaries"])))
+        boundaries = Boundaries(request["at"], Path(request["boundaries"]))
+        install(boundaries)
+        if request.get("from_start"):
+            boundaries.arm()
     from hcalld.__main__ import main
 
     sys.argv = ["hcalld", *request["arguments"]]
@@ -284,6 +287,7 @@ class Nursery:
         *,
         boundaries: Path | None = None,
         at: int = NEVER,
+        from_start: bool = False,
     ) -> Child:
         """Start ``hcalld`` with these arguments.
 
@@ -292,12 +296,14 @@ class Nursery:
             log: takes what it prints.
             boundaries: takes the names of boundaries; None: there are none.
             at: at which it dies.
+            from_start: count them from its start, and not from its first call.
         """
         request = {
             "arguments": list(arguments),
             "log": str(log),
             "boundaries": "" if boundaries is None else str(boundaries),
             "at": at,
+            "from_start": from_start,
         }
         return Child(self.ask(request), self)
 

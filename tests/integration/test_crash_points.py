@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.e2e.crash_scenarios import SCENARIOS
-from tests.e2e.crashes import Rig, Scenario, every
+from tests.e2e.crash_scenarios import RESET, SCENARIOS
+from tests.e2e.crashes import Rig, Scenario, every, every_beginning
 from tests.e2e.crashing_hcalld import Nursery
 from tests.e2e.lab import Lab
 
@@ -55,3 +55,14 @@ def test_crash_when_the_daemon_dies_then_the_next_one_goes_on(scenario: Scenario
         return sorted({*worst[:1], *spread} if place % 2 else {*worst[1:2], *spread})
 
     assert list(every(rig, scenario, choose))
+
+
+@pytest.mark.parametrize("is_power_on", [False, True], ids=["reset", "power-on"])
+def test_crash_when_a_run_begins_then_all_of_the_last_one_ends_or_nothing(
+    is_power_on: bool, rig: Rig
+):
+    def choose(names: Sequence[str]) -> list[int]:
+        worst = [n for n, name in enumerate(names, 1) if name.endswith("COMMIT")]
+        return [worst[0], worst[-1]]
+
+    assert len(list(every_beginning(rig, RESET, choose, is_power_on=is_power_on))) == 2
