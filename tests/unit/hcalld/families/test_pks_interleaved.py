@@ -49,9 +49,9 @@ class Running:
         name, values = issue
         hcall = CALLS[name]
         registers = {arg.register: (GOOD[name] | values)[arg.name] for arg in hcall.args}
-        plan = Plan(hcall, machine.attributes.limits())
+        self.plan = Plan(hcall, machine.attributes.limits())
         self.call = Call(
-            hcall, plan.arguments(registers, machine.guest.ram), vcpu, machine.guest.ram
+            hcall, self.plan.arguments(registers, machine.guest.ram), vcpu, machine.guest.ram
         )
         self.machine = machine
         self.outcome: Outcome | None = None
@@ -63,7 +63,7 @@ class Running:
         """Answer what it asked for, and let it go on."""
         answer = None
         if self._effect is not None:
-            answer = self.machine._perform(self.call, self._effect)
+            answer = self.machine._perform(self.plan, self.call, self._effect)
         try:
             self._effect = self._coroutine.send(answer)
         except StopIteration as stop:
