@@ -30,7 +30,8 @@ from hcalld.stores.fsync import make_directory, sync_directory
 from hcalld.stores.group import JOURNALS_NAME, GroupCommit
 from hcalld.stores.keys import KEY_FILE_NAME, FileKeySource, Keyring, KeySource
 from hcalld.stores.ownership import holder_of
-from hcalld.stores.sqlite import DATABASE_NAME, SqliteStore
+from hcalld.stores.sqlite import SqliteStore
+from hcalld.stores.sqlite_file import DATABASE_NAME
 
 PARTITIONS_NAME: Final = "partitions"
 MAX_FOLDER_SIZE: Final = 240

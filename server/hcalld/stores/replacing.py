@@ -20,7 +20,8 @@ from hcalld.stores.directory import StateDirectory
 from hcalld.stores.export import Export, ExportedRecord
 from hcalld.stores.fsync import sync_data, sync_directory, write_new
 from hcalld.stores.ownership import Ownership
-from hcalld.stores.sqlite import DATABASE_NAME, LOG_SUFFIX, SqliteStore
+from hcalld.stores.sqlite import SqliteStore
+from hcalld.stores.sqlite_file import DATABASE_NAME, LOG_SUFFIX
 from hcalld.stores.sqlite_schema import STORE_ID_SIZE, explain
 
 SET_ASIDE_SUFFIX: Final = ".replaced"

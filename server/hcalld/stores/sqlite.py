@@ -20,9 +20,6 @@ again what the journal has and the file has not.
 Once a sync has failed, nobody knows what is on the disk, and a second sync would say
 "done" of pages that the kernel has dropped: the store refuses everything from then on.
 
-Creation is atomic: a database appears under its name complete, or not at all, so that
-an empty or cut file is damage and never taken for a new store.
-
 What is in the clear: record keys (labels of objects, which the guest's kernel documents)
 and sizes. Values and replies are sealed (``hcalld.crypto.seal``) for their partition,
 namespace, key, lifetime and, if they live for one run, that run.
@@ -63,23 +60,19 @@ from hcalld.stores.journal_format import (
     StoreName,
     encode_entry,
 )
-from hcalld.stores.migrations import migrate
 from hcalld.stores.ownership import Ownership
-from hcalld.stores.sqlite_schema import (
-    APPLICATION_ID,
-    SCHEMA,
-    SCHEMA_VERSION,
-    STORE_ID_SIZE,
-    check_schema,
-    explain,
+from hcalld.stores.sqlite_file import (
+    DATABASE_NAME,
+    LOG_SUFFIX,
+    create_database,
+    damaged,
+    has_database,
+    identity_of,
+    open_database,
 )
-
-DATABASE_NAME: Final = "keystore.db"
-LOG_SUFFIX: Final = "-wal"
+from hcalld.stores.sqlite_schema import explain
 
 MAX_RECORDS: Final = 1 << 16
-MAX_VALUE_SIZE: Final = 4 << 20
-"""Greatest row, in bytes: SQLite refuses more, so a hostile file cannot fill memory."""
 
 FLUSH_CHECKPOINT_SIZE: Final = 8 << 20
 """A flush that finds a longer log moves it into the database."""
@@ -90,7 +83,6 @@ _CHECK_EVERY: Final = 256
 UNFLUSHED_LIMIT: Final = 2 << 20
 """Bytes of commits kept for a journal; with more the store has to be flushed by itself."""
 
-_KEY_CHECK: Final = b"hcalld store"
 _SIGN: Final = 1 << 63
 
 _MALFORMED: Final = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
@@ -162,11 +154,11 @@ class SqliteStore:
         self._commits_unchecked = 0
         self._ownership = Ownership(directory, f"partition {partition}")
         try:
-            is_new = self._is_new(create)
+            is_new = not has_database(self.path, create)
             key = derive_key(master(is_new), f"partition {partition}")
             self._sealer = Sealer(key, os.urandom(SALT_SIZE))
             if is_new:
-                self._create()
+                create_database(self.path, partition, self._sealer)
             self._open()
             self._kept_from = self._generation
             if is_new:
@@ -177,129 +169,17 @@ class SqliteStore:
 
     # -- opening --------------------------------------------------------------------------
 
-    def _is_new(self, create: bool) -> bool:
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
-            raise StoreError(f"{self.path}: expected a regular file, found something else")
-        if self.path.exists():
-            return False
-        if self._log_path.exists():
-            raise StoreError(
-                f"{self.path} is missing, but its log {self._log_path.name} is there: restore "
-                "the partition's directory from a backup, or remove it to begin anew"
-            )
-        if not create:
-            raise StoreError(f"{self.path}: partition {self.partition} has no store yet")
-        return True
-
-    def _create(self) -> None:
-        """Make the database complete under another name, then give it its own."""
-        temporary = self.path.with_name(DATABASE_NAME + ".new")
-        try:
-            # Left over by a death in here; SQLite would take an old log for this file's.
-            for suffix in ("", "-journal", LOG_SUFFIX, "-shm"):
-                temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
-            os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as db:
-                db.execute("PRAGMA locking_mode=EXCLUSIVE")
-                db.execute("PRAGMA synchronous=OFF")  # synced as a whole below
-                db.execute("PRAGMA journal_mode=WAL")
-                db.execute("BEGIN")
-                for statement in SCHEMA:
-                    db.execute(statement)
-                check = self._sealer.seal(_KEY_CHECK, self._identity(b"check"))
-                db.execute(
-                    "INSERT INTO meta VALUES (1, ?, ?, ?, NULL, NULL, 0)",
-                    (self.partition, os.urandom(STORE_ID_SIZE), check),
-                )
-                db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-                db.execute("COMMIT")
-            sync_data(temporary)
-            temporary.rename(self.path)
-            sync_directory(self.path.parent)
-        except sqlite3.Error as error:
-            raise explain(error, temporary) from error
-        except OSError as error:
-            raise StoreError(
-                f"{temporary}: cannot create the store ({error.strerror}); check space and "
-                "permissions"
-            ) from None
-
     def _open(self) -> sqlite3.Connection:
-        try:
-            # SQLite says only "unable to open database file".
-            os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
-        except OSError as error:
-            raise StoreError(
-                f"{self.path}: cannot open the store ({error.strerror}); it must be a file that "
-                "the daemon's user may read and write"
-            ) from None
-        db: sqlite3.Connection | None = None
-        try:
-            db = sqlite3.connect(
-                self.path,
-                timeout=0,
-                isolation_level=None,
-                check_same_thread=False,
-                cached_statements=16,
-            )
-            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_SIZE)
-            for pragma in (
-                "trusted_schema=OFF",
-                "cell_size_check=ON",
-                "locking_mode=EXCLUSIVE",
-                "synchronous=NORMAL",
-                "wal_autocheckpoint=0",
-                "cache_size=16",
-                "mmap_size=0",
-                "temp_store=MEMORY",
-            ):
-                db.execute(f"PRAGMA {pragma}")
-            version = check_schema(db, self.path)
-            self._read_meta(db)
-            if version < SCHEMA_VERSION:
-                migrate(db, version, self.path)
-            (self._store_id,) = db.execute("SELECT store_id FROM meta").fetchone()
-        except sqlite3.Error as error:
-            if db is not None:
-                db.close()
-            raise explain(error, self.path) from error
-        except BaseException:
-            if db is not None:
-                db.close()
-            raise
+        db, meta = open_database(self.path, self.partition, self._sealer)
+        if meta.generation < self._generation:
+            db.close()
+            raise damaged(self.path, "another program changed it")
         self._db = db
+        self._store_id = meta.store_id
+        self._run = meta.run
+        self._generation = meta.generation
         self._is_log_named = False
         return db
-
-    def _read_meta(self, db: sqlite3.Connection) -> None:
-        rows = db.execute(
-            "SELECT partition, key_check, instance, reset, generation FROM meta"
-        ).fetchall()
-        if len(rows) != 1:
-            raise self._damaged(f"{len(rows)} rows in table meta, expected 1")
-        partition, check, instance, reset, generation = rows[0]
-        if partition != self.partition:
-            raise StoreError(
-                f"{self.path} belongs to partition {partition!r}, not {self.partition!r}; put it "
-                "back into its own directory"
-            )
-        try:
-            if self._sealer.open(check, self._identity(b"check")) != _KEY_CHECK:
-                raise self._damaged("key check holds another text")
-        except SealError:
-            raise StoreError(
-                f"{self.path} was encrypted with another key than the one given; restore the key "
-                "that was used when the store was made"
-            ) from None
-        if (instance is None) != (reset is None) or not 0 <= generation < _SIGN:
-            raise self._damaged("bad values in table meta")
-        if reset is not None and not 0 <= reset < _SIGN:
-            raise self._damaged("bad reset count in table meta")
-        self._run = None if instance is None else Run(instance, reset)
-        if self._db is None and generation < self._generation:
-            raise self._damaged("another program changed it")
-        self._generation = generation
 
     def _use(self) -> sqlite3.Connection:
         """The open database; opens it again after ``rest``."""
@@ -310,9 +190,7 @@ class SqliteStore:
     # -- identities and damage --------------------------------------------------------------
 
     def _identity(self, kind: bytes, *parts: bytes) -> bytes:
-        """An unambiguous name for the additional data of a sealed value."""
-        fields = (kind, self.partition.encode(), *parts)
-        return b"".join(struct.pack(">I", len(field)) + field for field in fields)
+        return identity_of(self.partition, kind, *parts)
 
     def _run_identity(self) -> bytes:
         run = self._run
@@ -326,10 +204,7 @@ class SqliteStore:
         return self._identity(b"reply", struct.pack(">QQ", vcpu, seq), self._run_identity())
 
     def _damaged(self, why: str) -> StoreError:
-        return StoreError(
-            f"{self.path} is damaged ({why}): restore it from a backup, or move the partition's "
-            "directory away to begin with an empty keystore"
-        )
+        return damaged(self.path, why)
 
     # -- Store ----------------------------------------------------------------------------
 
