@@ -227,6 +227,18 @@ class Keystore:
         """True if the consumer has an object with this label."""
         return object_key(consumer, label) in self._objects
 
+    def check_name(self, consumer: int, label: bytes) -> None:
+        """Whether a guest may have an object of this name.
+
+        PowerVM's firmware has a password of its own, which keeps an OS from choosing the
+        mode of the next boot; QEMU's firmware sets none.
+
+        Raises:
+            HcallError: H_AUTHORITY, it is the hypervisor's.
+        """
+        if consumer == Consumer.FIRMWARE and label == SB_VERSION:
+            raise HcallError(H.AUTHORITY, "SB_VERSION is the hypervisor's to make")
+
     def create(self, consumer: int, label: bytes, policy: int, data: bytes) -> None:
         """Create an object.
 

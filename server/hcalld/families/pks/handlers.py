@@ -112,6 +112,7 @@ async def h_pks_write_object(call: Call, keystore: Keystore) -> Outcome:
     policy = check_policy(call, _NOT_BY_WRITE)
     data = await _READ_DATA
     keystore.authorize(auth.consumer, auth.password)
+    keystore.check_name(auth.consumer, label)
     keystore.create(auth.consumer, label, policy, data)
     return _SUCCESS
 
@@ -136,6 +137,7 @@ async def h_pks_gen_key(call: Call, keystore: Keystore) -> Outcome:
         raise call.refuse("policy", "a wrapping key cannot be WORLDREADABLE")
     key = await Entropy(size)
     keystore.authorize(auth.consumer, auth.password)
+    keystore.check_name(auth.consumer, label)
     keystore.create(auth.consumer, label, policy, key)
     return _SUCCESS if is_wrapping else Outcome(H.SUCCESS, (), ((call["out"], key),))
 
