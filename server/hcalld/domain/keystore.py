@@ -26,7 +26,6 @@ from hcalld.core.records import Change, Delete, Lifetime, Put, Record
 from hcalld.core.secret import Secret
 from hcalld.domain.attribute_records import put_in_force
 from hcalld.domain.attributes import PartitionAttributes
-from hcalld.domain.authvar import Accepted, Remove, Store, Wipe
 from hcalld.domain.continuations import TOKEN_TAG, Continuations
 from hcalld.domain.keystore_records import (
     NAMESPACE,
@@ -42,6 +41,7 @@ from hcalld.domain.keystore_records import (
     split_password_key,
 )
 from hcalld.domain.labels import os_label
+from hcalld.domain.secvar.authvar import Accepted, Remove, Store, Wipe
 from hcallproto.abi.returns import H
 from hcallproto.payloads.pks import Consumer, Policy, WrapFlag
 

@@ -18,9 +18,9 @@ from hcalld.core.errors import HcallError, StoreError
 from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
 from hcalld.crypto import wrap
-from hcalld.domain import authvar
-from hcalld.domain.authvar import Reason
 from hcalld.domain.keystore import Keystore
+from hcalld.domain.secvar import authvar
+from hcalld.domain.secvar.authvar import Reason
 from hcalld.families.pks.arguments import (
     check_policy,
     check_wrap_flags,
@@ -194,7 +194,7 @@ async def h_pks_confirm_object_flushed(call: Call, keystore: Keystore) -> Outcom
 async def h_pks_signed_update(call: Call, keystore: Keystore) -> Outcome:
     """Create, change or delete a signed variable (plpks.c ``plpks_signed_update_var()``).
 
-    What an update does is ``hcalld.domain.authvar``'s to say. Which code tells of which
+    What an update does is ``hcalld.domain.secvar.authvar``'s to say. Which code tells of which
     reason is inferred: Linux lists the codes only.
     """
     auth = await read_auth(call, keystore.attributes)

@@ -10,8 +10,8 @@ from hcalld.core.errors import ConfigError
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.keystore import SB_VERSION
 from hcalld.domain.labels import os_label
-from hcalld.domain.secvar_authoring import wipe
-from hcalld.domain.secvars import encode_name
+from hcalld.domain.secvar.authoring import wipe
+from hcalld.domain.secvar.variables import encode_name
 from hcalld.testing.pks import DATA_GPA, OUT_GPA, PksMachine
 from hcalld.testing.secvars import LATER, identity
 from hcallproto.abi.families import pks
