@@ -764,6 +764,18 @@ async def test_rest_when_the_flush_fails_then_memory_is_kept_and_the_log_says_wh
     assert events(logs, "store not flushed")[0]["reason"] == "the disk is gone"
 
 
+async def test_rest_when_the_store_cannot_rest_then_the_log_says_why_and_others_live_on(
+    daemon: Daemon, logs: Logs
+):
+    await daemon.guest()
+    session = daemon.server.sessions["lpar7"]
+    await session.rest_if_idle()
+    daemon.faults.rest = "the disk is gone"
+    await session.rest_if_idle()
+    assert daemon.faults.rests == 1
+    assert events(logs, "store not flushed")[0]["reason"] == "the disk is gone"
+
+
 async def test_rest_when_a_call_waits_then_its_model_is_kept(daemon: Daemon):
     shim = await daemon.guest()
     await shim.call(ledger.PUT, 9, 9)
