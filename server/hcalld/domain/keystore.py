@@ -117,6 +117,12 @@ class Keystore:
             self._charge(self._cost(label, stored.data))
         elif tag == PASSWORD_TAG:
             consumer = split_password_key(record.key)
+            if record.lifetime is not Lifetime.RUN:
+                # It would be the password of every run, known to whoever made it.
+                raise StoreError(
+                    f"the record of consumer {consumer}'s password is malformed (it outlives the "
+                    "run): restore the partition's store from a backup, or report a bug"
+                )
             self._passwords[consumer] = Secret(decode_password(record))
         elif tag == TOKEN_TAG:
             self.continuations.load(record)

@@ -294,6 +294,12 @@ def test_records_of_other_namespaces_are_not_looked_at():
     assert list(make(Record("tpm", b"whatever", b"")).objects()) == []
 
 
+def test_a_password_that_outlives_the_run_is_refused():
+    """An import may bring one: whoever made the file would know every run's password."""
+    with pytest.raises(StoreError, match="outlives the run"):
+        make(Record("pks", b"p\x03", encode_password(PASSWORD)))
+
+
 def test_an_unknown_kind_of_record_is_a_newer_versions():
     with pytest.raises(StoreError, match="newer hcalld"):
         make(Record("pks", b"l", b"\x01"))
