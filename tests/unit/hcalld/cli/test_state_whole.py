@@ -123,7 +123,10 @@ def test_other_keys_are_refused_with_what_makes_the_right_one(state_dir: pathlib
 
 
 def test_keys_of_a_kind_that_nobody_knows_are_refused_too(
-    state_dir: pathlib.Path, tmp_path: pathlib.Path, keys: None
+    state_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    keys: None,
+    require: Callable[[str], pathlib.Path],
 ):
     openssl = str(require("openssl"))
     words = [openssl, "ecparam", "-name", "sect163k1", "-genkey", "-noout", "-out", "binary.pem"]
