@@ -48,6 +48,10 @@ from hcallproto.payloads.pks import Consumer, Policy, WrapFlag
 SB_VERSION = b"SB_VERSION"
 """The firmware's object that says: secure boot takes its keys from the keystore."""
 
+MAX_VARIABLE_SIZE = 0xFFFF
+"""Linux reads a variable with a buffer of ``maxobjsize``, which has 16 bits (plpks-secvar.c);
+one that an append made larger could not be read any more."""
+
 SECURE_BOOT_AUDIT = 1
 SECURE_BOOT_ENFORCE = 2
 
@@ -375,7 +379,7 @@ class Keystore:
         change = accepted.change
         match change:
             case Store():
-                greatest = self.attributes.pks.max_object_size
+                greatest = min(self.attributes.pks.max_object_size, MAX_VARIABLE_SIZE)
                 if change.size > greatest:
                     raise HcallError(
                         H.NO_MEM,

@@ -387,6 +387,13 @@ def test_an_update_replaces_and_charges_the_difference():
     assert keystore.take_changes() == []
 
 
+def test_a_variable_is_never_larger_than_linux_can_read():
+    keystore = make(kbytes=128)
+
+    assert refusal(lambda: keystore.update(OS, DB, SIGNED, store_of(bytes(65536)))) is H.NO_MEM
+    keystore.update(OS, DB, SIGNED, store_of(bytes(65535)))
+
+
 def test_an_update_that_does_not_fit_changes_nothing():
     keystore = make(stored(DB, SIGNED, b"x" * 100))
     before = keystore.config()
