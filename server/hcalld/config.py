@@ -42,6 +42,10 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Replaces the deadline of every call."""
 
 
+BUILT_IN = "built-in"
+"""Source of the profile of a guest that has none."""
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """One partition's configuration and where it came from."""
 
@@ -164,7 +168,7 @@ class Profiles:
     def _of_unknown(self, partition: str) -> Profile:
         if self._default is not None:
             return msgspec.structs.replace(self._default, partition=partition)
-        return Profile(partition=partition, source="built-in")
+        return Profile(partition=partition, source=BUILT_IN)
 
     def of_partition(self, partition: str) -> Profile:
         """The profile of a partition, by its own name."""
