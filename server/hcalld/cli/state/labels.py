@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -101,11 +102,12 @@ def label_of(
             raise click.UsageError(f"--secvar {secvar!r}: expected text, such as db") from None
     if label_hex is not None:
         return label_hex
-    raw = name_hex if name is None else name.encode()
+    # What a shell passes need not be text: its bytes are the name.
+    raw = name_hex if name is None else os.fsencode(name)
     assert raw is not None
     if consumer != "os":
         return raw
     try:
-        return os_label(prefix.encode(), raw, os_id)
+        return os_label(os.fsencode(prefix), raw, os_id)
     except ValueError as error:
         raise click.UsageError(str(error)) from None

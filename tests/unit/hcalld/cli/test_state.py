@@ -131,6 +131,13 @@ def test_a_label_of_a_wrong_size_is_refused(state_dir: pathlib.Path):
     )
 
 
+def test_a_name_that_is_not_text_is_taken_as_its_bytes(state_dir: pathlib.Path):
+    good("put", "-p", "guest", "--prefix", "p\udcfe", "--name", "n\udcff", "-", data=b"d")
+
+    label = b"p\xfe".ljust(8, b"\0") + b"\0\2\x10" + bytes(5) + b"n\xff"
+    assert b"d".hex() in good("show", "-p", "guest", "--label-hex", label.hex(), "--reveal")
+
+
 def test_an_object_that_is_there_is_replaced_only_when_told(state_dir: pathlib.Path):
     good("put", "-p", "guest", "--name", "n", "-", data=b"old")
     line = bad("put", "-p", "guest", "--name", "n", "-", data=b"new")
