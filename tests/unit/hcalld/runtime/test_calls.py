@@ -94,6 +94,17 @@ async def test_call_when_the_familys_gate_is_shut_then_its_code_comes_before_any
     assert (await shim.call(ledger.SIZED, 1, 1 << 40, 1000)).status == H.STATE
 
 
+async def test_call_when_it_is_refused_then_the_log_has_the_reason_at_level_debug(
+    daemon: Daemon, logs: Logs
+):
+    shim = await daemon.guest()
+    await shim.call(ledger.GET, 5)
+    (entry,) = events(logs, "refused")
+    assert entry["log_level"] == "debug"
+    assert (entry["call"], entry["code"]) == (ledger.GET.name, "H_NOT_FOUND")
+    assert entry["reason"] == "no entry 5"
+
+
 async def test_call_when_the_handler_refuses_then_code_and_registers_come_without_the_reason(
     daemon: Daemon,
 ):
