@@ -137,17 +137,20 @@ class Keystore:
             )
 
     def _check_fit(self) -> None:
+        """What ends with the run does not count: it was there when the guest was on."""
+        kept = [key for key in self._objects if key not in self._run_objects]
+        used = sum(self._cost(key[2:], self._objects[key].data) for key in kept)
         total = self.attributes.total_size
-        if not self._objects or self._used_space <= total:
+        if not kept or used <= total:
             return
         if not total:
             raise ConfigError(
-                f"keystore_kbytes is 0, but the keystore holds {len(self._objects)} objects; "
-                "remove them (hcalld state remove) or set keystore_kbytes"
+                f"keystore_kbytes is 0, but the keystore holds {len(kept)} objects; remove them "
+                "(hcalld state remove) or set keystore_kbytes"
             )
         raise ConfigError(
-            f"keystore_kbytes is {self.attributes.keystore_kbytes}, but {self._used_space} bytes "
-            f"are in use; set it to at least {-(-self._used_space // 1024)}"
+            f"keystore_kbytes is {self.attributes.keystore_kbytes}, but {used} bytes are in use; "
+            f"set it to at least {-(-used // 1024)}"
         )
 
     # -- session --------------------------------------------------------------------------
