@@ -102,14 +102,13 @@ class Plan:
             buffer.address: (buffer, buffer_max_size(buffer, limits)) for buffer in hcall.buffers
         }
         """By address argument: a buffer, and its greatest size."""
-        buffers = {buffer.address: buffer for buffer in hcall.buffers}
-        self._checks = tuple(self._check(arg, buffers.get(arg.name)) for arg in hcall.args)
+        self._checks = tuple(self._check(arg) for arg in hcall.args)
 
-    def _check(self, arg: Arg, buffer: Buffer | None) -> _Check:
+    def _check(self, arg: Arg) -> _Check:
+        buffer, greatest = self.buffers.get(arg.name, (None, 0))
         size = self.hcall.arg(buffer.size) if buffer is not None and buffer.size else None
         if buffer is None or buffer.shape is BufferShape.FIXED:
-            fixed = 0 if buffer is None else buffer_max_size(buffer, self.limits)
-            size_bounds = (fixed, fixed)
+            size_bounds = (greatest, greatest)
         elif size is None:
             size_bounds = (buffer.header_size, buffer.header_size)
         else:
