@@ -34,7 +34,7 @@ def test_features_come_with_a_call_that_needs_them(monkeypatch: pytest.MonkeyPat
 
     served = dataclasses.replace(uv.ESM, decode_only=False)
     monkeypatch.setattr(module, "CALLS", (*CALLS, served))
-    assert capabilities()["features"] == ["shared-ram", "sc2"]
+    assert capabilities()["features"] == ["shared-ram", "sc2", "page-states"]
 
 
 def test_document_is_json():
