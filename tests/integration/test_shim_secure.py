@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.fakedaemon import FakeDaemon, Peer, announcement, forward
+from tests.e2e.fakedaemon import FakeDaemon, Peer, announcement
 from tests.e2e.lab import Lab
 from tests.e2e.machine import ByteOrder, Machine, Memory
+from tests.e2e.ultravisor import Pager, enter, ultracall
 
 from hcallproto.abi.families import uv
 from hcallproto.abi.returns import U
@@ -19,28 +20,16 @@ from hcallproto.wire import schema as s
 
 pytestmark = pytest.mark.qemu
 
-MSR_S = 1 << 22
+MSR_S = s.MSR_S
+MSR_EE = s.MSR_EE
 MSR_PR = 1 << 14
-MSR_EE = 1 << 15
 
 FILE_STATUS = 42
 RESULT = (5, 7)
 """What the stub expects of the host in tests/secure.c."""
 
-PAGE = 4096
-WRONG = b"\xff\xa5" * (PAGE // 2)
-"""What a page reads as that is paged out, if it is read at all."""
-
 GDB_MSR = 65
 """Number of the MSR in gdb's description of the core (gdb-xml/power64-core.xml)."""
-
-
-def ultracall(call: Any, *, from_problem_state: bool = False) -> f.CallSpec:
-    """Announces an ultracall."""
-    spec = forward(call.number, level=2, lost_status=U.RETRY)
-    if from_problem_state:
-        return spec._replace(flags=spec.flags | s.CALL_FLAG_PROBLEM_STATE)
-    return spec
 
 
 ULTRAVISOR = announcement(
@@ -67,24 +56,6 @@ def start(
     return daemon, peer, machine
 
 
-def enter(peer: Peer, call: f.Call) -> None:
-    """Answers UV_ESM: the guest goes on where it asked to, in secure state."""
-    registers = call.registers()
-    peer.send(
-        f.Reply(
-            call.vcpu,
-            call.reset,
-            call.seq,
-            U.SUCCESS,
-            registers=(RESULT,),
-            context=s.CONTEXT_NIP | s.CONTEXT_MSR,
-            nip=registers[4],
-            msr=MSR_S,
-            msr_mask=MSR_S | MSR_EE,
-        )
-    )
-
-
 def serve(peer: Peer, is_secure: bool = False) -> list[f.Call]:
     """Plays the ultravisor until the guest has become secure, or to the end if it is."""
     calls: list[f.Call] = []
@@ -98,7 +69,7 @@ def serve(peer: Peer, is_secure: bool = False) -> list[f.Call]:
         assert bool(frame.msr & MSR_S) is is_secure, hex(frame.msr)
         match frame.number:
             case uv.ESM.number:
-                enter(peer, frame)
+                enter(peer, frame, registers=(RESULT,))
                 if not others_run(calls):
                     return calls
             case uv.ESMB_GET_FILE.number:
@@ -181,68 +152,6 @@ def test_real_daemon_leaves_ultracalls_alone(lab: Lab) -> None:
     lab.stub("ucall ucall=1 require=1", lab.daemon()).report().must_pass("ucall")
 
 
-class Pager:
-    """Pages out what the guest names by UV_UNSHARE_PAGE, and in what it misses."""
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-        self._stored: dict[int, bytes] = {}
-        self._early: list[f.Call] = []
-        self.paged_in = 0
-
-    def _answer_to(self, kind: type[f.Frame]) -> Any:
-        """The answer to a request; vCPUs that miss a page meanwhile wait."""
-        while not isinstance(frame := self._peer.receive(), kind):
-            assert isinstance(frame, f.Call)
-            assert frame.level == s.LEVEL_SHIM
-            self._early.append(frame)
-        return frame
-
-    def page_out(self, call: f.Call, gpa: int) -> None:
-        """Moves a page's content to us, on behalf of a call."""
-        if gpa in self._stored:
-            return
-        peer = self._peer
-        state = s.PageState.UNSHARED | s.PageState.PAGED_OUT
-        name = (call.vcpu, call.reset, call.seq)
-        peer.send(f.Pages(*name, 1, (f.PageRange(gpa, PAGE, state),)))
-        assert self._answer_to(f.PagesReply).status is s.AccessStatus.OK
-        peer.send(f.Read(*name, 2, ((gpa, PAGE),)))
-        ((status, content),) = self._answer_to(f.ReadReply).segments
-        assert status is s.AccessStatus.OK
-        self._stored[gpa] = content
-        peer.send(f.Write(*name, 3, (f.WriteSegment(gpa, PAGE, WRONG),)))
-        assert self._answer_to(f.WriteReply).status is s.AccessStatus.OK
-
-    def page_in(self, call: f.Call) -> None:
-        """Moves it back; a page that several vCPUs miss is brought once."""
-        gpa = call.registers()[4] & -PAGE
-        content = self._stored.pop(gpa, None)
-        name = (call.vcpu, call.reset, call.seq)
-        if content is None:
-            self._peer.send(f.Reply(*name, 0))
-            return
-        self.paged_in += 1
-        pages = (f.PageRange(gpa, PAGE, s.PageState.UNSHARED),)
-        writes = (f.WriteSegment(gpa, PAGE, content),)
-        self._peer.send(f.Reply(*name, 0, writes=writes, pages=pages))
-
-    def serve(self) -> None:
-        """To the end of the guest."""
-        while True:
-            frame = self._early.pop(0) if self._early else self._peer.receive(60)
-            if isinstance(frame, f.ShimGoodbye):
-                return
-            assert isinstance(frame, f.Call)
-            if frame.level == s.LEVEL_SHIM:
-                assert frame.number == s.ShimCall.PAGE_IN
-                self.page_in(frame)
-            else:
-                assert frame.number == uv.UNSHARE_PAGE.number
-                self.page_out(frame, frame.registers()[4])
-                self._peer.reply(frame, U.SUCCESS)
-
-
 @pytest.mark.parametrize("memory", ["shared", "private"])
 @pytest.mark.parametrize("threads", ["multi", "single"])
 def test_paged_out_memory(threads: str, memory: Memory, lab: Lab) -> None:
@@ -253,7 +162,11 @@ def test_paged_out_memory(threads: str, memory: Memory, lab: Lab) -> None:
     features = s.Feature.SC2 | s.Feature.PAGE_STATES
     peer.welcome(announcement([ultracall(uv.UNSHARE_PAGE)]), features)
     pager = Pager(peer)
-    pager.serve()
+    while not isinstance(frame := pager.receive(), f.ShimGoodbye):
+        assert isinstance(frame, f.Call)
+        assert frame.number == uv.UNSHARE_PAGE.number
+        pager.page_out(frame, frame.registers()[4])
+        peer.reply(frame, U.SUCCESS)
     machine.report().must_pass("page")
     lab.measure(paged_in=pager.paged_in)
 
