@@ -283,7 +283,7 @@ GREETINGS: dict[str, bytes] = {
     "garbage": b"220 mail.example ESMTP\r\n" * 4,
     "version 0": welcome(version=0),
     "version 2": welcome(version=2),
-    "a feature that was not offered": welcome(features=s.Feature.SC2),
+    "a feature that was not offered": welcome(features=s.Feature.COMMANDS),
     "frames too small": welcome(max_frame_size=s.MIN_MAX_FRAME - 1),
     "frames too large": welcome(max_frame_size=s.MAX_MAX_FRAME),
     "larger than any frame before it": header(s.FrameType.WELCOME, size=s.MIN_MAX_FRAME + 1),
