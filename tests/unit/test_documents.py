@@ -337,12 +337,10 @@ def test_keys_when_a_profile_has_them_then_the_user_guide_names_each():
 
 def device_properties() -> dict[str, str]:
     """Property to default, as the series' own document lists them."""
-    (document,) = SERIES.glob("*-docs-*.patch")
+    added = "".join(patch.read_text() for patch in sorted(SERIES.glob("*-docs-*.patch")))
     return {
         match[1]: match[2] or ""
-        for match in re.finditer(
-            r"^\+``([a-z-]+)``(?: \(([^)]*)\))?$", document.read_text(), re.MULTILINE
-        )
+        for match in re.finditer(r"^\+``([a-z-]+)``(?: \(([^)]*)\))?$", added, re.MULTILINE)
     }
 
 
