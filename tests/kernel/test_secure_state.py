@@ -41,8 +41,10 @@ PAUSE_ROUNDS = 400
 """How often pages are taken away while the guest runs, at most."""
 
 
-@pytest.mark.parametrize("is_paged", [False, True])
-def test_linux_in_secure_state(is_paged: bool, lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("cpu", "is_paged"), [("power9", False), ("power9", True), ("power10", True)]
+)
+def test_linux_in_secure_state(cpu: str, is_paged: bool, lab: Lab) -> None:
     daemon = lab.fake_daemon()
     machine = lab.linux(
         "own",
@@ -51,6 +53,7 @@ def test_linux_in_secure_state(is_paged: bool, lab: Lab) -> None:
         chardev=socket_chardev(daemon.path),
         memory_mib=MEMORY_MIB,
         smp=CPUS,
+        extra=["-cpu", cpu],
     )
     peer = daemon.accept()
     peer.greet()
@@ -103,8 +106,8 @@ def test_linux_in_secure_state(is_paged: bool, lab: Lab) -> None:
         ranges = (f.PageRange(gpas[0], PAGE * len(gpas), state),) if gpas else ()
         peer.send(f.Reply(*name, U.SUCCESS, writes=writes, pages=ranges))
     text = machine.console.expect_end()
-    for cpu in range(CPUS):
-        assert f"svm {cpu} 1" in text
+    for number in range(CPUS):
+        assert f"svm {number} 1" in text
     assert "svm again 1" in text
     assert "SECURE DONE" in text
     sums = {line.split()[0] for line in text.splitlines() if line.endswith("/random")}
