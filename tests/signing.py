@@ -40,11 +40,16 @@ WIPE = (
 """Content of the update of PK that deletes every variable."""
 
 
+BITS = {"PK4096": 4096}
+"""Signers whose keys have more than 2048 bits."""
+
+
 class Signer:
     """An RSA key and its certificate."""
 
     def __init__(self, name: str) -> None:
-        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        bits = BITS.get(name, 2048)
+        self.key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         begin = datetime.datetime(2023, 1, 1, tzinfo=datetime.UTC)
         self.certificate = (

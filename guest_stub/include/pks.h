@@ -128,6 +128,13 @@ struct pks_result pks_signed_update(unsigned int consumer, const struct pks_labe
 				    uint32_t policy, uint64_t flags, const void *in,
 				    uint64_t in_size);
 
+/* A signed variable's label: no prefix, and its name in UTF-16LE without terminator. */
+void pks_variable_label(struct pks_label *label, const void *name, uint64_t size);
+
+/* An update of db that is well-formed, and signed by nobody. */
+#define PKS_MESSAGE_SIZE	457
+void pks_message_fill(uint8_t *at);
+
 /* Linux's flags for a wrapped object without a condition. */
 #define PKS_WRAP_DEFAULT	(PKS_WRAP_FLAG_PASSWORD | PKS_WRAP_FLAG_AES_GCM_256)
 #define PKS_MAX_ISSUES		10000	/* of one operation: then it counts as endless */

@@ -43,6 +43,7 @@ struct platform {
 	bool has_firmware_password;	/* /chosen/ibm,plpks-pw */
 	int32_t secure_boot;		/* root property ibm,secure-boot; -1 without one */
 	int32_t trusted_boot;
+	uint64_t initrd, initrd_size;	/* what QEMU's -initrd put into RAM; 0 without one */
 	bool cas_done;			/* the tree is the one after CAS */
 	uint32_t cas_result;
 	struct rtas_tokens rtas;

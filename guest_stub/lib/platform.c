@@ -127,6 +127,28 @@ static void sort_cpus(void)
 		cpus[n].server = platform.cpu_server[n];
 }
 
+/* Of one cell or two: Linux takes either, too (drivers/of/fdt.c). */
+static uint64_t read_address(phandle_t node, const char *name)
+{
+	unsigned int count = read_cells(node, name);
+
+	if (!count)
+		return 0;
+	return count == 1 ? be32(cells[0]) : two_cells(0);
+}
+
+static void read_initrd(void)
+{
+	phandle_t chosen = of_find("/chosen");
+	uint64_t start = read_address(chosen, "linux,initrd-start");
+	uint64_t end = read_address(chosen, "linux,initrd-end");
+
+	if (end > start && end <= platform.ram_end) {
+		platform.initrd = start;
+		platform.initrd_size = end - start;
+	}
+}
+
 static void read_tree(void)
 {
 	phandle_t root = of_find("/"), node;
@@ -142,6 +164,7 @@ static void read_tree(void)
 			read_cpu(node);
 	}
 	sort_cpus();
+	read_initrd();
 	platform.secure_boot = (int32_t)of_getprop_cell(root, "ibm,secure-boot", 0xffffffff);
 	platform.trusted_boot = (int32_t)of_getprop_cell(root, "ibm,trusted-boot", 0xffffffff);
 	platform.has_firmware_password =

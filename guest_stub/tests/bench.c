@@ -2,7 +2,8 @@
 /*
  * Times calls by the timebase. One line for each:
  *	# bench NAME n=N min_ns=.. p50_ns=.. p99_ns=..
- * Options: n=N samples (2000), size=BYTES of the object (4096), call=NAME for one only.
+ * Options: n=N samples (2000), size=BYTES of the object (4096), wrap-size=BYTES of what
+ * is wrapped (61440), call=config|object|wrap for one only.
  */
 #include "console.h"
 #include "pks.h"
@@ -122,6 +123,36 @@ static void bench_object(size_t count, uint64_t size)
 	tell(text, sums, count);
 }
 
+/* READ, WRAP and UNWRAP of as many bytes. */
+static void bench_wrap(size_t count, uint64_t size)
+{
+	static struct pks_label key;
+	static uint8_t blob[PKS_BUFFER_SIZE] __attribute__((aligned(4096)));
+	uint64_t auth = (uintptr_t)pks_auth(PKS_CONSUMER_OS), wrapped = size + PKS_WRAP_OVERHEAD;
+	const uint64_t read[] = { auth, (uintptr_t)label.bytes, label.size, (uintptr_t)pks_out,
+				  size };
+	const uint64_t unwrap[] = { auth, 0, (uintptr_t)blob, wrapped, (uintptr_t)pks_out, size,
+				    0 };
+	uint64_t wrap[] = { auth, (uintptr_t)key.bytes, 0, PKS_WRAP_DEFAULT, (uintptr_t)pks_data,
+			    size, (uintptr_t)blob, wrapped, 0 };
+	char text[48];
+
+	pks_label_set(&key, PKS_CONSUMER_OS, "bench-key");
+	wrap[2] = key.size;
+	pks_remove(PKS_CONSUMER_OS, &key);
+	failures += pks_gen_key(PKS_CONSUMER_OS, &key, PKS_POLICY_WRAPPINGKEY, NULL,
+				PKS_WRAPPING_KEY_SIZE) != H_SUCCESS;
+	failures += pks_write(PKS_CONSUMER_OS, &label, 0, pks_data, size) != H_SUCCESS;
+	format_text(text, sizeof(text), "READ_beside_WRAP_%lu", size);
+	bench_call(text, H_PKS_READ_OBJECT, read, 5, count);
+	format_text(text, sizeof(text), "H_PKS_WRAP_OBJECT_%lu", size);
+	bench_call(text, H_PKS_WRAP_OBJECT, wrap, 9, count);
+	format_text(text, sizeof(text), "H_PKS_UNWRAP_OBJECT_%lu", size);
+	bench_call(text, H_PKS_UNWRAP_OBJECT, unwrap, 7, count);
+	pks_remove(PKS_CONSUMER_OS, &label);
+	pks_remove(PKS_CONSUMER_OS, &key);
+}
+
 static bool wanted(const char *name)
 {
 	const char *only = arg_text("call");
@@ -152,6 +183,15 @@ static void test_bench(void)
 	if (wanted("object")) {
 		bench_object(count, size);
 		report_equal(failures, 0, "WRITE, READ, REMOVE of %lu bytes", size);
+	}
+	if (wanted("wrap")) {
+		size = arg_number("wrap-size", 60 * 1024);
+		if (!size || size > 65536) {
+			report(false, "wrap-size is 1 to 65536");
+			return;
+		}
+		bench_wrap(count, size);
+		report_equal(failures, 0, "READ, WRAP, UNWRAP of %lu bytes", size);
 	}
 }
 STUB_TEST("bench", test_bench, "bench", false, "times calls");

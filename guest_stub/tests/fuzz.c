@@ -62,6 +62,8 @@ static struct fuzz_cpu {
 	} codes[MAX_CODES];
 	unsigned int code_count;
 	uint64_t other_codes;
+	uint64_t blob, blob_size;	/* where WRAP last left something */
+	uint64_t wrapped, unwrapped;	/* how often that went well */
 	struct written {
 		uint8_t consumer, size;
 		uint8_t label[PKS_MAX_LABEL_SIZE];
@@ -139,6 +141,45 @@ static uint64_t random_label(struct fuzz_cpu *f)
 	return (uintptr_t)f->label.bytes;
 }
 
+/* What WRAP gave, of which every fourth has a bit altered. */
+static void plausible_unwrap(struct fuzz_cpu *f, uint64_t buffer, uint64_t *args)
+{
+	struct prng *prng = &f->prng;
+
+	memset(&args[1], 0, 8 * sizeof(*args));
+	args[2] = f->blob_size ? f->blob : buffer;
+	args[3] = f->blob_size ? f->blob_size : PKS_WRAP_OVERHEAD + prng_below(prng, 2048);
+	if (f->blob_size && !prng_below(prng, 4))
+		((uint8_t *)f->blob)[prng_below(prng, f->blob_size)] ^=
+			(uint8_t)(1 << prng_below(prng, 8));
+	args[4] = buffer + ARENA_SIZE / 4;
+	args[5] = prng_below(prng, 4) ? 65536 : prng_below(prng, 2048);
+}
+
+/* A signed update of some variable, with a few bytes altered. */
+static void plausible_update(struct fuzz_cpu *f, uint64_t buffer, uint64_t *args)
+{
+	static const struct {
+		const char *name;
+		unsigned int size;
+	} names[] = { { "P\0K", 4 }, { "K\0E\0K", 6 }, { "d\0b", 4 }, { "s\0b\0a\0t", 8 } };
+	struct prng *prng = &f->prng;
+	unsigned int n = (unsigned int)prng_below(prng, sizeof(names) / sizeof(names[0]));
+	uint8_t *message = (uint8_t *)buffer;
+
+	f->auth[PKS_AUTH_CONSUMER] = prng_below(prng, 8) ? PKS_CONSUMER_OS :
+							    f->auth[PKS_AUTH_CONSUMER];
+	pks_variable_label(&f->label, names[n].name, names[n].size);
+	args[2] = f->label.size;
+	args[3] = PKS_POLICY_SIGNEDUPDATE | (prng_below(prng, 2) ? PKS_POLICY_WORLDREADABLE : 0);
+	args[4] = prng_below(prng, 2);
+	args[5] = buffer;
+	args[6] = PKS_MESSAGE_SIZE;
+	pks_message_fill(message);
+	for (n = (unsigned int)prng_below(prng, 4); n; n--)
+		message[prng_below(prng, PKS_MESSAGE_SIZE)] ^= (uint8_t)(1 << prng_below(prng, 8));
+}
+
 /* Arguments that a well-meaning caller could pass; zero where the call has no more. */
 static void plausible(struct fuzz_cpu *f, uint64_t number, uint64_t *args)
 {
@@ -166,7 +207,21 @@ static void plausible(struct fuzz_cpu *f, uint64_t number, uint64_t *args)
 		args[4] = prng_below(prng, 4) ? 65535 : size;
 		return;
 	}
+	if (number == H_PKS_UNWRAP_OBJECT) {
+		plausible_unwrap(f, buffer, args);
+		return;
+	}
 	args[3] = prng_below(prng, 4) ? 0 : prng_next(prng) & 0x7f800008;
+	if (number == H_PKS_WRAP_OBJECT)
+		args[3] = PKS_WRAP_DEFAULT | prng_below(prng, 3) << 61;
+	if (number == H_PKS_SIGNED_UPDATE) {
+		plausible_update(f, buffer, args);
+		return;
+	}
+	if (number == H_PKS_GEN_KEY && prng_below(prng, 2)) {
+		args[3] = PKS_POLICY_WRAPPINGKEY;
+		size = PKS_WRAPPING_KEY_SIZE;
+	}
 	args[4] = buffer;
 	args[5] = size;
 	args[6] = buffer + ARENA_SIZE / 4;
@@ -201,7 +256,8 @@ static void protect(const struct fuzz_cpu *f, uint64_t number, uint64_t *args)
 {
 	unsigned int n;
 
-	if (number == H_PKS_WRITE_OBJECT && args[3] & LASTING_POLICIES)
+	if ((number == H_PKS_WRITE_OBJECT || number == H_PKS_GEN_KEY) &&
+	    args[3] & LASTING_POLICIES)
 		args[3] |= PKS_POLICY_TRANSIENT;
 	for (n = 0; n < sizeof(outputs) / sizeof(outputs[0]); n++) {
 		uint64_t *address = &args[outputs[n].out_register - 4];
@@ -216,14 +272,15 @@ static bool in_ram(uint64_t address, uint64_t size)
 	return address <= platform.ram_end && size <= platform.ram_end - address;
 }
 
-/* What a WRITE names, as long as its memory still says so. */
+/* What a WRITE or GEN_KEY names, as long as its memory still says so. */
 static void note_write(struct fuzz_cpu *f, uint64_t number, const uint64_t *args)
 {
 	uint64_t auth = args[0] & REAL_MASK, label = args[1] & REAL_MASK;
 
 	f->now.size = 0;
-	if (number != H_PKS_WRITE_OBJECT || args[2] > PKS_MAX_LABEL_SIZE ||
-	    !in_ram(auth, PKS_AUTH_HEADER_SIZE) || !in_ram(label, args[2]))
+	if ((number != H_PKS_WRITE_OBJECT && number != H_PKS_GEN_KEY) ||
+	    args[2] > PKS_MAX_LABEL_SIZE || !in_ram(auth, PKS_AUTH_HEADER_SIZE) ||
+	    !in_ram(label, args[2]))
 		return;
 	f->now.consumer = ((const uint8_t *)auth)[PKS_AUTH_CONSUMER];
 	f->now.size = (uint8_t)args[2];
@@ -274,6 +331,13 @@ static void fuzz_work(void *arg, unsigned int index)
 		if (f->now.size && (int64_t)regs.r[3] == H_SUCCESS &&
 		    f->written_count < MAX_WRITTEN)
 			f->written[f->written_count++] = f->now;
+		if (number == H_PKS_WRAP_OBJECT && (int64_t)regs.r[3] == H_SUCCESS) {
+			f->blob = args[6] & REAL_MASK;
+			f->blob_size = regs.r[5];
+			f->wrapped++;
+		}
+		f->unwrapped += number == H_PKS_UNWRAP_OBJECT &&
+				(int64_t)regs.r[3] == H_SUCCESS;
 	}
 }
 
@@ -296,6 +360,8 @@ static void tell(unsigned int index)
 			       (long)f->codes[n].code, f->codes[n].count);
 		report(name != NULL, "the table has code %ld", (long)f->codes[n].code);
 	}
+	console_printf("# fuzz cpu=%u wrapped=%lu unwrapped=%lu\n", index, f->wrapped,
+		       f->unwrapped);
 	report_equal(f->other_codes, 0, "codes are few");
 }
 

@@ -53,6 +53,76 @@ static void expected_data(const struct object *object)
 	prng_fill(&prng, pks_data, object_size(object));
 }
 
+/*
+ * A wrapping key, and what was wrapped with it: the blob is an object itself, as Linux's
+ * users keep theirs in files.
+ */
+#define WRAPPED_SIZE	32
+
+static struct pks_label key;
+
+static void wrapped_data(uint8_t *data)
+{
+	struct prng prng;
+
+	prng_seed(&prng, arg_number("seed", 1) * 100 + 99);
+	prng_fill(&prng, data, WRAPPED_SIZE);
+}
+
+static bool can_wrap(void)
+{
+	struct pks_config config;
+
+	pks_label_set(&key, PKS_CONSUMER_OS, "persist-key");
+	pks_label_set(&label, PKS_CONSUMER_OS, "persist-blob");
+	return pks_get_config(&config) == H_SUCCESS && config.flags & PKS_CONFIG_FLAG_WRAP &&
+	       config.maxobjsize >= WRAPPED_SIZE + PKS_WRAP_OVERHEAD;
+}
+
+static void write_wrapped(void)
+{
+	struct pks_result result;
+
+	if (!can_wrap())
+		return;
+	pks_remove(PKS_CONSUMER_OS, &label);
+	pks_remove(PKS_CONSUMER_OS, &key);
+	report_code(pks_gen_key(PKS_CONSUMER_OS, &key, PKS_POLICY_WRAPPINGKEY, NULL,
+				PKS_WRAPPING_KEY_SIZE), H_SUCCESS, "GEN_KEY persist-key");
+	wrapped_data(pks_data);
+	result = pks_wrap(PKS_CONSUMER_OS, &key, PKS_WRAP_DEFAULT, pks_data, WRAPPED_SIZE, pks_out,
+			  PKS_BUFFER_SIZE);
+	report_code(result.code, H_SUCCESS, "WRAP");
+	report_code(pks_write(PKS_CONSUMER_OS, &label, 0, pks_out, result.r5), H_SUCCESS,
+		    "WRITE persist-blob");
+	result = pks_confirm_wait(PKS_CONSUMER_OS, &key);
+	report(result.code == H_SUCCESS && result.r4 == 1, "CONFIRM of the key");
+	result = pks_confirm_wait(PKS_CONSUMER_OS, &label);
+	report(result.code == H_SUCCESS && result.r4 == 1, "CONFIRM of the blob");
+}
+
+static void check_wrapped(void)
+{
+	static uint8_t blob[WRAPPED_SIZE + PKS_WRAP_OVERHEAD];
+	struct pks_result result;
+
+	if (!can_wrap())
+		return;
+	/* The answer of each boot but the first, as Linux knows. */
+	report_code(pks_gen_key(PKS_CONSUMER_OS, &key, PKS_POLICY_WRAPPINGKEY, NULL,
+				PKS_WRAPPING_KEY_SIZE), H_RESOURCE, "GEN_KEY persist-key");
+	result = pks_read(PKS_CONSUMER_OS, &label, blob, sizeof(blob));
+	report_code(result.code, H_SUCCESS, "READ persist-blob");
+	wrapped_data(pks_data);
+	result = pks_unwrap(PKS_CONSUMER_OS, blob, sizeof(blob), pks_out, WRAPPED_SIZE);
+	report_code(result.code, H_SUCCESS, "UNWRAP of it");
+	report(result.r5 == WRAPPED_SIZE && !memcmp(pks_out, pks_data, WRAPPED_SIZE), "its data");
+	if (arg_number("clean", 0)) {
+		pks_remove(PKS_CONSUMER_OS, &label);
+		pks_remove(PKS_CONSUMER_OS, &key);
+	}
+}
+
 static void test_persist_write(void)
 {
 	struct pks_config config;
@@ -77,6 +147,7 @@ static void test_persist_write(void)
 		report_code(result.code, H_SUCCESS, "CONFIRM %s", object->name);
 		report_equal(result.r4, 1, "is flushed");
 	}
+	write_wrapped();
 }
 STUB_TEST("persist-write", test_persist_write, "persist", false,
 	  "leaves objects for persist-check");
@@ -140,6 +211,7 @@ static void test_persist_check(void)
 	if (!pks_open())
 		return;
 	check_all(&config, true);
+	check_wrapped();
 	for (n = 0; n < OBJECT_COUNT && arg_number("clean", 0); n++) {
 		pks_label_set(&label, objects[n].consumer, objects[n].name);
 		pks_remove(objects[n].consumer, &label);

@@ -127,10 +127,11 @@ static void test_pks_disabled(void)
 	report_code(pks_remove(PKS_CONSUMER_OS, &label), H_STATE, "REMOVE");
 	report_code(pks_confirm(PKS_CONSUMER_OS, &label).code, H_STATE, "CONFIRM");
 	report_code(pks_gen_key(PKS_CONSUMER_OS, &label, 0, pks_out, 32), H_STATE, "GEN_KEY");
-	results[0] = pks_wrap(PKS_CONSUMER_OS, &label, PKS_WRAP_DEFAULT, pks_data, 8, pks_out, 4096);
+	results[0] = pks_wrap(PKS_CONSUMER_OS, &label, PKS_WRAP_DEFAULT, pks_data, 8, pks_out,
+			      4096);
 	results[1] = pks_unwrap(PKS_CONSUMER_OS, pks_data, 2048, pks_out, 4096);
-	results[2] = pks_signed_update(PKS_CONSUMER_OS, &label, PKS_POLICY_SIGNEDUPDATE, 0, pks_data,
-				       64);
+	results[2] = pks_signed_update(PKS_CONSUMER_OS, &label, PKS_POLICY_SIGNEDUPDATE, 0,
+				       pks_data, 64);
 	for (n = 0; n < 3; n++) {
 		report_code(results[n].code, H_STATE, "%s", names[n]);
 		report_equal(results[n].r4, 0, "no token is left");

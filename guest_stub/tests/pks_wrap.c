@@ -248,6 +248,7 @@ static void check_small(int64_t code, const char *what)
 static void test_pks_wrap_altered(void)
 {
 	static const uint8_t masks[] = { 0x01, 0x80, 0xff };
+	const unsigned int sealed_at = SMALL_BLOB - SMALL - 16;
 	unsigned int n, m, refused;
 	uint64_t size;
 
@@ -283,8 +284,7 @@ static void test_pks_wrap_altered(void)
 	memcpy(blob + 8192, blob, SMALL_BLOB);
 	if (pks_wrap(PKS_CONSUMER_OS, &key, PKS_WRAP_DEFAULT, pks_data, SMALL, blob + 16384,
 		     SMALL_BLOB).code == H_SUCCESS) {
-		memcpy(blob + 8192 + SMALL_BLOB - SMALL - 16, blob + 16384 + SMALL_BLOB - SMALL - 16,
-		       SMALL + 16);
+		memcpy(blob + 8192 + sealed_at, blob + 16384 + sealed_at, SMALL + 16);
 		report(is_refused(blob + 8192, SMALL_BLOB), "two halves of two are refused");
 	}
 	check_small(H_SUCCESS, "the object itself, after all this");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * All CPUs mix WRITE, READ, REMOVE, CONFIRM and GEN_PASSWORD, each on labels of its own,
- * while the host side may be killed and started again. Each CPU knows what its objects
- * must be, so a call that was executed twice, or not at all, shows; and each call is
- * logged before and after, so that a host can check the same against the store. The log
- * is described in README.md, "The soak log". Options:
+ * All CPUs mix WRITE, READ, REMOVE, CONFIRM, GEN_PASSWORD and, in soak_key.c, GEN_KEY, WRAP
+ * and UNWRAP, each on labels of its own, while the host side may be killed and started
+ * again. Each CPU knows what its objects must be, so a call that was executed twice, or
+ * not at all, shows; and each call is logged before and after, so that a host can check
+ * the same against the store. The log is described in README.md, "The soak log". Options:
  *	seed=N			(1)
  *	seconds=N or ops=N	of each CPU (5 seconds)
  *	pause-ms=N		between calls (0)
@@ -15,57 +15,19 @@
 #include "pks.h"
 #include "prng.h"
 #include "smp.h"
+#include "soak.h"
 #include "string.h"
 #include "test.h"
 #include "timebase.h"
 
-#define LABELS		8
-#define MAX_DATA	4096
 #define MAX_TOLD	20	/* violations of each CPU that are told one by one */
 
-enum object_state { ABSENT, PRESENT, UNKNOWN };
-
-struct soak_object {
-	struct pks_label label;
-	char name[24];
-	enum object_state state;
-	uint32_t size, policy;
-	uint64_t hash;
-	bool flushed;		/* the state was confirmed */
-};
-
-struct soak_cpu {
-	uint8_t data[MAX_DATA] __attribute__((aligned(4096)));
-	uint8_t out[MAX_DATA] __attribute__((aligned(4096)));
-	uint8_t password[4096] __attribute__((aligned(4096)));
-	struct soak_object objects[LABELS];
-	struct prng prng;
-	unsigned int index, consumer;
-	uint64_t seq;
-	uint64_t counts[5];	/* W R D C G */
-	uint64_t aborted, violations, longest;
-	char first_violation[120];
-};
-
-enum { OP_WRITE, OP_READ, OP_REMOVE, OP_CONFIRM, OP_GEN_PASSWORD };
-static const char op_letters[] = "WRDCG";
+static const char op_letters[] = "WRDCGKPU";
 
 static struct soak_cpu soak[MAX_CPUS];
+struct soak_run soak_run;
 
-static struct {
-	unsigned int cpus;
-	uint64_t seed, ops, deadline, pause_ms;
-	bool aborts, race;
-	uint32_t max_size;
-	uint16_t password_size;
-	struct barrier barrier;
-	volatile uint64_t winners[PKS_CONSUMERS + 1];
-} run;
-
-static void violate(struct soak_cpu *s, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
-
-static void violate(struct soak_cpu *s, const char *format, ...)
+void soak_violate(struct soak_cpu *s, const char *format, ...)
 {
 	char text[sizeof(s->first_violation)];
 	va_list args;
@@ -79,17 +41,30 @@ static void violate(struct soak_cpu *s, const char *format, ...)
 		memcpy(s->first_violation, text, sizeof(text));
 }
 
-static void begin(struct soak_cpu *s, unsigned int op, const struct soak_object *object)
+void soak_begin(struct soak_cpu *s, enum soak_op op)
 {
 	s->seq++;
 	s->counts[op]++;
-	if (op == OP_WRITE)
-		return;		/* tells more, itself */
+}
+
+/* And tells what it is about. */
+static void begin(struct soak_cpu *s, enum soak_op op, const struct soak_object *object)
+{
+	soak_begin(s, op);
 	console_printf("> %u %lu %c %u %s\n", s->index, s->seq, op_letters[op], s->consumer,
 		       object ? object->name : "-");
 }
 
-static void note_time(struct soak_cpu *s, uint64_t start)
+uint64_t soak_fill(struct soak_cpu *s, uint32_t size)
+{
+	struct prng content;
+
+	prng_seed(&content, soak_run.seed + ((uint64_t)s->index << 56) + (s->seq << 8));
+	prng_fill(&content, s->data, size);
+	return fnv1a(s->data, size);
+}
+
+void soak_note_time(struct soak_cpu *s, uint64_t start)
 {
 	uint64_t ticks = timebase() - start;
 
@@ -97,16 +72,15 @@ static void note_time(struct soak_cpu *s, uint64_t start)
 		s->longest = ticks;
 }
 
-/* True for a code after which nobody knows whether the change was made. */
-static bool is_aborted(struct soak_cpu *s, struct soak_object *object, int64_t code)
+bool soak_is_aborted(struct soak_cpu *s, struct soak_object *object, int64_t code)
 {
 	if (code != H_ABORTED)
 		return false;
 	s->aborted++;
 	if (object)
 		object->state = UNKNOWN;
-	if (!run.aborts)
-		violate(s, "H_ABORTED");
+	if (!soak_run.aborts)
+		soak_violate(s, "H_ABORTED");
 	return true;
 }
 
@@ -118,34 +92,30 @@ static void forget(struct soak_object *object)
 
 static void do_write(struct soak_cpu *s, struct soak_object *object)
 {
-	uint32_t size = 1 + (uint32_t)prng_below(&s->prng, run.max_size);
+	uint32_t size = 1 + (uint32_t)prng_below(&s->prng, soak_run.max_size);
 	uint32_t policy = prng_below(&s->prng, 2) ? 0 : PKS_POLICY_WORLDREADABLE;
-	struct prng content;
 	uint64_t hash, start;
 	int64_t code;
 
-	begin(s, OP_WRITE, object);
-	/* What a host computes too: seed, CPU and sequence number give the data. */
-	prng_seed(&content, run.seed + ((uint64_t)s->index << 56) + (s->seq << 8));
-	prng_fill(&content, s->data, size);
-	hash = fnv1a(s->data, size);
+	soak_begin(s, OP_WRITE);
+	hash = soak_fill(s, size);
 	console_printf("> %u %lu W %u %s %x %u %016lx\n", s->index, s->seq, s->consumer,
 		       object->name, policy, size, hash);
 	start = timebase();
 	code = pks_write(s->consumer, &object->label, policy, s->data, size);
-	note_time(s, start);
+	soak_note_time(s, start);
 	console_printf("< %u %lu W %ld\n", s->index, s->seq, (long)code);
-	if (is_aborted(s, object, code))
+	if (soak_is_aborted(s, object, code))
 		return;
 	if (object->state == PRESENT) {
 		if (code != H_RESOURCE)
-			violate(s, "WRITE over %s gave %ld", object->name, (long)code);
+			soak_violate(s, "WRITE over %s gave %ld", object->name, (long)code);
 		return;
 	}
 	if (code == H_RESOURCE)
-		violate(s, "WRITE of %s was executed twice", object->name);
+		soak_violate(s, "WRITE of %s was executed twice", object->name);
 	else if (code != H_SUCCESS)
-		violate(s, "WRITE of %s gave %ld", object->name, (long)code);
+		soak_violate(s, "WRITE of %s gave %ld", object->name, (long)code);
 	if (code != H_SUCCESS) {
 		object->state = UNKNOWN;
 		return;
@@ -165,7 +135,7 @@ static void do_read(struct soak_cpu *s, struct soak_object *object)
 	begin(s, OP_READ, object);
 	start = timebase();
 	result = pks_read(s->consumer, &object->label, s->out, sizeof(s->out));
-	note_time(s, start);
+	soak_note_time(s, start);
 	if (result.code == H_SUCCESS && result.r4 <= sizeof(s->out))
 		hash = fnv1a(s->out, result.r4);
 	if (result.code == H_SUCCESS)
@@ -175,7 +145,7 @@ static void do_read(struct soak_cpu *s, struct soak_object *object)
 		console_printf("< %u %lu R %ld\n", s->index, s->seq, (long)result.code);
 	if (result.code == H_ABORTED) {
 		/* Reading changes nothing: what is known of the object stays true. */
-		is_aborted(s, NULL, result.code);
+		soak_is_aborted(s, NULL, result.code);
 		return;
 	}
 	if (object->state == UNKNOWN) {
@@ -188,22 +158,22 @@ static void do_read(struct soak_cpu *s, struct soak_object *object)
 		} else if (result.code == H_NOT_FOUND) {
 			forget(object);
 		} else {
-			violate(s, "READ of %s gave %ld", object->name, (long)result.code);
+			soak_violate(s, "READ of %s gave %ld", object->name, (long)result.code);
 		}
 		return;
 	}
 	if (object->state == ABSENT) {
 		if (result.code != H_NOT_FOUND)
-			violate(s, "READ of absent %s gave %ld", object->name,
+			soak_violate(s, "READ of absent %s gave %ld", object->name,
 				(long)result.code);
 		return;
 	}
 	if (result.code != H_SUCCESS)
-		violate(s, "READ of %s%s gave %ld", object->flushed ? "flushed " : "",
+		soak_violate(s, "READ of %s%s gave %ld", object->flushed ? "flushed " : "",
 			object->name, (long)result.code);
 	else if (result.r4 != object->size || result.r5 != object->policy ||
 		 hash != object->hash)
-		violate(s, "READ of %s gave other data", object->name);
+		soak_violate(s, "READ of %s gave other data", object->name);
 }
 
 static void do_remove(struct soak_cpu *s, struct soak_object *object)
@@ -214,18 +184,18 @@ static void do_remove(struct soak_cpu *s, struct soak_object *object)
 	begin(s, OP_REMOVE, object);
 	start = timebase();
 	code = pks_remove(s->consumer, &object->label);
-	note_time(s, start);
+	soak_note_time(s, start);
 	console_printf("< %u %lu D %ld\n", s->index, s->seq, (long)code);
-	if (is_aborted(s, object, code))
+	if (soak_is_aborted(s, object, code))
 		return;
 	if (object->state == PRESENT && code == H_NOT_FOUND)
-		violate(s, "REMOVE of %s was executed twice", object->name);
+		soak_violate(s, "REMOVE of %s was executed twice", object->name);
 	else if (object->state == PRESENT && code != H_SUCCESS)
-		violate(s, "REMOVE of %s gave %ld", object->name, (long)code);
+		soak_violate(s, "REMOVE of %s gave %ld", object->name, (long)code);
 	else if (object->state == ABSENT && code != H_NOT_FOUND)
-		violate(s, "REMOVE of absent %s gave %ld", object->name, (long)code);
+		soak_violate(s, "REMOVE of absent %s gave %ld", object->name, (long)code);
 	else if (object->state == UNKNOWN && code != H_SUCCESS && code != H_NOT_FOUND)
-		violate(s, "REMOVE of %s gave %ld", object->name, (long)code);
+		soak_violate(s, "REMOVE of %s gave %ld", object->name, (long)code);
 	if (code == H_SUCCESS || code == H_NOT_FOUND)
 		forget(object);
 }
@@ -239,21 +209,21 @@ static void do_confirm(struct soak_cpu *s, struct soak_object *object)
 	begin(s, OP_CONFIRM, object);
 	start = timebase();
 	result = pks_confirm(s->consumer, &object->label);
-	note_time(s, start);
+	soak_note_time(s, start);
 	console_printf("< %u %lu C %ld %lu\n", s->index, s->seq, (long)result.code, result.r4);
 	if (result.code == H_ABORTED) {
-		is_aborted(s, NULL, result.code);
+		soak_is_aborted(s, NULL, result.code);
 		return;
 	}
 	flushed = (result.r4 & 0xff) == 1;
 	if (object->state == UNKNOWN)
 		return;
 	if (object->state == PRESENT && result.code != H_SUCCESS)
-		violate(s, "CONFIRM of %s gave %ld", object->name, (long)result.code);
+		soak_violate(s, "CONFIRM of %s gave %ld", object->name, (long)result.code);
 	/* A removal that is not yet flushed may be told as success with r4 = 0. */
 	else if (object->state == ABSENT && result.code != H_NOT_FOUND &&
 		 !(result.code == H_SUCCESS && !flushed))
-		violate(s, "CONFIRM of absent %s gave %ld, r4 %lu", object->name,
+		soak_violate(s, "CONFIRM of absent %s gave %ld, r4 %lu", object->name,
 			(long)result.code, result.r4);
 	else if (flushed)
 		object->flushed = true;
@@ -267,11 +237,11 @@ static void do_gen_password(struct soak_cpu *s)
 
 	begin(s, OP_GEN_PASSWORD, NULL);
 	start = timebase();
-	code = pks_gen_password(s->consumer, s->password, run.password_size);
-	note_time(s, start);
+	code = pks_gen_password(s->consumer, s->password, soak_run.password_size);
+	soak_note_time(s, start);
 	console_printf("< %u %lu G %ld\n", s->index, s->seq, (long)code);
-	if (!is_aborted(s, NULL, code) && code != H_IN_USE)
-		violate(s, "GEN_PASSWORD gave %ld, with a password set", (long)code);
+	if (!soak_is_aborted(s, NULL, code) && code != H_IN_USE)
+		soak_violate(s, "GEN_PASSWORD gave %ld, with a password set", (long)code);
 }
 
 /* All CPUs want each consumer's password; exactly one must get it. */
@@ -283,25 +253,25 @@ static void race_for_passwords(struct soak_cpu *s)
 		int64_t code;
 
 		s->consumer = consumer;
-		barrier_wait(&run.barrier, run.cpus);
+		barrier_wait(&soak_run.barrier, soak_run.cpus);
 		begin(s, OP_GEN_PASSWORD, NULL);
-		code = pks_gen_password(consumer, s->password, run.password_size);
+		code = pks_gen_password(consumer, s->password, soak_run.password_size);
 		console_printf("< %u %lu G %ld\n", s->index, s->seq, (long)code);
 		if (code == H_SUCCESS) {
-			if (atomic_add(&run.winners[consumer], 1) == 1)
-				pks_keep_password(consumer, s->password, run.password_size);
+			if (atomic_add(&soak_run.winners[consumer], 1) == 1)
+				pks_keep_password(consumer, s->password, soak_run.password_size);
 			else
-				violate(s, "consumer %u got two passwords", consumer);
-		} else if (!is_aborted(s, NULL, code) && code != H_IN_USE) {
-			violate(s, "GEN_PASSWORD gave %ld", (long)code);
+				soak_violate(s, "consumer %u got two passwords", consumer);
+		} else if (!soak_is_aborted(s, NULL, code) && code != H_IN_USE) {
+			soak_violate(s, "GEN_PASSWORD gave %ld", (long)code);
 		}
-		barrier_wait(&run.barrier, run.cpus);
-		if (s->index == 0 && !run.winners[consumer])
-			violate(s, "GEN_PASSWORD for consumer %u was executed and not told",
+		barrier_wait(&soak_run.barrier, soak_run.cpus);
+		if (s->index == 0 && !soak_run.winners[consumer])
+			soak_violate(s, "GEN_PASSWORD for consumer %u was executed and not told",
 				consumer);
 	}
 	s->consumer = own;
-	barrier_wait(&run.barrier, run.cpus);
+	barrier_wait(&soak_run.barrier, soak_run.cpus);
 }
 
 static void one_operation(struct soak_cpu *s)
@@ -311,16 +281,22 @@ static void one_operation(struct soak_cpu *s)
 
 	if (object->state == UNKNOWN)
 		do_read(s, object);
-	else if (choice < 35)
+	else if (choice < 20)
 		do_write(s, object);
-	else if (choice < 60)
+	else if (choice < 30)
+		soak_gen_plain(s, object);
+	else if (choice < 45)
 		do_read(s, object);
-	else if (choice < 80)
+	else if (choice < 60)
 		do_remove(s, object);
-	else if (choice < 95)
+	else if (choice < 72)
 		do_confirm(s, object);
-	else
+	else if (choice < 75)
 		do_gen_password(s);
+	else if (choice < 98)
+		soak_key_operation(s);
+	else
+		do_remove(s, &s->key);
 }
 
 /* So small that all objects fit at once: then H_NO_MEM can never be right. */
@@ -330,19 +306,19 @@ static void share_space(struct soak_cpu *s)
 	uint32_t share, overhead;
 
 	if (pks_get_config(&config) != H_SUCCESS) {
-		violate(s, "GET_CONFIG failed");
+		soak_violate(s, "GET_CONFIG failed");
 		return;
 	}
-	share = (config.totalsize - config.usedspace) / (run.cpus * LABELS);
+	share = (config.totalsize - config.usedspace) / (soak_run.cpus * (LABELS + 1));
 	overhead = config.objoverhead + PKS_LABEL_HEADER_SIZE + sizeof(s->objects[0].name);
 	if (share <= overhead) {
-		violate(s, "%u of %u bytes are in use: too little is left",
+		soak_violate(s, "%u of %u bytes are in use: too little is left",
 			config.usedspace, config.totalsize);
 		return;
 	}
-	run.max_size = share - overhead < MAX_DATA ? share - overhead : MAX_DATA;
+	soak_run.max_size = share - overhead < MAX_DATA ? share - overhead : MAX_DATA;
 	console_printf("= space total=%u used=%u max_size=%u\n", config.totalsize,
-		       config.usedspace, run.max_size);
+		       config.usedspace, soak_run.max_size);
 }
 
 static void soak_work(void *arg, unsigned int index)
@@ -352,29 +328,33 @@ static void soak_work(void *arg, unsigned int index)
 	uint64_t op;
 
 	(void)arg;
-	if (run.race) {
+	if (soak_run.race) {
 		race_for_passwords(s);
-		if (!run.winners[1] || !run.winners[2] || !run.winners[3])
+		if (!soak_run.winners[1] || !soak_run.winners[2] || !soak_run.winners[3])
 			return;		/* without passwords there is nothing to do */
 	}
 	/* What an earlier run left: then all is known. */
 	for (n = 0; n < LABELS; n++)
 		do_remove(s, &s->objects[n]);
-	barrier_wait(&run.barrier, run.cpus);
+	do_remove(s, &s->key);
+	barrier_wait(&soak_run.barrier, soak_run.cpus);
 	if (index == 0)
 		share_space(s);
-	barrier_wait(&run.barrier, run.cpus);
-	if (!run.max_size)
+	barrier_wait(&soak_run.barrier, soak_run.cpus);
+	if (!soak_run.max_size)
 		return;
-	for (op = 0; run.ops ? op < run.ops : timebase() < run.deadline; op++) {
+	for (op = 0; soak_run.ops ? op < soak_run.ops : timebase() < soak_run.deadline; op++) {
 		one_operation(s);
-		if (run.pause_ms)
-			delay_ms(run.pause_ms);
+		if (soak_run.pause_ms)
+			delay_ms(soak_run.pause_ms);
 	}
 	for (n = 0; n < LABELS; n++) {
 		do_read(s, &s->objects[n]);
 		do_confirm(s, &s->objects[n]);
 	}
+	soak_key_look(s);
+	if (arg_number("clean", 0))
+		do_remove(s, &s->key);
 	for (n = 0; n < LABELS && arg_number("clean", 0); n++)
 		do_remove(s, &s->objects[n]);
 }
@@ -388,21 +368,21 @@ static bool prepare(void)
 		return false;
 	if (!report_code(pks_get_config(&config), H_SUCCESS, "the keystore answers"))
 		return false;
-	memset(&run, 0, sizeof(run));
-	run.cpus = smp_count();
-	run.seed = arg_number("seed", 1);
-	run.ops = arg_number("ops", 0);
-	run.pause_ms = arg_number("pause-ms", 0);
-	run.aborts = arg_number("aborts", 0) != 0;
-	run.password_size = config.maxpwsize;
-	run.race = !pks_has_password(PKS_CONSUMER_OS);
+	memset(&soak_run, 0, sizeof(soak_run));
+	soak_run.cpus = smp_count();
+	soak_run.seed = arg_number("seed", 1);
+	soak_run.ops = arg_number("ops", 0);
+	soak_run.pause_ms = arg_number("pause-ms", 0);
+	soak_run.aborts = arg_number("aborts", 0) != 0;
+	soak_run.password_size = config.maxpwsize;
+	soak_run.race = !pks_has_password(PKS_CONSUMER_OS);
 	memset(soak, 0, sizeof(soak));
-	for (n = 0; n < run.cpus; n++) {
+	for (n = 0; n < soak_run.cpus; n++) {
 		struct soak_cpu *s = &soak[n];
 
 		s->index = n;
 		s->consumer = 1 + n % PKS_CONSUMERS;
-		prng_seed(&s->prng, run.seed + n);
+		prng_seed(&s->prng, soak_run.seed + n);
 		for (m = 0; m < LABELS; m++) {
 			struct soak_object *object = &s->objects[m];
 
@@ -410,9 +390,12 @@ static bool prepare(void)
 			pks_label_set(&object->label, s->consumer, object->name);
 			object->state = UNKNOWN;
 		}
+		format_text(s->key.name, sizeof(s->key.name), "soak-%u-key", n);
+		pks_label_set(&s->key.label, s->consumer, s->key.name);
+		s->key.state = UNKNOWN;
 	}
 	/* The race and the removals count, too. */
-	run.deadline = timebase() + timebase_from_ms(1000 * arg_number("seconds", 5));
+	soak_run.deadline = timebase() + timebase_from_ms(1000 * arg_number("seconds", 5));
 	return true;
 }
 
@@ -422,15 +405,17 @@ static void test_soak(void)
 
 	if (!prepare())
 		return;
-	console_printf("= soak seed=%lu cpus=%u labels=%u race=%u\n", run.seed, run.cpus, LABELS,
-		       run.race);
-	report(smp_run(run.cpus, soak_work, NULL), "%u CPUs ran", run.cpus);
-	for (n = 0; n < run.cpus; n++) {
+	console_printf("= soak seed=%lu cpus=%u labels=%u race=%u\n", soak_run.seed,
+		       soak_run.cpus, LABELS, soak_run.race);
+	report(smp_run(soak_run.cpus, soak_work, NULL), "%u CPUs ran", soak_run.cpus);
+	for (n = 0; n < soak_run.cpus; n++) {
 		const struct soak_cpu *s = &soak[n];
 
-		console_printf("= cpu=%u ops=%lu W=%lu R=%lu D=%lu C=%lu G=%lu aborted=%lu"
-			       " violations=%lu longest_us=%lu\n", n, s->seq, s->counts[0],
-			       s->counts[1], s->counts[2], s->counts[3], s->counts[4],
+		console_printf("= cpu=%u ops=%lu W=%lu R=%lu D=%lu C=%lu G=%lu K=%lu P=%lu U=%lu"
+			       " aborted=%lu violations=%lu longest_us=%lu\n", n, s->seq,
+			       s->counts[OP_WRITE], s->counts[OP_READ], s->counts[OP_REMOVE],
+			       s->counts[OP_CONFIRM], s->counts[OP_GEN_PASSWORD],
+			       s->counts[OP_GEN_KEY], s->counts[OP_WRAP], s->counts[OP_UNWRAP],
 			       s->aborted, s->violations, timebase_to_ns(s->longest) / 1000);
 		report(!s->violations, "CPU %u: %s", n,
 		       s->violations ? s->first_violation : "each call was executed once");

@@ -78,19 +78,28 @@ class ServeOptions:
     idle_seconds: float = 30
 
 
-def build_server(options: ServeOptions) -> Server:
+def build_directory(options: ServeOptions) -> StateDirectory | MemoryDirectory:
+    """Where the options say that state is kept.
+
+    Raises:
+        ConfigError: the key's source is wrong.
+        StoreError: the key that was named is not there.
+    """
+    if options.state_dir is None:
+        return MemoryDirectory()
+    directory = StateDirectory(options.state_dir, options.key_source)
+    if options.key_source is not None:
+        # It may ask, or take long: not while guests wait.
+        directory.unlock()
+    return directory
+
+
+def build_server(options: ServeOptions, directory: StateDirectory | MemoryDirectory) -> Server:
     """The server for the options.
 
     Raises:
-        ConfigError: a profile, or the key's source, is wrong.
-        StoreError: the key that was named is not there.
+        ConfigError: a profile is wrong.
     """
-    directory: StateDirectory | MemoryDirectory = MemoryDirectory()
-    if options.state_dir is not None:
-        directory = StateDirectory(options.state_dir, options.key_source)
-        if options.key_source is not None:
-            # It may ask, or take long: not while guests wait.
-            directory.unlock()
 
     def open_store(profile: Profile) -> Store:
         return directory.open(profile.partition)
@@ -99,6 +108,7 @@ def build_server(options: ServeOptions) -> Server:
     return Server(
         Profiles(options.profile_dir, refuse_unknown=options.refuse_unknown),
         open_store,
+        flush_stores=directory.flush_stores,
         observers=observers,
         allowed_uids=options.allowed_uids,
         spin_us=options.spin_us,
@@ -142,9 +152,11 @@ async def serve(options: ServeOptions) -> None:
         ConfigError: it cannot start as asked.
         HcalldError: it cannot go on, as when the trace cannot be written; in a group.
     """
-    server = build_server(options)
+    directory = build_directory(options)
+    server = build_server(options, directory)
     log = structlog.get_logger()
     with contextlib.ExitStack() as stack:
+        stack.callback(directory.close)
         sockets = _open_sockets(options, stack)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)

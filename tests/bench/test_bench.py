@@ -8,14 +8,13 @@ call that is refused, a guest that does not answer.
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.bench.floors import Pinger, Times, daemon, memory_of
+from tests.bench.results import Results
 from tests.bench.shim import BenchShim
 from tests.conftest import Require
 from tests.e2e.machine import Guest, Machine, socket_chardev
@@ -37,49 +36,17 @@ _DATA_SIZE = 4096
 _WORLDREADABLE = 0x0800_0000
 
 
-class Results:
-    """Lines with a goal each, printed at the end and kept in a file."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, object]] = []
-
-    def ratio(self, what: str, value: float, floor: float, goal: float) -> None:
-        reached = value / floor
-        self.rows.append({"what": what, "ratio": round(reached, 2), "goal": goal})
-
-    def value(self, what: str, value: float, goal: float, unit: str) -> None:
-        self.rows.append({"what": what, "value": round(value, 1), "goal": goal, "unit": unit})
-
-    def lines(self) -> list[str]:
-        lines = []
-        for row in self.rows:
-            number = row.get("ratio", row.get("value"))
-            unit = row.get("unit", "x")
-            assert isinstance(number, float | int)
-            assert isinstance(row["goal"], float | int)
-            verdict = "reached" if number <= row["goal"] else "MISSED"
-            lines.append(
-                f"{row['what']}: {number} {unit}, goal at most {row['goal']} {unit}: {verdict}"
-            )
-        return lines
-
-
-@pytest.fixture(scope="module")
-def results() -> Iterator[Results]:
-    results = Results()
-    yield results
-    folder = Path("tests/artifacts")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps(results.rows, indent=2) + "\n")
-    print("\n" + "\n".join(results.lines()))
-
-
-@pytest.fixture(scope="module")
-def pinger(tmp_path_factory: pytest.TempPathFactory) -> Pinger:
-    return Pinger(tmp_path_factory.mktemp("pinger"))
-
-
 _BENCH_LINE = re.compile(r"# bench (?P<name>\S+) n=\d+ min_ns=\d+ p50_ns=(?P<p50>\d+)")
+
+
+def _medians(text: str) -> dict[str, int]:
+    """Name to nanoseconds, from the console; prints the lines."""
+    p50 = {}
+    for line in text.splitlines():
+        if found := _BENCH_LINE.match(line.strip()):
+            print(line.strip())
+            p50[found["name"]] = int(found["p50"])
+    return p50
 
 
 def _config_frame(shim: BenchShim) -> bytes:
@@ -161,7 +128,7 @@ def test_get_config_inside_the_guest(
         guest = Guest(
             qemu=require("qemu"),
             kernel=require("stub") / "stub-le.elf",
-            append=f"bench n={SPACED_COUNT}",
+            append=f"bench call=config n={SPACED_COUNT}",
             smp=1,
             memory="private",
             chardev=socket_chardev(path),
@@ -169,17 +136,37 @@ def test_get_config_inside_the_guest(
         with Machine(guest, tmp_path) as machine:
             report = machine.report(300)
     print()
-    p50 = {}
-    for line in report.text.splitlines():
-        if found := _BENCH_LINE.match(line.strip()):
-            print(line.strip())
-            p50[found["name"]] = int(found["p50"])
+    p50 = _medians(report.text)
     results.ratio(
         "GET_CONFIG p50 inside the guest / over the socket, back to back",
         p50["H_PKS_GET_CONFIG"],
         socket_times["GET_CONFIG, back to back"].p50,
         2,
     )
+
+
+def test_wrapping_inside_the_guest(results: Results, tmp_path: Path, require: Require) -> None:
+    with daemon(tmp_path) as (_, path):
+        guest = Guest(
+            qemu=require("qemu"),
+            kernel=require("stub") / "stub-le.elf",
+            append=f"bench call=wrap n={SPACED_COUNT}",
+            smp=1,
+            chardev=socket_chardev(path),
+        )
+        with Machine(guest, tmp_path) as machine:
+            report = machine.report(300)
+    report.must_pass("bench")
+    print()
+    p50 = _medians(report.text)
+    read = p50["READ_beside_WRAP_61440"]
+    for name in ("WRAP", "UNWRAP"):
+        results.ratio(
+            f"{name} of 60 KiB / READ of 60 KiB inside the guest",
+            p50[f"H_PKS_{name}_OBJECT_61440"],
+            read,
+            1.5,
+        )
 
 
 def test_write_and_read_with_shared_ram(results: Results, tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ class FakeShim(Wire):
             **{4 + place: value for place, value in enumerate(arguments)},
         }
         segments = []
-        for index, buffer in enumerate(self.announced[number].buffers):
+        spec = self.announced.get(number)
+        for index, buffer in enumerate(() if spec is None else spec.buffers):
             gpa = registers.get(buffer.address_register, 0)
             size = buffer.max_size
             if buffer.kind is s.BufferKind.SIZED:

@@ -22,18 +22,20 @@ from hcalld.domain.keystore_records import (
 from hcalld.domain.labels import os_label
 from hcalld.stores.directory import StateDirectory
 
-MUTATING: Final = ("W", "D", "G")
-"""WRITE, REMOVE, GEN_PASSWORD."""
+MUTATING: Final = ("W", "D", "G", "K")
+"""WRITE, REMOVE, GEN_PASSWORD, GEN_KEY."""
 
 SUCCESS: Final = 0
 CONSUMER_OS: Final = 3
 _PREFIX: Final = b"STUB"
 
 _CALL = re.compile(
-    r"^> (?P<cpu>\d+) (?P<seq>\d+) (?P<op>[WRDCG]) (?P<consumer>\d) (?P<label>\S+)"
-    r"(?: (?P<policy>[0-9a-f]+) (?P<size>\d+) (?P<hash>[0-9a-f]{16}))?$"
+    r"^> (?P<cpu>\d+) (?P<seq>\d+) (?P<op>[WRDCGKPU]) (?P<consumer>\d) (?P<label>\S+)"
+    r"(?: (?P<policy>[0-9a-f]+) (?P<size>\d+)(?: (?P<hash>[0-9a-f]{16}))?)?$"
 )
-_TOLD = re.compile(r"^< (?P<cpu>\d+) (?P<seq>\d+) (?P<op>[WRDCG]) (?P<code>-?\d+)(?: (?P<r4>\S+))?")
+_TOLD = re.compile(
+    r"^< (?P<cpu>\d+) (?P<seq>\d+) (?P<op>[WRDCGKPU]) (?P<code>-?\d+)(?: (?P<r4>\S+))?"
+)
 
 
 class SoakError(AssertionError):
@@ -45,6 +47,7 @@ class Operation:
     """One call of the guest's.
 
     Attributes:
+        hash: Of the data; None: the guest does not know them.
         code: What it was told; None: nothing, so far.
         flushed: It was told that the object is flushed.
     """
@@ -56,7 +59,7 @@ class Operation:
     label: str
     policy: int
     size: int
-    hash: int
+    hash: int | None
     code: int | None = None
     flushed: bool = False
 
@@ -92,17 +95,20 @@ def parse(text: str) -> list[Operation]:
                     found["label"],
                     int(found["policy"] or "0", 16),
                     int(found["size"] or 0),
-                    int(found["hash"] or "0", 16),
+                    int(found["hash"], 16) if found["hash"] else None,
                 )
             )
         elif found := _TOLD.match(line):
             index = pending.pop(int(found["cpu"]), None)
             if index is None or operations[index].seq != int(found["seq"]):
                 raise SoakError(f"an answer without its call: {line}")
-            flushed = found["op"] == "C" and found["code"] == "0" and found["r4"] == "1"
-            operations[index] = dataclasses.replace(
-                operations[index], code=int(found["code"]), flushed=flushed
-            )
+            told, op = found["r4"], found["op"]
+            flushed = op == "C" and found["code"] == "0" and told == "1"
+            one = dataclasses.replace(operations[index], code=int(found["code"]), flushed=flushed)
+            if op == "K" and told is not None:
+                # Which key it is, the guest is told with the answer.
+                one = dataclasses.replace(one, hash=int(told, 16))
+            operations[index] = one
     return operations
 
 
@@ -155,7 +161,7 @@ def disagreements(operations: list[Operation], stored: Stored) -> Iterator[str]:
     unknown: set[tuple[int, str]] = set()
     for one in operations:
         key = (one.consumer, one.label)
-        if one.op in ("W", "D"):
+        if one.op in ("W", "D", "K"):
             if one.code is None:
                 unknown.add(key)
             elif one.code == SUCCESS:
@@ -173,7 +179,9 @@ def disagreements(operations: list[Operation], stored: Stored) -> Iterator[str]:
                 yield f"{one.label} was removed by call {one.seq} of CPU {one.cpu}, and is there"
         elif there is None:
             yield f"{one.label} was written by call {one.seq} of CPU {one.cpu}, and is missing"
-        elif (there[0], len(there[1]), fnv1a(there[1])) != (one.policy, one.size, one.hash):
+        elif (there[0], len(there[1])) != (one.policy, one.size) or (
+            one.hash is not None and fnv1a(there[1]) != one.hash
+        ):
             yield f"{one.label} is not as call {one.seq} of CPU {one.cpu} wrote it"
     for consumer, name in stored.objects.keys() - known:
         if not any(label_bytes(*key) == name for key in unknown):

@@ -42,6 +42,7 @@ class Boot:
     profile: dict[str, Any]
     status: int
     qemu_args: list[str]
+    reboots: bool
     timeout_s: int
     follows: str | None
 
@@ -71,6 +72,7 @@ def boots() -> Iterator[Any]:
                         profile=values["profile"],
                         status=values["status"],
                         qemu_args=values["qemu_args"],
+                        reboots=values["reboots"],
                         timeout_s=values["timeout_s"],
                         follows=values.get("follows"),
                     ),
@@ -128,7 +130,7 @@ def start(lab: Lab, boot: Boot, daemon: Daemon | None) -> Machine:
         firmware=boot.firmware,
         smp=boot.smp,
         memory_mib=boot.memory_mb,
-        can_reboot=boot.name == "reboot",
+        can_reboot=boot.reboots,
         extra=boot.qemu_args,
         # A boot that must fail says so in its status.
         failures=(),

@@ -124,7 +124,7 @@ def test_socket_mode_and_group(lab: Lab) -> None:
     status = other.socket.stat()
     assert stat.S_IMODE(status.st_mode) == 0o660
     assert status.st_gid == os.getegid()
-    assert serve(lab, "--socket-mode", "0999").returncode == 1
+    assert serve(lab, "--socket-mode", "0999").returncode == 2
 
 
 def test_uid_that_is_not_allowed(lab: Lab) -> None:

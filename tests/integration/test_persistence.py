@@ -13,6 +13,7 @@ from tests.e2e.patience import wait_until
 from hcalld.domain.keystore_records import NAMESPACE, OBJECT_TAG, decode_object, split_object_key
 from hcalld.domain.labels import os_label
 from hcalld.stores.directory import StateDirectory
+from hcallproto.payloads.pks import WRAP_OVERHEAD, WRAPPING_KEY_SIZE
 
 pytestmark = pytest.mark.qemu
 
@@ -143,6 +144,8 @@ def test_store_has_what_the_guest_wrote(lab: Lab) -> None:
         "persist-world": 33,
         "persist-pwset": 17,
         "persist-pwset-world": 18,
+        "persist-key": WRAPPING_KEY_SIZE,
+        "persist-blob": 32 + WRAP_OVERHEAD,
         # The machine was powered off, but no other was powered on: the run is not over.
         "persist-transient": 64,
     }

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tests.e2e.lab import PARTITION, Lab
+from tests.e2e.patience import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,19 +40,16 @@ for file in /sys/firmware/plpks/config/*; do
 done
 """
 
-LIBRARY: Final = """\
-# Lines of the kernel's must not come into the middle of ours; its whole log follows at the end.
-dmesg -n 3
-trap 'status=$?; echo; dmesg; exit $status' EXIT
+FUNCTIONS: Final = """\
 vars=/sys/firmware/secvar/vars
 
 # say NAME VALUE...
-say() { said=$1; shift; echo "@$said=$*"; }
+say() { local said=$1; shift; echo "@$said=$*"; }
 
 # try NAME COMMAND...: says ok, or the errno's text, which programs print last.
 try() {
-    name=$1; shift
-    if out=$("$@" 2>&1); then say $name ok; else say $name "${out##*: }"; fi
+    local tried=$1 out; shift
+    if out=$("$@" 2>&1); then say $tried ok; else say $tried "${out##*: }"; fi
 }
 
 # The keystore's used space.
@@ -66,6 +64,12 @@ hex() { od -An -v -tx1 $1 | tr -d ' \\n'; }
 # Has the kernel say every hypervisor's return code.
 dyndbg() { echo 'file plpks.c +p' > /sys/kernel/debug/dynamic_debug/control; }
 """
+
+LIBRARY: Final = f"""\
+# Lines of the kernel's must not come into the middle of ours; its whole log follows at the end.
+dmesg -n 3
+trap 'status=$?; echo; dmesg; exit $status' EXIT
+{FUNCTIONS}"""
 
 
 def results(text: str) -> dict[str, str]:
@@ -92,6 +96,16 @@ def profile(lab: Lab, text: str) -> list[str]:
     directory.mkdir(exist_ok=True)
     (directory / f"{PARTITION}.toml").write_text(text, "utf-8")
     return ["--profile-dir", str(directory)]
+
+
+def wait_until_off(daemon: Daemon) -> None:
+    """Waits until the daemon has seen its last guest go, and let go of its store."""
+
+    def is_gone() -> bool:
+        log = daemon.log_text()
+        return log.rfind("guest gone") > log.rfind("guest connected")
+
+    wait_until(is_gone, "the guest's end")
 
 
 def calls(daemon: Daemon, name: str = "") -> list[str]:

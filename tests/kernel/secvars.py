@@ -18,11 +18,15 @@ OK: Final = "ok"
 EPERM: Final = "Operation not permitted"
 EINVAL: Final = "Invalid argument"
 ENOMEM: Final = "Cannot allocate memory"
+EBUSY: Final = "Device or resource busy"
 """How programs print the errors."""
+
+PAGE_SIZE: Final = 4096
+"""Our own kernel's."""
 
 ABSENT: Final = "absent"
 
-ERRNOS: Final = {EPERM: -1, EINVAL: -22, ENOMEM: -12}
+ERRNOS: Final = {EPERM: -1, EINVAL: -22, ENOMEM: -12, EBUSY: -16}
 
 STEP: Final = """\
 step() {
@@ -82,6 +86,7 @@ class Sequence:
 
     def works(self, what: str, variable: str, file: bytes, after: bytes | None) -> None:
         """A write that succeeds, and leaves the variable so."""
+        assert len(file) <= PAGE_SIZE, f"{what}: Linux passes on a page of it"
         self.objects.pop(variable, None)
         if after is not None:
             self.objects[variable] = after
@@ -100,11 +105,14 @@ class Sequence:
         after = self.objects.get(variable)
         self.steps.append(Step(what, variable, file, outcome, after, self.space))
 
-    @property
-    def script(self) -> str:
-        """What the guest does."""
+    def script(self, before: str = "") -> str:
+        """What the guest does.
+
+        Args:
+            before: What it does first; may define another ``update``.
+        """
         lines = [f"step {number} {step.variable}" for number, step in enumerate(self.steps)]
-        return LIBRARY + STEP + "\n".join(lines) + "\n"
+        return LIBRARY + STEP + before + "\n".join(lines) + "\n"
 
     @property
     def files(self) -> dict[str, bytes]:

@@ -75,9 +75,10 @@ def test_debian_kernel_reboots_with_a_seeded_pin(lab: Lab) -> None:
     machine.qmp.execute("quit")
     assert machine.wait() == 0
     assert WARNING not in machine.console.text
-    assert daemon.log_text().count("kind=RESET") == 2
+    # On a slow machine the guest has begun another boot before QEMU quits.
+    assert daemon.log_text().count("kind=RESET") >= 2
     passwords = [line for line in daemon.trace_lines() if "H_PKS_GEN_PASSWORD" in line]
-    assert len(passwords) == 3
+    assert len(passwords) >= 3
     assert all("= H_SUCCESS" in line for line in passwords)
 
 

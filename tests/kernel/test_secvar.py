@@ -24,6 +24,7 @@ from tests.kernel.guestside import (
     profile,
     results,
     succeed,
+    wait_until_off,
 )
 from tests.kernel.secvars import EINVAL, ENOMEM, EPERM, Sequence
 
@@ -49,16 +50,17 @@ MODE = "say format $(cat /sys/firmware/secvar/format)\nsay names $(ls $vars)\n"
 HASHES = [hashlib.sha256(bytes([n])).digest() for n in range(4)]
 
 
-def run(lab: Lab, daemon: Daemon, sequence: Sequence, script: str = "") -> str:
+def run(lab: Lab, daemon: Daemon, sequence: Sequence, after: str = "", before: str = "") -> str:
     """Boots a guest that does the steps, checks them, gives the console."""
-    machine = lab.linux("own", sequence.script + script, daemon, files=sequence.files)
-    text = succeed(machine)
+    script = sequence.script(before) + after
+    text = succeed(lab.linux("own", script, daemon, files=sequence.files))
     sequence.check(text)
     return text
 
 
 def arm_latch(daemon: Daemon) -> None:
     """Has the next update of PK taken without verification, as an operator does."""
+    wait_until_off(daemon)
     done = run_hcalld(
         *("ctl", "set", "--state-dir", str(daemon.state_dir), PARTITION),
         "keystore_signed_updates_without_verification=1",
@@ -381,6 +383,45 @@ def test_no_room(keys: Keys, lab: Lab) -> None:
     steps.works("given back", name, file, None)
     file = author("dbx", hash_list(HASHES[0]), keys.kek)
     steps.works("and used", "dbx", file, author.stored(hash_list(HASHES[0])))
+    run(lab, daemon, steps)
+
+
+def grow(steps: Sequence, author: Author, keys: Keys, appends: int) -> list[bytes]:
+    """Appends to dbx as much as a page takes, several times; gives the hashes."""
+    hashes: list[bytes] = []
+    for number in range(appends):
+        fresh = [hashlib.sha256(bytes([number, n])).digest() for n in range(48)]
+        hashes += fresh
+        file = author("dbx", hash_list(*fresh), keys.kek, APPEND)
+        steps.works("grow", "dbx", file, author.stored(hash_list(*hashes)))
+    return hashes
+
+
+def test_object_of_many_pages(keys: Keys, lab: Lab) -> None:
+    """An update fits a page, but what appends make of it need not; the kernel loads all of it."""
+    daemon = lab.daemon(*profile(lab, DYNAMIC_MODE + LATCH))
+    author, steps = Author(), Sequence(base=DYNAMIC_SPACE)
+    enrol(steps, author, keys)
+    hashes = grow(steps, author, keys, 8)
+    run(lab, daemon, steps)
+    assert len(steps.objects["dbx"]) > 4 * 4096
+    script = "say blacklisted $(grep -c ' blacklist  *bin:' /proc/keys)\n"
+    got = results(succeed(lab.linux("own", LIBRARY + script, daemon)))
+    assert got["blacklisted"] == str(len(hashes))
+
+
+def test_object_that_would_grow_too_big(keys: Keys, lab: Lab) -> None:
+    limit = 8 + 28 + 3 * 48 * 48
+    options = f"{DYNAMIC_MODE}{LATCH}[pks]\nmax_object_size = {limit}\n"
+    daemon = lab.daemon(*profile(lab, options))
+    author, steps = Author(), Sequence(base=DYNAMIC_SPACE)
+    enrol(steps, author, keys)
+    hashes = grow(steps, author, keys, 3)
+    assert len(steps.objects["dbx"]) == limit
+    file = author("dbx", hash_list(HASHES[0]), keys.kek, APPEND)
+    steps.fails("one hash too many", "dbx", file, ENOMEM)
+    file = author("dbx", hash_list(hashes[0]), keys.kek, APPEND)
+    steps.works("one that is there", "dbx", file, author.stored(hash_list(*hashes)))
     run(lab, daemon, steps)
 
 

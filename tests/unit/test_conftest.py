@@ -100,7 +100,7 @@ def test_run_when_a_tier_is_required_then_what_lacks_fails_and_tiers_are_judged(
     assert code == 1
     assert "qemu is required: HCALLD_QEMU is not set" in output
     assert "no-such-program-anywhere is required" in output
-    assert "FAILED tier kernel: no test of tests/kernel or so marked ran; expected at least one" in output
+    assert "FAILED tier kernel: no test of tests/kernel or so marked ran" in output
     assert "tier qemu" not in output
     assert last_line(output).startswith("2 failed")
 

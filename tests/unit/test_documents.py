@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from typing import Final
 
@@ -193,7 +194,7 @@ def program_of(command: Command) -> str:
 
 def test_commands_when_shown_then_each_is_of_a_kind_that_is_checked():
     # Documents of parts, such as QEMU's series, use the tools of those parts too.
-    known = {"hcalld", "make", "qemu-system-ppc64", "git", "cd", "apt-get"}
+    known = {"hcalld", "make", "qemu-system-ppc64", "git", "cd", "apt-get", "openssl"}
     for command in shown_commands(PROJECT_DOCUMENTS):
         assert program_of(command) in known, command
 
@@ -238,25 +239,34 @@ def test_hcalld_when_a_document_shows_it_then_its_options_exist(command: Command
     parser.parse_args(words)
 
 
+RUNNABLE: Final = ("state", "ctl", "secvar", "list", "qemu-args")
 RUN_HERE: Final = [
     command
     for command in shown_commands()
-    if program_of(command) == "hcalld" and command.words[1] in ("state", "ctl", "list", "qemu-args")
+    if (program_of(command) == "hcalld" and command.words[1] in RUNNABLE)
+    or program_of(command) == "openssl"
 ]
 
 
 def test_state_when_the_documents_commands_are_run_then_each_succeeds(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert {"state", "ctl"} <= {command.words[1] for command in RUN_HERE}
+    assert {"state", "ctl", "secvar"} <= {command.words[1] for command in RUN_HERE}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HCALLD_STATE_DIR", os.fspath(tmp_path / "state"))
     pathlib.Path("pin.bin").write_bytes(bytes(range(32)))
+    pathlib.Path("vmlinux").write_bytes(b"a kernel")
+    for name in ("export.pass", "hcalld.pass"):
+        pathlib.Path(name).write_text("a passphrase of some length\n")
+        pathlib.Path(name).chmod(0o600)
     pathlib.Path("profiles").mkdir()
     store = StateDirectory(tmp_path / "state").open("lpar7")
     store.begin_run(Run(bytes(16), 0))
     store.close()
     for command in RUN_HERE:
+        if program_of(command) == "openssl":
+            subprocess.run(command.words, check=True, capture_output=True)
+            continue
         done = CliRunner().invoke(cli, command.words[1:])
         assert done.exit_code == 0, f"{command}: {done.output} {done.exception}"
 

@@ -102,7 +102,8 @@ def cms_sign(data: bytes, pair: Pair, *options: str, program: str = "cms") -> by
         content.write_bytes(data)
         return run(
             *("openssl", program, "-sign", "-binary", "-outform", "DER"),
-            *("-in", content, "-signer", pair.pem, "-inkey", pair.key, *options),
+            *("-in", content, "-signer", pair.pem, "-inkey", pair.key),
+            *options,
         )
 
 

@@ -13,7 +13,6 @@ signature. Every length is compared with what there is before it is used.
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 import uuid
 from collections.abc import Iterator
@@ -166,10 +165,11 @@ WIN_CERTIFICATE_SIZE: Final = 24
 UPDATE_HEAD_SIZE: Final = EFI_TIME_SIZE + WIN_CERTIFICATE_SIZE
 _CERTIFICATE = struct.Struct("<IHH16s")
 _CERTIFICATE_REST: Final = (0x0200, 0x0EF1, guid("4aafd29d-68df-49ee-8aa9-347d375665a7"))
+_CERTIFICATE_TAIL: Final = _CERTIFICATE.pack(0, *_CERTIFICATE_REST)[4:]
+_CERTIFICATE_LENGTH = struct.Struct("<I")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SignedUpdate:
+class SignedUpdate(NamedTuple):
     """A signed update as H_PKS_SIGNED_UPDATE gets it, taken apart."""
 
     time: EfiTime
@@ -196,8 +196,9 @@ def parse_update(message: bytes) -> SignedUpdate:
             f"the update has {len(message)} bytes, expected at least {UPDATE_HEAD_SIZE}"
         )
     time = parse_time(message[:EFI_TIME_SIZE])
-    size, *rest = _CERTIFICATE.unpack_from(message, EFI_TIME_SIZE)
-    if tuple(rest) != _CERTIFICATE_REST:
+    (size,) = _CERTIFICATE_LENGTH.unpack_from(message, EFI_TIME_SIZE)
+    if message[EFI_TIME_SIZE + 4 : UPDATE_HEAD_SIZE] != _CERTIFICATE_TAIL:
+        rest = _CERTIFICATE.unpack_from(message, EFI_TIME_SIZE)[1:]
         raise EfiError(
             f"WIN_CERTIFICATE has revision 0x{rest[0]:04x}, type 0x{rest[1]:04x} and GUID "
             f"{guid_text(rest[2])}, expected 0x0200, 0x0ef1 and EFI_CERT_TYPE_PKCS7_GUID"
@@ -212,7 +213,7 @@ def parse_update(message: bytes) -> SignedUpdate:
             f"WIN_CERTIFICATE has length {size}, but only {len(message) - EFI_TIME_SIZE} bytes "
             "are left of the update"
         )
-    return SignedUpdate(time, bytes(message[UPDATE_HEAD_SIZE:end]), bytes(message[end:]))
+    return SignedUpdate(time, message[UPDATE_HEAD_SIZE:end], message[end:])
 
 
 # -- stored variables ----------------------------------------------------------------------------
@@ -231,8 +232,7 @@ STORED_HEAD = Struct(
 STORED_HEAD_SIZE: Final = 8
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class StoredVariable:
+class StoredVariable(NamedTuple):
     """A signed variable's object, taken apart."""
 
     time: EfiTime
@@ -255,7 +255,7 @@ def parse_stored(data: bytes) -> StoredVariable:
         )
     if data[0]:
         raise EfiError(f"the stored variable has version {data[0]}, expected 0")
-    return StoredVariable(EfiTime._make(_TIME.unpack_from(data, 1)), bytes(data[STORED_HEAD_SIZE:]))
+    return StoredVariable(EfiTime._make(_TIME.unpack_from(data, 1)), data[STORED_HEAD_SIZE:])
 
 
 # -- signature lists -----------------------------------------------------------------------------
@@ -279,8 +279,7 @@ class Signature(NamedTuple):
     owner: bytes = NO_GUID
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SignatureList:
+class SignatureList(NamedTuple):
     """One list: signatures of one type and size."""
 
     type: bytes
@@ -357,12 +356,12 @@ def _parse_list(data: bytes, offset: int) -> tuple[SignatureList, int]:
     start = offset + SIGNATURE_LIST_SIZE
     first = start + header_size
     end = offset + list_size
-    signatures = tuple(
+    signatures = [
         Signature(
-            data=bytes(data[position + GUID_SIZE : position + signature_size]),
-            owner=bytes(data[position : position + GUID_SIZE]),
+            data[position + GUID_SIZE : position + signature_size],
+            data[position : position + GUID_SIZE],
         )
         for position in range(first, end, signature_size)
-    )
-    header = bytes(data[start:first])
-    return SignatureList(type_guid, signature_size, signatures, header), list_size
+    ]
+    header = data[start:first]
+    return SignatureList(type_guid, signature_size, tuple(signatures), header), list_size

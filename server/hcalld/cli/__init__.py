@@ -21,6 +21,7 @@ _COMMANDS = {
     "qemu-args": "hcalld.cli.qemu_args",
     "state": "hcalld.cli.state",
     "ctl": "hcalld.cli.ctl",
+    "secvar": "hcalld.cli.secvar",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""
 

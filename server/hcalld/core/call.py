@@ -91,13 +91,17 @@ class _Check:
 class Plan:
     """The checks of one call for one set of limits."""
 
-    __slots__ = ("_checks", "codes", "hcall", "limits")
+    __slots__ = ("_checks", "buffers", "codes", "hcall", "limits")
 
     def __init__(self, hcall: Hcall, limits: Limits) -> None:
         self.hcall = hcall
         self.limits = limits
         self.codes = frozenset(entry.code for entry in hcall.codes)
         """The codes that the table declares; a handler that gives another has a bug."""
+        self.buffers = {
+            buffer.address: (buffer, buffer_max_size(buffer, limits)) for buffer in hcall.buffers
+        }
+        """By address argument: a buffer, and its greatest size."""
         buffers = {buffer.address: buffer for buffer in hcall.buffers}
         self._checks = tuple(self._check(arg, buffers.get(arg.name)) for arg in hcall.args)
 
@@ -169,6 +173,16 @@ class Plan:
                 )
             args[check.name] = value
         return args
+
+    def range_of(self, name: str, call: Call) -> tuple[int, int]:
+        """Address and size of one of the call's buffers, as the shim would cut it."""
+        buffer, size = self.buffers[name]
+        gpa = call.args[name]
+        if buffer.size is not None:
+            size = call.args[buffer.size]
+        elif buffer.shape is BufferShape.PAGE_BOUNDED:
+            size = min(size, page_rest(gpa), call.ram.bytes_from(gpa))
+        return gpa, size
 
     def _check_range(self, check: _Check, gpa: int, registers: Registers, ram: RamMap) -> None:
         buffer = check.buffer

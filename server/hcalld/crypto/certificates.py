@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from typing import Final
 
 from cryptography import x509
@@ -18,9 +19,14 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.utils import CryptographyDeprecationWarning
 
 KEY_SIZES: Final = (2048, 3072, 4096)
 """Bits of a modulus. 3072 has no bit in ``signedupdatealgorithms``, but is accepted."""
+
+MAX_EXPONENT_BITS: Final = 64
+"""Of a public exponent: OpenSSL's limit for moduli above 3072 bits, here for all. A guest
+chooses its keys, and one verification with a long exponent takes milliseconds."""
 
 MAX_SIZE: Final = 65535
 _MAX_CACHED: Final = 128
@@ -29,6 +35,7 @@ _PADDING: Final = PKCS1v15()
 _SHA256: Final = Prehashed(SHA256())
 
 _BAD_DER = (
+    KeyError,
     ValueError,
     TypeError,
     UnsupportedAlgorithm,
@@ -58,6 +65,13 @@ class Certificate:
             return False
         return True
 
+    def name(self) -> str:
+        """Its subject, for people; what cannot be read is said to be so."""
+        try:
+            return self.x509.subject.rfc4514_string()
+        except _BAD_DER:
+            return "(unreadable name)"
+
     def is_ca(self) -> bool:
         """Whether its basic constraints say that it is a CA's."""
         try:
@@ -77,7 +91,10 @@ def load_certificate(der: bytes) -> Certificate:
     if len(der) > MAX_SIZE:
         raise CertificateError(f"the certificate has {len(der)} bytes, expected at most {MAX_SIZE}")
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        with warnings.catch_warnings():
+            # Serial numbers below 1 are against RFC 5280, and no business of ours.
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            certificate = x509.load_der_x509_certificate(der)
         version = certificate.version
         key = certificate.public_key()
     except _BAD_DER as error:
@@ -89,5 +106,11 @@ def load_certificate(der: bytes) -> Certificate:
     if key.key_size not in KEY_SIZES:
         raise CertificateError(
             f"the certificate's RSA key has {key.key_size} bits, expected 2048, 3072 or 4096"
+        )
+    exponent = key.public_numbers().e.bit_length()
+    if exponent > MAX_EXPONENT_BITS:
+        raise CertificateError(
+            f"the certificate's public exponent has {exponent} bits, expected at most "
+            f"{MAX_EXPONENT_BITS}"
         )
     return Certificate(certificate, key)

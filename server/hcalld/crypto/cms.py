@@ -95,7 +95,7 @@ def parse_signed_data(der: bytes) -> SignedData:
     if not 1 <= len(signers) <= MAX_SIGNERS:
         raise CmsError(f"the PKCS#7 has {len(signers)} signers, expected 1 to {MAX_SIGNERS}")
     return SignedData(
-        tuple(signer.signature for signer in signers),
+        tuple([signer.signature for signer in signers]),
         any(signer.signed_attributes is not None for signer in signers),
     )
 

@@ -24,7 +24,7 @@ import msgspec
 
 from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.records import Change, Put, Record
-from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.attributes import PartitionAttributes, PksAttributes
 
 NAMESPACE: Final = "partition"
 VALUE_VERSION: Final = 1
@@ -85,7 +85,24 @@ def with_orders(attributes: PartitionAttributes, orders: Orders) -> PartitionAtt
     try:
         return msgspec.convert(merged | {"pks": table}, PartitionAttributes)
     except msgspec.ValidationError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"{error}{_expected(str(error))}") from None
+
+
+def _expected(text: str) -> str:
+    """What the attribute that an error names by its path can be, to be added to the text."""
+    import msgspec.inspect as inspect  # for errors only
+
+    for kind, path in ((PartitionAttributes, "$."), (PksAttributes, f"$.{_PKS_PREFIX}")):
+        found = inspect.type_info(kind)
+        assert isinstance(found, inspect.StructType)
+        for field in found.fields:
+            if f"`{path}{field.name}`" not in text:
+                continue
+            if isinstance(field.type, inspect.LiteralType):
+                return f"; expected {', '.join(map(str, field.type.values))}"
+            if isinstance(field.type, inspect.IntType):
+                return f"; expected {field.type.ge} to {field.type.le}"
+    return ""
 
 
 # -- records ------------------------------------------------------------------------------

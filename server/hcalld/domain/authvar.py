@@ -57,6 +57,9 @@ WIPE_TEXT: Final = (
 _WIPE_HEAD_SIZE: Final = SIGNATURE_LIST_SIZE + 16
 """The text stands where a list's first signature would; nothing before it is looked at."""
 
+_PK_NAME: Final = PK.label_name
+_KEK_NAME: Final = KEK.label_name
+
 _MAX_CACHED: Final = 32
 """Stored PKs and KEKs whose certificates are kept ready, for all partitions together."""
 
@@ -232,7 +235,7 @@ def _verify(
         return Authority.PK
     if Signer.KEK in variable.signers:
         # One that is no good ends the search, as in libstb-secvar.
-        stored = lookup(KEK.label_name)
+        stored = lookup(_KEK_NAME)
         keks = usable_certificates(stored).certificates if stored is not None else ()
         if any(_has_signed(kek, signed, digest) for kek in keks):
             return Authority.KEK
@@ -272,7 +275,7 @@ def usable_certificates(stored: bytes) -> UsableCertificates:
 
 def _pk(lookup: Lookup) -> Certificate:
     """The first certificate of the stored PK; those after it do not count."""
-    stored = lookup(PK.label_name)
+    stored = lookup(_PK_NAME)
     if stored is None:
         raise UpdateRefused(
             Reason.AUTHORITY,
@@ -290,7 +293,10 @@ def _pk(lookup: Lookup) -> Certificate:
 
 
 def _has_signed(certificate: Certificate, signed: SignedData, digest: bytes) -> bool:
-    return any(certificate.has_signed(signature, digest) for signature in signed.signatures)
+    for signature in signed.signatures:  # noqa: SIM110 - any() costs what a hash does
+        if certificate.has_signed(signature, digest):
+            return True
+    return False
 
 
 # -- timestamp --------------------------------------------------------------------------------

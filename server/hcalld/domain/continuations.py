@@ -28,6 +28,7 @@ MAX_TOKENS: Final = 256
 """Tokens at a time; then the oldest is forgotten, as if the guest had never held it."""
 
 _VERSION: Final = 1
+_HEAD: Final = bytes((_VERSION, 0))
 _VALUE: Final = struct.Struct(">BxHQ32s")
 """Version, 0, issues left, order of its making, digest of the call."""
 
@@ -67,7 +68,8 @@ class Continuations:
         """
         key, value = record.key, record.value
         is_ours = len(key) == 1 + TOKEN_SIZE and len(value) == _VALUE.size
-        if not is_ours or value[0] != _VERSION or record.lifetime is not Lifetime.RUN:
+        is_known = is_ours and value[:2] == _HEAD and record.lifetime is Lifetime.RUN
+        if not is_known:
             raise StoreError(
                 f"record of a continue token is malformed, or of a newer hcalld: {key.hex()}"
             )

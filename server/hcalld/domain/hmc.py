@@ -21,6 +21,7 @@ from hcalld.core.errors import ConfigError
 from hcalld.core.records import Lifetime, Record
 from hcalld.domain.attribute_records import Orders, with_orders
 from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.keystore import SB_VERSION
 from hcalld.domain.keystore_records import (
     NAMESPACE,
     OBJECT_TAG,
@@ -30,11 +31,10 @@ from hcalld.domain.keystore_records import (
 )
 from hcallproto.payloads.pks import Consumer
 
-SB_VERSION_LABEL: Final = b"SB_VERSION"
-"""Linux takes a partition with this object for one of dynamic keys (plpks-secvar.c)."""
 SB_VERSION_DATA: Final = b"\x01"
 """The one version that Linux's certificate loader accepts beside static keys."""
-SB_VERSION_KEY: Final = object_key(Consumer.FIRMWARE, SB_VERSION_LABEL)
+SB_VERSION_KEY: Final = object_key(Consumer.FIRMWARE, SB_VERSION)
+"""Linux takes a partition with this object for one of dynamic keys (plpks-secvar.c)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -55,8 +55,13 @@ _USED_SPACE = slice(16, 20)
 """Where ``usedspace`` is in the configuration structure."""
 _USED_SPACE_FIELD = struct.Struct(">I")
 
+# Plain numbers: each operation on an IntFlag makes an object, and every call pays for it.
 _WORLDREADABLE = int(Policy.WORLDREADABLE)
 _GATED = int(Policy.OSSECBOOTAUDIT | Policy.OSSECBOOTENFORCE | Policy.PWSET)
+_TRANSIENT = int(Policy.TRANSIENT)
+_IMMUTABLE = int(Policy.IMMUTABLE)
+_SIGNEDUPDATE = int(Policy.SIGNEDUPDATE)
+_WRAPPINGKEY = int(Policy.WRAPPINGKEY)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -244,7 +249,7 @@ class Keystore:
         self._objects[key] = StoredObject(policy, data)
         self._charge(growth)
         lifetime = Lifetime.PERSISTENT
-        if policy & Policy.TRANSIENT:
+        if policy & _TRANSIENT:
             lifetime = Lifetime.RUN
             self._run_objects.add(key)
         self._change(Put(Record(NAMESPACE, key, encode_object(policy, data), lifetime)))
@@ -277,9 +282,9 @@ class Keystore:
         if stored is None:
             raise self._absent()
         self._check_gates(consumer, stored.policy)
-        if stored.policy & Policy.IMMUTABLE:
+        if stored.policy & _IMMUTABLE:
             raise HcallError(H.AUTHORITY, "the object is IMMUTABLE")
-        if stored.policy & Policy.SIGNEDUPDATE:
+        if stored.policy & _SIGNEDUPDATE:
             raise HcallError(H.AUTHORITY, "the object is removed by H_PKS_SIGNED_UPDATE only")
         if stored.policy & Policy.HVPROVISIONED:
             raise HcallError(H.AUTHORITY, "the object is the hypervisor's own")
@@ -314,7 +319,7 @@ class Keystore:
     def variable(self, name: bytes) -> bytes | None:
         """A signed variable as it is stored, by its name in UTF-16LE; None if absent."""
         stored = self._objects.get(object_key(Consumer.OS, os_label(b"", name)))
-        if stored is None or not stored.policy & Policy.SIGNEDUPDATE:
+        if stored is None or not stored.policy & _SIGNEDUPDATE:
             return None
         return stored.data
 
@@ -334,7 +339,7 @@ class Keystore:
                 H.P4, f"policy 0x{policy:08x}, but the object has 0x{stored.policy:08x}"
             )
         self._check_gates(consumer, stored.policy)
-        if stored.policy & Policy.IMMUTABLE:
+        if stored.policy & _IMMUTABLE:
             raise HcallError(H.AUTHORITY, "the object is IMMUTABLE")
 
     @property
@@ -373,7 +378,7 @@ class Keystore:
     def _wipe(self) -> None:
         """Remove all signed variables, and go back to static keys with the next reset."""
         for key, stored in list(self._objects.items()):
-            if stored.policy & Policy.SIGNEDUPDATE:
+            if stored.policy & _SIGNEDUPDATE:
                 self._delete(key, stored)
         key = object_key(Consumer.FIRMWARE, SB_VERSION)
         mode = self._objects.get(key)
@@ -399,7 +404,7 @@ class Keystore:
         stored = self._objects.get(object_key(consumer, label))
         if stored is None:
             raise HcallError(H.NOT_FOUND, "no wrapping key has this label")
-        if not stored.policy & Policy.WRAPPINGKEY:
+        if not stored.policy & _WRAPPINGKEY:
             raise HcallError(H.AUTHORITY, "the object is no wrapping key")
         self._check_gates(consumer, stored.policy)
         return Secret(stored.data)

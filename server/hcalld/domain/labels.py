@@ -10,10 +10,13 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from hcallproto.payloads.pks import LABEL_ATTRIBUTES, SED_OBJECT
+from hcallproto.payloads.pks import SED_OBJECT
 
 OS_LINUX: Final = 0x02
 OS_COMMON: Final = 0x04
+
+_ATTRIBUTES_FAST: Final = struct.Struct(">8sBBB5x")
+"""``LABEL_ATTRIBUTES``, to which a test holds it."""
 
 PREFIX_SIZE: Final = 8
 SED_KEY_MAX_SIZE: Final = 32
@@ -36,8 +39,7 @@ def os_label(prefix: bytes, name: bytes, os: int = OS_LINUX) -> bytes:
         )
     if not 0 <= os <= 0xFF:
         raise ValueError(f"operating system 0x{os:x}, expected 0 to 0xff")
-    head: bytes = LABEL_ATTRIBUTES.build({"prefix": prefix.ljust(PREFIX_SIZE, b"\0"), "os": os})
-    return head + name
+    return _ATTRIBUTES_FAST.pack(prefix, 0, os, _ATTRIBUTES_FAST.size) + name
 
 
 SED_LABEL: Final = os_label(b"sed-opal", b"/default/pri\0", OS_COMMON)
@@ -65,14 +67,11 @@ def sed_object(key: bytes) -> bytes:
     return data
 
 
-_ATTRIBUTES_FAST = struct.Struct(">8sBBB5s")
-
-
 def split_os_label(label: bytes) -> tuple[bytes, int, bytes] | None:
     """Prefix, operating system and name of an OS label; None if it is not one."""
     if len(label) < _ATTRIBUTES_FAST.size:
         return None
-    prefix, version, os, length, reserved = _ATTRIBUTES_FAST.unpack_from(label)
-    if version or length != _ATTRIBUTES_FAST.size or any(reserved):
+    prefix, version, os, length = _ATTRIBUTES_FAST.unpack_from(label)
+    if version or length != _ATTRIBUTES_FAST.size or any(label[11 : _ATTRIBUTES_FAST.size]):
         return None
     return prefix.rstrip(b"\0"), os, label[_ATTRIBUTES_FAST.size :]

@@ -35,6 +35,12 @@ _SBAT_LINE: Final = re.compile(rb"[!-+\--~]+,[0-9]+(,[ -~]*)?")
 """Component, generation, and what else its maker wants to say (shim's SBAT.md)."""
 
 
+_SIZES: Final[dict[bytes, tuple[int, ...]]] = {
+    **{kind: (size,) for kind, size in DIGEST_SIZES.items()},
+    **{kind: (size, size + EFI_TIME_SIZE) for kind, size in CERTIFICATE_DIGEST_SIZES.items()},
+}
+
+
 class ContentError(ValueError):
     """Not what the variable may hold; the text says why."""
 
@@ -72,16 +78,17 @@ def parse_lists(data: bytes) -> tuple[SignatureList, ...]:
 
 
 def _check_list(variable: Variable, each: SignatureList) -> None:
-    if each.type not in CONTENT_TYPES[variable.content]:
+    types = CONTENT_TYPES[variable.content]
+    if each.type not in types:
         raise ContentError(
             f"{variable.name} has a list of type {type_name(each.type)}, expected "
-            f"{' or '.join(sorted(map(type_name, CONTENT_TYPES[variable.content])))}"
+            f"{' or '.join(sorted(map(type_name, types)))}"
         )
     if not each.signatures:
         raise ContentError(f"{variable.name} has a list without signatures")
     size = each.signature_size - len(each.signatures[0].owner)
-    sizes = _sizes(each.type)
-    if sizes and size not in sizes:
+    sizes = _SIZES.get(each.type)
+    if sizes is not None and size not in sizes:
         raise ContentError(
             f"{variable.name} has a {type_name(each.type)} of {size} bytes, expected {sizes[0]}"
         )
@@ -90,15 +97,6 @@ def _check_list(variable: Variable, each: SignatureList) -> None:
             _check_certificate(variable, signature)
         elif each.type == SBAT:
             _check_sbat(signature)
-
-
-def _sizes(type_guid: bytes) -> tuple[int, ...]:
-    if type_guid in DIGEST_SIZES:
-        return (DIGEST_SIZES[type_guid],)
-    if type_guid in CERTIFICATE_DIGEST_SIZES:
-        size = CERTIFICATE_DIGEST_SIZES[type_guid]
-        return (size, size + EFI_TIME_SIZE)
-    return ()
 
 
 def _check_certificate(variable: Variable, signature: Signature) -> None:

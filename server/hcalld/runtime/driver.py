@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import trio
 
-from hcalld.core.call import Call, buffer_max_size, page_rest
+from hcalld.core.call import Call
 from hcalld.core.effects import (
     Effect,
     Entropy,
@@ -34,7 +34,6 @@ from hcalld.core.handlers import Model
 from hcalld.core.outcome import Outcome
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.partition import Entry, Partition
-from hcallproto.abi.spec import Buffer, BufferShape
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
@@ -161,7 +160,7 @@ class Execution:
             pass
         match effect:
             case ReadBuffer(name):
-                gpa, size = self._range_of(name)
+                gpa, size = self.entry.plan.range_of(name, self.call)
                 try:
                     return (await self.wire.read(self.frame, ((gpa, size),)))[0]
                 except GuestMemoryError as error:
@@ -180,20 +179,6 @@ class Execution:
             case _:
                 raise TypeError(f"no driver for effect {effect!r}")
 
-    def _range_of(self, name: str) -> tuple[int, int]:
-        """Address and size of one of the call's buffers, as the shim would cut it."""
-        buffer = next(b for b in self.entry.hcall.buffers if b.address == name)
-        gpa = self.call[name]
-        return gpa, self._size_of(buffer, gpa)
-
-    def _size_of(self, buffer: Buffer, gpa: int) -> int:
-        greatest = buffer_max_size(buffer, self.entry.plan.limits)
-        if buffer.size is not None:
-            return self.call[buffer.size]
-        if buffer.shape is BufferShape.PAGE_BOUNDED:
-            return min(greatest, page_rest(gpa), self.call.ram.bytes_from(gpa))
-        return greatest
-
     def _read_buffer(self, effect: ReadBuffer) -> bytes:
         name = effect.name
         index = self.entry.inline.get(name)
@@ -201,7 +186,7 @@ class Execution:
             for segment in self.frame.segments:
                 if segment.buffer == index:
                     return self._inline(name, segment)
-        gpa, size = self._range_of(name)
+        gpa, size = self.entry.plan.range_of(name, self.call)
         return self._read_shared(gpa, size)
 
     def _inline(self, name: str, segment: f.Segment) -> bytes:
@@ -209,7 +194,7 @@ class Execution:
         if segment.status is not s.SegmentStatus.OK:
             raise self.call.refuse(name, f"the shim says {segment.status.name} of the buffer")
         data = segment.data
-        _, size = self._range_of(name)
+        _, size = self.entry.plan.range_of(name, self.call)
         if len(data) != size:
             raise self.call.refuse(name, f"the shim sent {len(data)} bytes, expected {size}")
         return data

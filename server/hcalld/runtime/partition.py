@@ -13,8 +13,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import trio
-
 from hcalld.config import Profile
 from hcalld.core.call import Limits, Plan, buffer_max_size
 from hcalld.core.errors import StoreError
@@ -24,6 +22,7 @@ from hcalld.domain.attribute_orders import Carried, connect
 from hcalld.domain.attribute_records import load as load_attributes
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.families.registry import SERVED
+from hcalld.runtime.flushing import FlushRounds
 from hcalld.stores.base import Store
 from hcallproto.abi.spec import BufferShape, Direction, Family, Hcall, Level
 from hcallproto.wire import frames as f
@@ -94,9 +93,15 @@ class Partition:
     Args:
         profile: its configuration.
         open_store: opens its store; raises StoreError.
+        rounds: flushes its store, with those of other partitions; by default alone.
     """
 
-    def __init__(self, profile: Profile, open_store: Callable[[], Store]) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        open_store: Callable[[], Store],
+        rounds: FlushRounds | None = None,
+    ) -> None:
         self.profile = profile
         self.id = profile.partition
         self.attributes: PartitionAttributes = profile.attributes
@@ -108,9 +113,7 @@ class Partition:
         self._open_store = open_store
         self._store: Store | None = None
         self._models: dict[str, Model] = {}
-        self._flushing = trio.Lock()
-        self._flushed = -1
-        """The store's generation that the last flush of ours covered."""
+        self._rounds = rounds or FlushRounds()
 
     # -- what it serves -----------------------------------------------------------------
 
@@ -250,21 +253,11 @@ class Partition:
     async def flush(self) -> None:
         """Wait until all commits so far are on stable storage.
 
-        One at a time: who waits meanwhile is mostly served by the next one, together.
-
         Raises:
             StoreError: they may not be.
         """
-        store = self._store
-        if store is None or not store.dirty:
-            return
-        wanted = store.generation
-        async with self._flushing:
-            if self._flushed >= wanted:
-                return
-            covered = store.generation
-            await trio.to_thread.run_sync(store.flush)
-            self._flushed = covered
+        if self._store is not None and self._store.dirty:
+            await self._rounds.flush(self._store)
 
     def rest(self) -> None:
         """Give up memory until the next call."""
@@ -274,11 +267,12 @@ class Partition:
 
     async def close(self) -> None:
         """Close the store and give up its ownership, after a flush that is under way."""
-        async with self._flushing:
-            self._models = {}
-            if self._store is not None:
-                self._store.close()
-                self._store = None
+        self._models = {}
+        store = self._store
+        if store is not None:
+            await self._rounds.until_unused(store)
+            self._store = None
+            store.close()
 
 
 def entry_key(number: int, level: int) -> int:

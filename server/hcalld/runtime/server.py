@@ -17,6 +17,7 @@ import trio
 from hcalld.config import Profile, Profiles
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
+from hcalld.runtime.flushing import FlushRounds, flush_each
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import Session
 from hcalld.runtime.transport import (
@@ -26,7 +27,7 @@ from hcalld.runtime.transport import (
     describe_peer,
     peer_uid,
 )
-from hcalld.stores.base import Store
+from hcalld.stores.base import FlushStores, Store
 from hcallproto.wire import frames as f
 
 TAKEOVER_SECONDS = 2.0
@@ -41,6 +42,7 @@ class Server:
     Args:
         profiles: which guest gets which attributes.
         open_store: opens the store of a profile's partition.
+        flush_stores: flushes stores that ``open_store`` opened, together.
         observers: told of every answered call.
         allowed_uids: who may connect to a unix socket; None: anybody that can open it.
         spin_us: how long to look for a next call before waiting in the event loop.
@@ -52,6 +54,7 @@ class Server:
         profiles: Profiles,
         open_store: Callable[[Profile], Store],
         *,
+        flush_stores: FlushStores = flush_each,
         observers: Collection[Observer] = (),
         allowed_uids: Collection[int] | None = None,
         spin_us: int = 0,
@@ -60,6 +63,7 @@ class Server:
         self.profiles = profiles
         self.sessions: dict[str, Session] = {}
         self._open_store = open_store
+        self._rounds = FlushRounds(flush_stores)
         self._observers = list(observers)
         self._allowed_uids = allowed_uids
         self._spin_us = spin_us
@@ -91,7 +95,7 @@ class Server:
                 f"({owner.transport.peer}); give each QEMU its own -name or -uuid"
             )
         self.sessions[profile.partition] = session
-        return Partition(profile, lambda: self._open_store(profile))
+        return Partition(profile, lambda: self._open_store(profile), self._rounds)
 
     def release(self, partition: Partition, session: Session) -> None:
         """The session is over, and its partition free."""

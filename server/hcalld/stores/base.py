@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from hcalld.core.errors import StoreError
 from hcalld.core.records import Change, Loaded, RecordedReply, Run
 
 
@@ -67,3 +68,10 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release the files and the ownership. May be called twice."""
+
+
+FlushStores = Callable[[Sequence[Store]], Sequence[StoreError | None]]
+"""Flushes stores of one directory together, as ``Store.flush`` does each; runs in a thread.
+
+Gives for each store None, or what its ``flush`` would have raised.
+"""

@@ -7,6 +7,7 @@ Layout::
         key-source                where the master key is (``hcalld.stores.keys``)
         key                       the master key, unless it is kept elsewhere
         partitions/<name>/        lock, keystore.db, keystore.db-wal
+        journals/                 commits of several partitions, synced together (``group.py``)
 
 A partition's name comes over the wire (QEMU's ``-name``), so it is data and not a path:
 every byte that is not a letter, digit, ``-`` or ``_``, or a dot inside, is written as
@@ -19,14 +20,18 @@ import functools
 import pathlib
 import re
 import urllib.parse
+from collections.abc import Sequence
 from typing import Final
 
 from hcalld.core.errors import StoreError
 from hcalld.core.secret import Secret
-from hcalld.stores.fsync import make_directory
+from hcalld.stores.base import Store
+from hcalld.stores.fsync import make_directory, sync_directory
+from hcalld.stores.group import JOURNALS_NAME, GroupCommit
 from hcalld.stores.keys import KEY_FILE_NAME, FileKeySource, Keyring, KeySource
 from hcalld.stores.ownership import holder_of
-from hcalld.stores.sqlite import DATABASE_NAME, SqliteStore
+from hcalld.stores.sqlite import SqliteStore
+from hcalld.stores.sqlite_file import DATABASE_NAME
 
 PARTITIONS_NAME: Final = "partitions"
 MAX_FOLDER_SIZE: Final = 240
@@ -79,6 +84,7 @@ class StateDirectory:
         self._master: Secret | None = None
         self._lost: dict[str, str] = {}
         """Partitions of which a sync failed. Syncing again would claim what is not so."""
+        self._group = GroupCommit(path / JOURNALS_NAME)
 
     def folder(self, partition: str) -> pathlib.Path:
         """Where a partition's files are."""
@@ -130,23 +136,59 @@ class StateDirectory:
         if not create and not folder.is_dir():
             known = ", ".join(self.partitions()) or "none"
             raise StoreError(f"no partition {partition!r} in {self.path}; there are: {known}")
+        store = self.open_in(self.make_folder(partition), partition, create=create)
+        try:
+            self._group.recover(store)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def make_folder(self, partition: str) -> pathlib.Path:
+        """Make a partition's folder if there is none.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        folder = self.folder(partition)
         try:
             make_directory(folder)
             if folder.is_symlink():
                 raise StoreError(f"{folder}: expected a directory, found a symbolic link")
+            if not (folder / DATABASE_NAME).exists():
+                # Whoever made one of these may have died before its name was synced.
+                for above in (folder.parent, self.path, self.path.parent):
+                    sync_directory(above)
         except OSError as error:
             raise StoreError(
                 f"{folder}: cannot make the partition's directory ({error.strerror}); the state "
                 "directory must be writable for the daemon's user, or give another with "
                 "--state-dir"
             ) from None
+        return folder
+
+    def open_in(self, folder: pathlib.Path, partition: str, *, create: bool) -> SqliteStore:
+        """Open a store of this directory's key that is in any folder, and own that folder.
+
+        Raises:
+            StoreError: as ``open``.
+        """
         return SqliteStore(
             folder,
             partition,
             self._key,
             create=create,
             on_lost=functools.partial(self._lost.__setitem__, partition),
+            on_closed=self._group.released,
         )
+
+    def flush_stores(self, stores: Sequence[Store]) -> Sequence[StoreError | None]:
+        """Flush stores that were opened here, together; see ``hcalld.stores.base.FlushStores``."""
+        return self._group.flush([store for store in stores if isinstance(store, SqliteStore)])
+
+    def close(self) -> None:
+        """Tidy up when all stores are closed. What is not, is recovered by the next owner."""
+        self._group.close()
 
     def unlock(self) -> None:
         """Get the master key now and not with the first store: it may take a passphrase.
@@ -157,17 +199,19 @@ class StateDirectory:
         """
         self._key(may_create=True)
 
-    def check_key(self) -> None:
-        """Make sure that the master key is there, and is the one of the partitions.
+    def move_key(self, target: KeySource, *, forget: bool) -> str:
+        """Keep the master key in another place; see ``Keyring.move``.
 
         Raises:
-            StoreError: it is not, or a partition is in use or cannot be read and nothing
-                else tells.
+            StoreError: it is not there, is not the one of the partitions (or one is in use
+                or cannot be read, and nothing else tells), or cannot be moved.
+            ConfigError: both places are the same.
         """
-        self._key(may_create=False)
+        master = self._key(may_create=False)
         if not self.keyring.is_noted:
             for name in self.partitions():
                 self.open(name, create=False).close()
+        return self.keyring.move(master, target, forget=forget)
 
     def _key(self, may_create: bool) -> Secret:
         """The master key; made if there is none and nothing needs an older one."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from hcalld.core.errors import StoreError
 from hcalld.core.records import Change, Lifetime, Loaded, Put, Record, RecordedReply, Run
+from hcalld.stores.base import Store
 
 
 @dataclasses.dataclass(slots=True)
@@ -115,3 +116,12 @@ class MemoryDirectory:
             StoreError: it is open already.
         """
         return MemoryStore(self._states.setdefault(partition, MemoryState()), partition)
+
+    def flush_stores(self, stores: Sequence[Store]) -> Sequence[StoreError | None]:
+        """See FlushStores."""
+        for store in stores:
+            store.flush()
+        return [None] * len(stores)
+
+    def close(self) -> None:
+        """See StateDirectory. The states stay."""

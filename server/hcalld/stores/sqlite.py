@@ -10,11 +10,15 @@ when it starts the log anew, the log before a checkpoint, and the database after
 other process has the file open, so nothing else checkpoints. The log's name is synced
 with the first flush after it was made.
 
+``flush`` is not the only way to stable storage: until it is called, what was committed
+since the last time is kept in memory too (``unflushed``), up to a bound, so that the
+commits of several partitions can be written to one journal and synced there together
+(``group.py``). ``sync`` makes this file hold by itself what it told of as flushed; it is
+called before the file is closed. If the machine loses power before, ``replay`` commits
+again what the journal has and the file has not.
+
 Once a sync has failed, nobody knows what is on the disk, and a second sync would say
 "done" of pages that the kernel has dropped: the store refuses everything from then on.
-
-Creation is atomic: a database appears under its name complete, or not at all, so that
-an empty or cut file is damage and never taken for a new store.
 
 What is in the clear: record keys (labels of objects, which the guest's kernel documents)
 and sizes. Values and replies are sealed (``hcalld.crypto.seal``) for their partition,
@@ -24,12 +28,13 @@ namespace, key, lifetime and, if they live for one run, that run.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import sqlite3
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from hcalld.core.errors import StoreError
@@ -45,21 +50,29 @@ from hcalld.core.records import (
 from hcalld.core.secret import Secret
 from hcalld.crypto.seal import SALT_SIZE, Sealer, SealError, derive_key
 from hcalld.stores.fsync import sync_data, sync_directory
-from hcalld.stores.ownership import Ownership
-from hcalld.stores.sqlite_schema import (
-    APPLICATION_ID,
-    SCHEMA,
-    SCHEMA_VERSION,
-    check_schema,
-    explain,
+from hcalld.stores.journal_format import (
+    DeleteRow,
+    Entry,
+    PutRow,
+    ReplyRow,
+    Row,
+    RunRow,
+    StoreName,
+    encode_entry,
 )
-
-DATABASE_NAME: Final = "keystore.db"
-LOG_SUFFIX: Final = "-wal"
+from hcalld.stores.ownership import Ownership
+from hcalld.stores.sqlite_file import (
+    DATABASE_NAME,
+    LOG_SUFFIX,
+    create_database,
+    damaged,
+    has_database,
+    identity_of,
+    open_database,
+)
+from hcalld.stores.sqlite_schema import explain
 
 MAX_RECORDS: Final = 1 << 16
-MAX_VALUE_SIZE: Final = 4 << 20
-"""Greatest row, in bytes: SQLite refuses more, so a hostile file cannot fill memory."""
 
 FLUSH_CHECKPOINT_SIZE: Final = 8 << 20
 """A flush that finds a longer log moves it into the database."""
@@ -67,8 +80,9 @@ COMMIT_CHECKPOINT_SIZE: Final = 64 << 20
 """So does a commit, for a guest that never asks for a flush."""
 _CHECK_EVERY: Final = 256
 """Commits between two looks at the log's size."""
+UNFLUSHED_LIMIT: Final = 2 << 20
+"""Bytes of commits kept for a journal; with more the store has to be flushed by itself."""
 
-_KEY_CHECK: Final = b"hcalld store"
 _SIGN: Final = 1 << 63
 
 _MALFORMED: Final = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
@@ -78,6 +92,16 @@ _INSERT_RECORD: Final = "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)"
 _DELETE_RECORD: Final = "DELETE FROM records WHERE namespace = ? AND key = ?"
 _INSERT_REPLY: Final = "INSERT OR REPLACE INTO replies VALUES (?, ?, ?)"
 _SET_GENERATION: Final = "UPDATE meta SET generation = ?"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unflushed:
+    """The commits that no flush has covered, for a journal."""
+
+    generation: int
+    """That of the last of them."""
+    entries: list[bytes]
+    size: int
 
 
 class SqliteStore:
@@ -91,6 +115,7 @@ class SqliteStore:
         *,
         create: bool = True,
         on_lost: Callable[[str], None] | None = None,
+        on_closed: Callable[[SqliteStore], None] | None = None,
     ) -> None:
         """Take the ownership and open the store.
 
@@ -100,155 +125,61 @@ class SqliteStore:
             master: gives the master key; its argument says whether one may be made.
             create: make the store if there is none.
             on_lost: told in words when a sync has failed.
+            on_closed: told when the file is closed and holds by itself all that was flushed,
+                just before the ownership is given back.
 
         Raises:
             StoreError: in use, not there, unreadable, damaged or of a newer version.
         """
         self.path = directory / DATABASE_NAME
         self._log_path = directory / (DATABASE_NAME + LOG_SUFFIX)
-        self._partition = partition
+        self.partition = partition
+        self._store_id = b""
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._failure = ""
         self._on_lost = on_lost
+        self._on_closed = on_closed
         self._run: Run | None = None
         self._generation = 0
-        self._flushed = 0
+        self._flushed = -1
+        """The generation up to which all is on stable storage, here or in a journal."""
+        self._synced = -1
+        """The same, in this file by itself."""
+        self._unflushed: list[bytes] = []
+        self._unflushed_size = 0
+        self._kept_from = 0
+        """Entries of all commits after this generation are in ``_unflushed``, or flushed."""
         self._is_log_named = False
         self._commits_unchecked = 0
         self._ownership = Ownership(directory, f"partition {partition}")
         try:
-            is_new = self._is_new(create)
+            is_new = not has_database(self.path, create)
             key = derive_key(master(is_new), f"partition {partition}")
             self._sealer = Sealer(key, os.urandom(SALT_SIZE))
             if is_new:
-                self._create()
+                create_database(self.path, partition, self._sealer)
             self._open()
+            self._kept_from = self._generation
+            if is_new:
+                self._flushed = self._synced = self._generation
         except BaseException:
             self.close()
             raise
 
     # -- opening --------------------------------------------------------------------------
 
-    def _is_new(self, create: bool) -> bool:
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
-            raise StoreError(f"{self.path}: expected a regular file, found something else")
-        if self.path.exists():
-            return False
-        if self._log_path.exists():
-            raise StoreError(
-                f"{self.path} is missing, but its log {self._log_path.name} is there: restore "
-                "the partition's directory from a backup, or remove it to begin anew"
-            )
-        if not create:
-            raise StoreError(f"{self.path}: partition {self._partition} has no store yet")
-        return True
-
-    def _create(self) -> None:
-        """Make the database complete under another name, then give it its own."""
-        temporary = self.path.with_name(DATABASE_NAME + ".new")
-        try:
-            # Left over by a death in here; SQLite would take an old log for this file's.
-            for suffix in ("", "-journal", LOG_SUFFIX, "-shm"):
-                temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
-            os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as db:
-                db.execute("PRAGMA locking_mode=EXCLUSIVE")
-                db.execute("PRAGMA synchronous=OFF")  # synced as a whole below
-                db.execute("PRAGMA journal_mode=WAL")
-                db.execute("BEGIN")
-                for statement in SCHEMA:
-                    db.execute(statement)
-                check = self._sealer.seal(_KEY_CHECK, self._identity(b"check"))
-                db.execute(
-                    "INSERT INTO meta VALUES (1, ?, ?, NULL, NULL, 0)", (self._partition, check)
-                )
-                db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-                db.execute("COMMIT")
-            sync_data(temporary)
-            temporary.rename(self.path)
-            sync_directory(self.path.parent)
-        except sqlite3.Error as error:
-            raise explain(error, temporary) from error
-        except OSError as error:
-            raise StoreError(
-                f"{temporary}: cannot create the store ({error.strerror}); check space and "
-                "permissions"
-            ) from None
-
     def _open(self) -> sqlite3.Connection:
-        try:
-            # SQLite says only "unable to open database file".
-            os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
-        except OSError as error:
-            raise StoreError(
-                f"{self.path}: cannot open the store ({error.strerror}); it must be a file that "
-                "the daemon's user may read and write"
-            ) from None
-        db: sqlite3.Connection | None = None
-        try:
-            db = sqlite3.connect(
-                self.path,
-                timeout=0,
-                isolation_level=None,
-                check_same_thread=False,
-                cached_statements=16,
-            )
-            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_SIZE)
-            for pragma in (
-                "trusted_schema=OFF",
-                "cell_size_check=ON",
-                "locking_mode=EXCLUSIVE",
-                "synchronous=NORMAL",
-                "wal_autocheckpoint=0",
-                "cache_size=16",
-                "mmap_size=0",
-                "temp_store=MEMORY",
-            ):
-                db.execute(f"PRAGMA {pragma}")
-            check_schema(db, self.path)
-            self._read_meta(db)
-        except sqlite3.Error as error:
-            if db is not None:
-                db.close()
-            raise explain(error, self.path) from error
-        except BaseException:
-            if db is not None:
-                db.close()
-            raise
+        db, meta = open_database(self.path, self.partition, self._sealer)
+        if meta.generation < self._generation:
+            db.close()
+            raise damaged(self.path, "another program changed it")
         self._db = db
+        self._store_id = meta.store_id
+        self._run = meta.run
+        self._generation = meta.generation
         self._is_log_named = False
         return db
-
-    def _read_meta(self, db: sqlite3.Connection) -> None:
-        rows = db.execute(
-            "SELECT partition, key_check, instance, reset, generation FROM meta"
-        ).fetchall()
-        if len(rows) != 1:
-            raise self._damaged(f"{len(rows)} rows in table meta, expected 1")
-        partition, check, instance, reset, generation = rows[0]
-        if partition != self._partition:
-            raise StoreError(
-                f"{self.path} belongs to partition {partition!r}, not {self._partition!r}; put it "
-                "back into its own directory"
-            )
-        try:
-            if self._sealer.open(check, self._identity(b"check")) != _KEY_CHECK:
-                raise self._damaged("key check holds another text")
-        except SealError:
-            raise StoreError(
-                f"{self.path} was encrypted with another key than the one given; restore the key "
-                "that was used when the store was made"
-            ) from None
-        if (instance is None) != (reset is None) or not 0 <= generation < _SIGN:
-            raise self._damaged("bad values in table meta")
-        if reset is not None and not 0 <= reset < _SIGN:
-            raise self._damaged("bad reset count in table meta")
-        self._run = None if instance is None else Run(instance, reset)
-        if self._db is None and generation < self._generation:
-            raise self._damaged("another program changed it")
-        self._generation = generation
 
     def _use(self) -> sqlite3.Connection:
         """The open database; opens it again after ``rest``."""
@@ -259,9 +190,7 @@ class SqliteStore:
     # -- identities and damage --------------------------------------------------------------
 
     def _identity(self, kind: bytes, *parts: bytes) -> bytes:
-        """An unambiguous name for the additional data of a sealed value."""
-        fields = (kind, self._partition.encode(), *parts)
-        return b"".join(struct.pack(">I", len(field)) + field for field in fields)
+        return identity_of(self.partition, kind, *parts)
 
     def _run_identity(self) -> bytes:
         run = self._run
@@ -275,10 +204,7 @@ class SqliteStore:
         return self._identity(b"reply", struct.pack(">QQ", vcpu, seq), self._run_identity())
 
     def _damaged(self, why: str) -> StoreError:
-        return StoreError(
-            f"{self.path} is damaged ({why}): restore it from a backup, or move the partition's "
-            "directory away to begin with an empty keystore"
-        )
+        return damaged(self.path, why)
 
     # -- Store ----------------------------------------------------------------------------
 
@@ -331,49 +257,66 @@ class SqliteStore:
 
     def begin_run(self, run: Run) -> bool:
         """See Store."""
-        db = self._use()
+        self._use()
         if run == self._run:
             return False
-        with self._lock, self._transaction(db):
-            db.execute("DELETE FROM records WHERE lifetime = ?", (int(Lifetime.RUN),))
-            db.execute("DELETE FROM replies")
-            db.execute(
-                "UPDATE meta SET instance = ?, reset = ?, generation = ?",
-                (run.instance, run.reset, self._generation + 1),
-            )
-        self._generation += 1
-        self._run = run
+        self._write([RunRow(run.instance, run.reset)])
         return True
 
     def commit(self, changes: Sequence[Change], reply: RecordedReply | None) -> None:
         """See Store."""
-        db = self._use()
         seal = self._sealer.seal
-        with self._lock, self._transaction(db):
-            for change in changes:
-                if isinstance(change, Put):
-                    record = change.record
-                    identity = self._record_identity(record.namespace, record.key, record.lifetime)
-                    db.execute(
-                        _INSERT_RECORD,
-                        (
-                            record.namespace,
-                            record.key,
-                            int(record.lifetime),
-                            seal(record.value, identity),
-                        ),
-                    )
-                else:
-                    db.execute(_DELETE_RECORD, (change.namespace, change.key))
-            if reply is not None:
-                frame = seal(reply.frame, self._reply_identity(reply.vcpu, reply.seq))
-                seq = reply.seq - (1 << 64) if reply.seq & _SIGN else reply.seq
-                db.execute(_INSERT_REPLY, (reply.vcpu, seq, frame))
-            db.execute(_SET_GENERATION, (self._generation + 1,))
-        self._generation += 1
+        rows: list[Row] = []
+        for change in changes:
+            if isinstance(change, Put):
+                record = change.record
+                identity = self._record_identity(record.namespace, record.key, record.lifetime)
+                value = seal(record.value, identity)
+                rows.append(PutRow(record.namespace, record.key, int(record.lifetime), value))
+            else:
+                rows.append(DeleteRow(change.namespace, change.key))
+        if reply is not None:
+            frame = seal(reply.frame, self._reply_identity(reply.vcpu, reply.seq))
+            seq = reply.seq - (1 << 64) if reply.seq & _SIGN else reply.seq
+            rows.append(ReplyRow(reply.vcpu, seq, frame))
+        self._write(rows)
         self._commits_unchecked += 1
         if self._commits_unchecked >= _CHECK_EVERY:
             self._checkpoint_if_above(COMMIT_CHECKPOINT_SIZE)
+
+    def _write(self, rows: list[Row]) -> None:
+        """Commit rows as the next generation, and keep them for a journal."""
+        db = self._use()
+        with self._lock:
+            generation = self._generation + 1
+            with self._transaction(db):
+                run = self._apply(db, rows) or self._run
+                db.execute(_SET_GENERATION, (generation,))
+            self._generation, self._run = generation, run
+            entry = encode_entry(Entry(generation, rows))
+            self._unflushed.append(entry)
+            self._unflushed_size += len(entry)
+            if self._unflushed_size > UNFLUSHED_LIMIT:
+                self._forget_unflushed(generation)
+
+    @staticmethod
+    def _apply(db: sqlite3.Connection, rows: Sequence[Row]) -> Run | None:
+        """Carry out rows; gives the run that they began."""
+        run = None
+        for row in rows:
+            match row:
+                case PutRow(namespace, key, lifetime, value):
+                    db.execute(_INSERT_RECORD, (namespace, key, lifetime, value))
+                case DeleteRow(namespace, key):
+                    db.execute(_DELETE_RECORD, (namespace, key))
+                case ReplyRow(vcpu, seq, frame):
+                    db.execute(_INSERT_REPLY, (vcpu, seq, frame))
+                case RunRow(instance, reset):
+                    db.execute("DELETE FROM records WHERE lifetime = ?", (int(Lifetime.RUN),))
+                    db.execute("DELETE FROM replies")
+                    db.execute("UPDATE meta SET instance = ?, reset = ?", (instance, reset))
+                    run = Run(instance, reset)
+        return run
 
     @contextlib.contextmanager
     def _transaction(self, db: sqlite3.Connection) -> Iterator[None]:
@@ -391,9 +334,20 @@ class SqliteStore:
 
     def flush(self) -> None:
         """See Store."""
-        covered = self._generation
-        if covered == self._flushed:
-            return
+        if self._generation != self._flushed:
+            self._sync_to(self._generation)
+            self._checkpoint_if_above(FLUSH_CHECKPOINT_SIZE)
+
+    def sync(self) -> None:
+        """Have this file hold by itself what was told of as flushed. Blocks, as ``flush``.
+
+        Raises:
+            StoreError: see ``flush``.
+        """
+        if self._synced < self._flushed:
+            self._sync_to(self._generation)
+
+    def _sync_to(self, covered: int) -> None:
         if self._failure:
             raise StoreError(self._failure)
         try:
@@ -405,15 +359,79 @@ class SqliteStore:
         except FileNotFoundError:
             pass  # the log was moved into the database and synced there
         except OSError as error:
-            self._failure = (
-                f"{self.path}: flushing to disk failed ({error.strerror}); what was written since "
-                "the last flush may be lost. Check the disk, then restart the daemon"
-            )
-            if self._on_lost is not None:
-                self._on_lost(self._failure)
-            raise StoreError(self._failure) from None
-        self._flushed = max(self._flushed, covered)
+            raise self.lose(str(error.strerror)) from None
+        with self._lock:
+            self._synced = max(self._synced, covered)
+            self._mark_flushed(covered)
+
+    def lose(self, why: str) -> StoreError:
+        """Refuse everything from now on, for a sync has failed; gives the error to raise."""
+        self._failure = (
+            f"{self.path}: flushing to disk failed ({why}); what was written since "
+            "the last flush may be lost. Check the disk, then restart the daemon"
+        )
+        if self._on_lost is not None:
+            self._on_lost(self._failure)
+        return StoreError(self._failure)
+
+    # -- for a journal (group.py) -----------------------------------------------------------
+
+    def unflushed(self) -> Unflushed | None:
+        """What a flush has to write; None if that is not known, or too much, for a journal."""
+        with self._lock:
+            if self._failure or self._kept_from > self._flushed:
+                return None
+            return Unflushed(self._generation, self._unflushed.copy(), self._unflushed_size)
+
+    def mark_flushed(self, generation: int) -> None:
+        """A journal has on stable storage what ``unflushed`` gave, up to a generation."""
+        with self._lock:
+            self._mark_flushed(generation)
         self._checkpoint_if_above(FLUSH_CHECKPOINT_SIZE)
+
+    def _mark_flushed(self, generation: int) -> None:
+        self._flushed = max(self._flushed, generation)
+        kept = max(0, self._generation - self._flushed)
+        del self._unflushed[: max(0, len(self._unflushed) - kept)]
+        self._unflushed_size = sum(map(len, self._unflushed))
+
+    def _forget_unflushed(self, generation: int) -> None:
+        self._unflushed.clear()
+        self._unflushed_size = 0
+        self._kept_from = generation
+
+    def replay(self, entries: Iterable[Entry]) -> None:
+        """Commit again what a journal has of this store, and have this file hold it.
+
+        Args:
+            entries: by generation; those that the store has seen are left out.
+
+        Raises:
+            StoreError: they do not continue this store; nothing was changed.
+        """
+        db = self._use()
+        generation, run = self._generation, self._run
+        with self._lock, self._transaction(db):
+            for entry in entries:
+                if entry.generation <= generation:
+                    continue
+                if entry.generation != generation + 1:
+                    raise StoreError(
+                        f"{self.path} is at generation {generation}, but a journal of its state "
+                        f"directory goes on with {entry.generation}: the store is older than the "
+                        "journal, or damaged. Restore both from one backup; or, to go on with "
+                        "this older store, move the files in the directory journals away"
+                    )
+                generation += 1
+                try:
+                    run = self._apply(db, entry.rows) or run
+                except _MALFORMED as error:
+                    raise self._damaged(f"a journal's entry {generation}: {error}") from None
+            db.execute(_SET_GENERATION, (generation,))
+        self._generation, self._run = generation, run
+        self._kept_from = generation
+        # Also if nothing was missing: it may be in the kernel's memory only.
+        self._sync_to(generation)
 
     def _checkpoint_if_above(self, size: int) -> None:
         self._commits_unchecked = 0
@@ -421,9 +439,27 @@ class SqliteStore:
             try:
                 if self._db is None or self._log_path.stat().st_size <= size:
                     return
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                result = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except (OSError, sqlite3.Error) as error:
+                if "FSYNC" in getattr(error, "sqlite_errorname", ""):
+                    self.lose(str(error))
                 self._failure = f"{self.path}: moving the log into the store failed ({error})"
+            else:
+                is_busy, left, _ = result
+                if not is_busy and not left:
+                    # SQLite has synced the log, then the database.
+                    self._synced = self._generation
+                    self._mark_flushed(self._generation)
+
+    @property
+    def name(self) -> StoreName:
+        """What a journal calls this store."""
+        return StoreName(self.partition, self._store_id)
+
+    @property
+    def synced(self) -> int:
+        """The generation up to which this file holds everything by itself."""
+        return self._synced
 
     @property
     def dirty(self) -> bool:
@@ -437,6 +473,13 @@ class SqliteStore:
 
     def rest(self) -> None:
         """See Store."""
+        try:
+            if self._db is not None and not self._failure:
+                self.sync()
+        finally:
+            self._close_file()
+
+    def _close_file(self) -> None:
         with self._lock:
             db, self._db = self._db, None
             if db is None:
@@ -452,6 +495,8 @@ class SqliteStore:
         try:
             if self._db is not None:
                 self.rest()
+            if self._on_closed is not None and not self._failure:
+                self._on_closed(self)
         finally:
             self._ownership.release()
             self._failure = self._failure or f"{self.path} is closed; open the partition again"

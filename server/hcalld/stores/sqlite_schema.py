@@ -11,21 +11,38 @@ from hcalld.core.errors import StoreError
 
 APPLICATION_ID: Final = 0x68636C64
 """``hcld``: SQLite's mark for whose file this is."""
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+STORE_ID_SIZE: Final = 16
 
-SCHEMA: Final = (
-    "CREATE TABLE meta (id INTEGER PRIMARY KEY, partition TEXT NOT NULL, "
-    "key_check BLOB NOT NULL, instance BLOB, reset INTEGER, generation INTEGER NOT NULL) STRICT",
+_RECORDS: Final = (
     "CREATE TABLE records (namespace TEXT NOT NULL, key BLOB NOT NULL, "
     "lifetime INTEGER NOT NULL, value BLOB NOT NULL, "
-    "PRIMARY KEY (namespace, key)) STRICT, WITHOUT ROWID",
+    "PRIMARY KEY (namespace, key)) STRICT, WITHOUT ROWID"
+)
+_REPLIES: Final = (
     "CREATE TABLE replies (vcpu INTEGER PRIMARY KEY, seq INTEGER NOT NULL, "
-    "frame BLOB NOT NULL) STRICT",
+    "frame BLOB NOT NULL) STRICT"
+)
+META_V1: Final = (
+    "CREATE TABLE meta (id INTEGER PRIMARY KEY, partition TEXT NOT NULL, "
+    "key_check BLOB NOT NULL, instance BLOB, reset INTEGER, generation INTEGER NOT NULL) STRICT"
+)
+META_V2: Final = (
+    "CREATE TABLE meta (id INTEGER PRIMARY KEY, partition TEXT NOT NULL, "
+    "store_id BLOB NOT NULL, "
+    "key_check BLOB NOT NULL, instance BLOB, reset INTEGER, generation INTEGER NOT NULL) STRICT"
 )
 
+SCHEMAS: Final = {
+    1: (META_V1, _RECORDS, _REPLIES),
+    2: (META_V2, _RECORDS, _REPLIES),
+}
+"""The tables of each version; ``migrations.py`` leads from one to the next."""
+SCHEMA: Final = SCHEMAS[SCHEMA_VERSION]
 
-def check_schema(db: sqlite3.Connection, path: pathlib.Path) -> None:
-    """Refuse a file that is not ours, is newer, or has other tables than it should.
+
+def check_schema(db: sqlite3.Connection, path: pathlib.Path) -> int:
+    """The version of a store; refuses what is not ours, is newer, or has other tables.
 
     The tables' text is compared too: a trigger or view that somebody planted would run
     with our statements.
@@ -48,11 +65,12 @@ def check_schema(db: sqlite3.Connection, path: pathlib.Path) -> None:
         )
     statements = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_schema WHERE sql NOT NULL")}
     (mode,) = db.execute("PRAGMA journal_mode").fetchone()
-    if version != SCHEMA_VERSION or statements != set(SCHEMA) or mode != "wal":
+    if statements != set(SCHEMAS.get(version, ())) or mode != "wal":
         raise StoreError(
             f"{path} is damaged (unexpected tables or version {version}): restore it from a "
             "backup, or move the partition's directory away to begin with an empty keystore"
         )
+    return int(version)
 
 
 _ADVICE: Final = {

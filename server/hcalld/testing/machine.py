@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from hcalld.core.call import Call, Plan, buffer_max_size, page_rest
+from hcalld.core.call import Call, Plan
 from hcalld.core.effects import (
     Effect,
     Entropy,
@@ -37,8 +37,7 @@ from hcalld.stores.base import Store
 from hcalld.stores.memory import MemoryStore
 from hcalld.testing.driver import run_pure
 from hcalld.testing.guest import FakeGuest
-from hcallproto.abi.registers import REAL_ADDRESS_MASK
-from hcallproto.abi.spec import BufferShape, Hcall
+from hcallproto.abi.spec import Hcall
 
 
 class UndeclaredError(AssertionError):
@@ -159,7 +158,7 @@ class PureMachine:
             call = Call(hcall, plan.arguments(registers, self.guest.ram), vcpu, self.guest.ram)
             outcome = run_pure(
                 handler(call, model),
-                lambda effect: self._perform(call, effect),
+                lambda effect: self._perform(plan, call, effect),
                 trail=self.trail,
             )
         except HcallError as error:
@@ -177,10 +176,10 @@ class PureMachine:
             self.guest.write(gpa, data)
         return outcome
 
-    def _perform(self, call: Call, effect: Effect[Any]) -> Any:
+    def _perform(self, plan: Plan, call: Call, effect: Effect[Any]) -> Any:
         match effect:
             case ReadBuffer(name):
-                return self._read_buffer(call, name)
+                return self._read_buffer(plan, call, name)
             case ReadGuest(gpa, size):
                 return self.guest.read(gpa, size)
             case WriteGuest(gpa, data):
@@ -201,14 +200,8 @@ class PureMachine:
             case _:
                 raise TypeError(f"no way to perform {effect!r}")
 
-    def _read_buffer(self, call: Call, name: str) -> bytes:
-        buffer = next(buffer for buffer in call.hcall.buffers if buffer.address == name)
-        gpa = call[name] & REAL_ADDRESS_MASK
-        size = buffer_max_size(buffer, self.attributes.limits())
-        if buffer.size is not None:
-            size = call[buffer.size]
-        if buffer.shape is BufferShape.PAGE_BOUNDED:
-            size = min(size, page_rest(gpa), self.guest.ram.bytes_from(gpa))
+    def _read_buffer(self, plan: Plan, call: Call, name: str) -> bytes:
+        gpa, size = plan.range_of(name, call)
         try:
             return self.guest.read(gpa, size)
         except GuestMemoryError as error:

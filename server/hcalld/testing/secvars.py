@@ -3,16 +3,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import functools
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
-
+from hcalld.crypto import signing
 from hcalld.domain.secvar_authoring import Draft, certificates_lists, stored_object
 from hcalld.domain.secvars import encode_name
 from hcallproto.payloads.efi import EfiTime
@@ -26,17 +20,10 @@ _NOT_AFTER = datetime.datetime(2023, 5, 7)
 """Over, as the published certificates are: nobody looks."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Identity:
-    """A private key and its certificate."""
+class Identity(signing.Identity):
+    """A private key and its certificate, and what tests make with them."""
 
-    key: rsa.RSAPrivateKey
-    certificate: x509.Certificate
-
-    @property
-    def der(self) -> bytes:
-        """The certificate in DER."""
-        return self.certificate.public_bytes(Encoding.DER)
+    __slots__ = ()
 
     @property
     def lists(self) -> bytes:
@@ -64,19 +51,10 @@ def identity(name: str, bits: int = 2048, *, is_ca: bool = True) -> Identity:
         bits: of the RSA key; making one of 2048 takes a tenth of a second.
         is_ca: whether the certificate says that it is a CA's.
     """
-    key = rsa.generate_private_key(65537, bits)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(_NOT_BEFORE)
-        .not_valid_after(_NOT_AFTER)
-        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+    made = signing.make_identity(
+        name, bits, is_ca=is_ca, not_before=_NOT_BEFORE, not_after=_NOT_AFTER
     )
-    return Identity(key, builder.sign(key, hashes.SHA256()))
+    return Identity(made.key, made.certificate)
 
 
 class Variables(dict[bytes, bytes]):

@@ -174,6 +174,32 @@ def write(folder: pathlib.Path, **files: str) -> pathlib.Path:
     return folder
 
 
+def test_orders_when_parsed_then_they_are_what_the_profile_names_and_no_more():
+    text = "keystore_kbytes = 64\n[pks]\nobject_overhead = 7\n[hcalld]\nname = 'x'"
+
+    profile = parse_profile(text, "lpar7", "lpar7.toml")
+
+    assert profile.orders == {"keystore_kbytes": 64, "pks.object_overhead": 7}
+    assert parse_profile("", "lpar7", "lpar7.toml").orders == {}
+
+
+def test_of_partition_when_asked_then_the_guests_name_does_not_matter(tmp_path: pathlib.Path):
+    profiles = Profiles(
+        write(
+            tmp_path,
+            lpar7="secure_boot = 1\n[hcalld]\nname = 'other'",
+            other7="secure_boot = 0",
+            default="secure_boot = 2",
+        )
+    )
+
+    assert profiles.of_partition("lpar7").orders == {"secure_boot": 1}
+    assert profiles.of_partition("other7").orders == {"secure_boot": 0}
+    unknown = profiles.of_partition("third")
+    assert (unknown.partition, unknown.orders) == ("third", {"secure_boot": 2})
+    assert Profiles(None).of_partition("third").source == "built-in"
+
+
 def test_profiles_when_there_is_no_directory_then_each_guest_gets_the_defaults():
     profile = Profiles(None).find("lpar7", NO_UUID)
     assert (profile.partition, profile.source) == ("lpar7", "built-in")

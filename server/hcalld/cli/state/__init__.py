@@ -17,6 +17,10 @@ _COMMANDS: Final = {
     "put": "hcalld.cli.state.objects:put",
     "remove": "hcalld.cli.state.objects:remove",
     "verify": "hcalld.cli.state.listing:verify",
+    "export": "hcalld.cli.state.transfer:export_partition",
+    "import": "hcalld.cli.state.transfer:import_partition",
+    "backup": "hcalld.cli.state.backup:backup",
+    "restore": "hcalld.cli.state.backup:restore",
     "rekey": "hcalld.cli.state.rekey:rekey",
 }
 

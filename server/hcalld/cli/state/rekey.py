@@ -32,8 +32,7 @@ def rekey(*, directory: StateDirectory, new_key: str, keep_old: bool) -> None:
     assert target is not None
     if not directory.path.is_dir():
         raise ConfigError(f"{directory.path}: no state directory; name one by --state-dir")
-    directory.check_key()
-    left = directory.keyring.move(target, forget=not keep_old)
+    left = directory.move_key(target, forget=not keep_old)
     click.echo(f"the master key of {directory.path} is kept by: {target.description}")
     if left:
         click.echo(f"hcalld: {left}", err=True)

@@ -26,6 +26,13 @@ _LABEL_VERSION = b"\0"
 _LABEL_REST = bytes((LABEL_ATTRIBUTES_SIZE, 0, 0, 0, 0, 0))
 """Attribute length and reserved bytes; the byte before them says which OS."""
 
+# Plain numbers: each operation on an IntFlag makes an object, and every call pays for it.
+_AES_GCM_256 = int(WrapFlag.AES_GCM_256)
+_PASSWORD = int(WrapFlag.PASSWORD)
+_BOTH_CONDITIONS = int(WrapFlag.OSSECBOOTAUDIT | WrapFlag.OSSECBOOTENFORCE)
+
+_VARIABLE_ATTRIBUTES = os_label(b"", b"")
+
 READ_AUTH = ReadBuffer("auth")
 READ_LABEL = ReadBuffer("label")
 
@@ -66,7 +73,7 @@ async def read_label(call: Call, consumer: Consumer) -> bytes:
     return label
 
 
-def check_policy(call: Call, refused: Policy) -> int:
+def check_policy(call: Call, refused: int) -> int:
     """The policy that an object is to have; H_P4 for bits that the call cannot give."""
     policy = call["policy"]
     if policy & refused:
@@ -82,13 +89,11 @@ def check_wrap_flags(call: Call) -> int:
     """
     flags = call["flags"]
     algorithm = flags & WRAP_ALGORITHM_MASK
-    if algorithm != WrapFlag.AES_GCM_256:
-        raise call.refuse(
-            "flags", f"wrapping algorithm {algorithm}, expected {WrapFlag.AES_GCM_256:d}"
-        )
-    if not flags & WrapFlag.PASSWORD:
+    if algorithm != _AES_GCM_256:
+        raise call.refuse("flags", f"wrapping algorithm {algorithm}, expected {_AES_GCM_256}")
+    if not flags & _PASSWORD:
         raise call.refuse("flags", "the password condition is mandatory")
-    if flags & WrapFlag.OSSECBOOTAUDIT and flags & WrapFlag.OSSECBOOTENFORCE:
+    if flags & _BOTH_CONDITIONS == _BOTH_CONDITIONS:
         raise call.refuse("flags", "both conditions of secure boot, expected one at most")
     return flags
 
@@ -101,9 +106,8 @@ def variable_name(call: Call, consumer: Consumer, label: bytes) -> bytes:
     """
     if consumer is not Consumer.OS:
         raise call.refuse("auth", f"consumer {consumer:d}, but signed variables are the OS's")
-    name = label[LABEL_ATTRIBUTES_SIZE:]
-    if label != os_label(b"", name):
+    if label[:LABEL_ATTRIBUTES_SIZE] != _VARIABLE_ATTRIBUTES:
         raise call.refuse(
             "label", f"label attributes {label[:10].hex()} are not those of a signed variable"
         )
-    return name
+    return label[LABEL_ATTRIBUTES_SIZE:]

@@ -40,10 +40,16 @@ _FLUSH = Flush()
 
 _FLUSHED = ((4, 1),)
 
-_NOT_BY_WRITE = Policy.SIGNEDUPDATE | Policy.WRAPPINGKEY | Policy.HVPROVISIONED
+# Plain numbers: each operation on an IntFlag makes an object, and every call pays for it.
+_SIGNEDUPDATE = int(Policy.SIGNEDUPDATE)
+_WORLDREADABLE = int(Policy.WORLDREADABLE)
+_WRAPPINGKEY = int(Policy.WRAPPINGKEY)
+_HVPROVISIONED = int(Policy.HVPROVISIONED)
+
+_NOT_BY_WRITE = _SIGNEDUPDATE | _WRAPPINGKEY | _HVPROVISIONED
 """Policy bits that a call cannot give: other calls, or the hypervisor, create these."""
-_NOT_BY_GEN_KEY = Policy.SIGNEDUPDATE | Policy.HVPROVISIONED
-_NOT_BY_SIGNED_UPDATE = Policy.WRAPPINGKEY | Policy.HVPROVISIONED
+_NOT_BY_GEN_KEY = _SIGNEDUPDATE | _HVPROVISIONED
+_NOT_BY_SIGNED_UPDATE = _WRAPPINGKEY | _HVPROVISIONED
 
 _ARGUMENT_OF = {
     Reason.NAME: "label",
@@ -118,7 +124,7 @@ async def h_pks_gen_key(call: Call, keystore: Keystore) -> Outcome:
     boot (plpks.c ``plpks_gen_wrapping_key()``).
     """
     size = call["out_size"]
-    is_wrapping = bool(call["policy"] & Policy.WRAPPINGKEY)
+    is_wrapping = bool(call["policy"] & _WRAPPINGKEY)
     if is_wrapping and size != WRAPPING_KEY_SIZE:
         raise call.refuse(
             "out_size", f"a wrapping key has {WRAPPING_KEY_SIZE} bytes, asked for were {size}"
@@ -126,7 +132,7 @@ async def h_pks_gen_key(call: Call, keystore: Keystore) -> Outcome:
     auth = await read_auth(call, keystore.attributes)
     label = await read_label(call, auth.consumer)
     policy = check_policy(call, _NOT_BY_GEN_KEY)
-    if is_wrapping and policy & Policy.WORLDREADABLE:
+    if is_wrapping and policy & _WORLDREADABLE:
         raise call.refuse("policy", "a wrapping key cannot be WORLDREADABLE")
     key = await Entropy(size)
     keystore.authorize(auth.consumer, auth.password)
@@ -140,7 +146,7 @@ async def h_pks_read_object(call: Call, keystore: Keystore) -> Outcome:
     auth = await read_auth(call, keystore.attributes)
     label = await read_label(call, auth.consumer)
     stored = keystore.read(auth.consumer, label, auth.password)
-    if stored.policy & Policy.WRAPPINGKEY:
+    if stored.policy & _WRAPPINGKEY:
         raise HcallError(
             H.AUTHORITY, "a wrapping key's bytes are not for the guest", ((5, stored.policy),)
         )
@@ -193,7 +199,7 @@ async def h_pks_signed_update(call: Call, keystore: Keystore) -> Outcome:
     label = await read_label(call, auth.consumer)
     name = variable_name(call, auth.consumer, label)
     policy = check_policy(call, _NOT_BY_SIGNED_UPDATE)
-    if not policy & Policy.SIGNEDUPDATE:
+    if not policy & _SIGNEDUPDATE:
         raise call.refuse("policy", "SIGNEDUPDATE is not set, which is what this call is for")
     message = await _READ_IN
     issue = await begin_issue(call, keystore)

@@ -121,12 +121,13 @@ class Keyring:
             return self.load(may_create=False)
         return master
 
-    def move(self, target: KeySource, *, forget: bool) -> str:
+    def move(self, master: Secret, target: KeySource, *, forget: bool) -> str:
         """Keep the master key in another place, and no longer in this one.
 
         The new place is tried before the note is changed, and the old one is emptied after.
 
         Args:
+            master: what ``load`` gave; a passphrase is not asked for twice.
             target: the new place.
             forget: remove the key from the old one.
 
@@ -134,12 +135,11 @@ class Keyring:
             What is left for the user to do; "" for nothing.
 
         Raises:
-            StoreError: the key is not there, or the new place holds another.
+            StoreError: the new place holds another, or cannot be used.
             ConfigError: both are the same.
         """
         if _same_file(self.source, target):
             raise ConfigError(f"{target.description} is where the key is; name another place")
-        master = self.load(may_create=False)
         kept = target.keep(master)
         if target.load(kept) != master:
             raise StoreError(

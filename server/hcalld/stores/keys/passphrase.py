@@ -157,15 +157,11 @@ class PassphraseKeySource:
 
     kind = "passphrase"
 
-    def __init__(self, passphrase: PassphraseFrom, *, log_n: int = 17) -> None:
-        """Nothing is asked yet.
-
-        Args:
-            passphrase: where it comes from.
-            log_n: scrypt's cost of a key that is made.
-        """
+    def __init__(self, passphrase: PassphraseFrom) -> None:
+        """Nothing is asked yet."""
         self._passphrase = passphrase
-        self._log_n = log_n
+        self._tried: tuple[ScryptParameters, Secret] | None = None
+        """A key that was derived, for who asks again: scrypt takes its time."""
 
     @property
     def description(self) -> str:
@@ -183,7 +179,7 @@ class PassphraseKeySource:
                 f"what the state directory keeps of its passphrase is damaged ({error}); restore "
                 "the file key-source from a backup"
             ) from None
-        key = record.scrypt.derive(self._passphrase.get())
+        key = self._derive(record.scrypt, self._passphrase.get())
         if key_check(key) != record.check:
             raise StoreError(f"{self.description}: wrong passphrase; give the one that was set")
         try:
@@ -194,12 +190,18 @@ class PassphraseKeySource:
                 "key-source from a backup"
             ) from None
         self._passphrase.drop()
+        self._tried = None
         return master
+
+    def _derive(self, scrypt: ScryptParameters, passphrase: Secret) -> Secret:
+        if self._tried is None or self._tried[0] != scrypt:
+            self._tried = scrypt, scrypt.derive(passphrase)
+        return self._tried[1]
 
     def keep(self, master: Secret) -> Kept:
         """See KeySource."""
-        scrypt = ScryptParameters(log_n=self._log_n, salt=os.urandom(SALT_SIZE))
-        key = scrypt.derive(self._passphrase.get(is_new=True))
+        scrypt = ScryptParameters.fresh()
+        key = self._derive(scrypt, self._passphrase.get(is_new=True))
         sealed = Sealer(key, os.urandom(SALT_SIZE)).seal(master.reveal(), _IDENTITY)
         kept = msgspec.to_builtins(_Kept(scrypt=scrypt, check=key_check(key), sealed=sealed))
         assert isinstance(kept, dict)

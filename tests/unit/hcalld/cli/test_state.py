@@ -7,9 +7,8 @@ import pathlib
 import struct
 
 import pytest
-from click.testing import CliRunner, Result
+from tests.unit.hcalld.cli.state_cli import bad, good, misused, run
 
-from hcalld.cli.state import command
 from hcalld.core.records import Put, Record, Run
 from hcalld.domain.labels import SED_LABEL
 from hcalld.stores.directory import StateDirectory
@@ -22,33 +21,6 @@ from hcallproto.payloads.pks import Consumer, Policy
 def state_dir(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     monkeypatch.setenv("HCALLD_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state"
-
-
-def run(*arguments: str, data: bytes = b"") -> Result:
-    return CliRunner().invoke(command, list(arguments), input=data)
-
-
-def good(*arguments: str, data: bytes = b"") -> str:
-    result = run(*arguments, data=data)
-    assert result.exit_code == 0, result.output
-    assert result.stderr == ""
-    return result.stdout
-
-
-def bad(*arguments: str, data: bytes = b"") -> str:
-    """One line on stderr, exit status 1."""
-    result = run(*arguments, data=data)
-    assert result.exit_code == 1
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("hcalld: ")
-    return line
-
-
-def misused(*arguments: str, data: bytes = b"") -> str:
-    result = run(*arguments, data=data)
-    assert result.exit_code == 2
-    return result.stderr
 
 
 def machine(state_dir: pathlib.Path, partition: str = "guest") -> PksMachine:

@@ -78,6 +78,49 @@ def test_load_when_the_key_has_another_size_then_it_is_refused(bits: int):
         load_certificate(der)
 
 
+@pytest.mark.parametrize("bits", [2, 17, 64])
+def test_load_when_the_exponent_is_short_then_it_is_taken(bits: int):
+    assert load_certificate(with_exponent((1 << (bits - 1)) + 1)).key
+
+
+@pytest.mark.parametrize("bits", [65, 2047])
+def test_load_when_the_exponent_is_long_then_it_is_refused(bits: int):
+    der = with_exponent((1 << (bits - 1)) + 1)
+    with pytest.raises(CertificateError, match=f"exponent has {bits} bits, expected at most 64"):
+        load_certificate(der)
+
+
+def with_exponent(exponent: int) -> bytes:
+    pair = identity("signer")
+    public = rsa.RSAPublicNumbers(exponent, pair.key.public_key().public_numbers().n).public_key()
+    return signed(builder(public), pair.key)
+
+
+@pytest.mark.parametrize("serial", [b"\x00", b"\xff"])
+def test_load_when_the_serial_number_is_not_positive_then_nobody_looks(serial: bytes):
+    pair = identity("serial")
+    der = signed(builder(pair.key.public_key()), pair.key)
+    assert der.count(b"\x02\x01\x01\x30") == 1
+    assert load_certificate(der.replace(b"\x02\x01\x01\x30", b"\x02\x01" + serial + b"\x30")).key
+
+
+def test_load_when_any_byte_is_changed_then_it_is_used_or_refused():
+    pair = identity("bytes")
+    names = set()
+    for position in range(len(pair.der)):
+        for change in (0x01, 0x80, 0xFF):
+            der = bytearray(pair.der)
+            der[position] ^= change
+            try:
+                certificate = load_certificate(bytes(der))
+            except CertificateError:
+                continue
+            names.add(certificate.name())
+            assert certificate.is_ca() in (True, False)
+            assert not certificate.has_signed(b"\1" * 256, bytes(32))
+    assert {"CN=bytes", "(unreadable name)"} <= names
+
+
 def test_load_when_the_key_is_elliptic_then_it_is_refused():
     key = ec.generate_private_key(ec.SECP256R1())
     with pytest.raises(CertificateError, match="not an RSA key"):

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import hmac
 import struct
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,8 +40,18 @@ def test_the_format_is_the_documented_bytes():
             *(struct.pack(">Q", FLAGS), SALT, struct.pack(">H", len(LABEL)), LABEL),
         )
     ).ljust(1008, b"\0")
-    extracted = hmac.digest(SALT, b"k" * 32, "sha256")
-    key = hmac.digest(extracted, b"hcalld:wrapped object\x01", hashlib.sha256)
+    derivation = KBKDFHMAC(
+        algorithm=SHA256(),
+        mode=Mode.CounterMode,
+        length=32,
+        rlen=4,
+        llen=4,
+        location=CounterLocation.BeforeFixed,
+        label=b"hcalld:wrapped object",
+        context=SALT,
+        fixed=None,
+    )
+    key = derivation.derive(b"k" * 32)
     expected = head + AESGCM(key).encrypt(bytes(12), DATA, head)
 
     assert expected == BLOB

@@ -168,3 +168,19 @@ def test_an_order_with_a_wrong_value_is_refused_by_name(
 ):
     with pytest.raises(ConfigError, match=name.rpartition(".")[2]):
         ar.with_orders(ODD, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("secure_boot", 3, "expected 0, 1, 2"),
+        ("keystore_kbytes", 129, "expected 0 to 128"),
+        ("keystore_kbytes", 3, "expected 0 (off) or 4 to 128"),
+        ("pks.max_password_size", 31, "expected 32 to 4080"),
+        ("pks.busy_hint_ms", 2, "expected 0, 1, 10, 100,"),
+    ],
+)
+def test_an_order_with_a_wrong_value_says_what_was_expected(name: str, value: int, told: str):
+    with pytest.raises(ConfigError) as raised:
+        ar.with_orders(ODD, {name: value})
+    assert told in str(raised.value)

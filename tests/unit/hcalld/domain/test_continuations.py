@@ -187,6 +187,7 @@ def test_the_good_record_is_good():
         Record("pks", GOOD.key, GOOD.value + b"\0", Lifetime.RUN),
         Record("pks", GOOD.key, b"\x02" + GOOD.value[1:], Lifetime.RUN),
         Record("pks", GOOD.key, b"\0" + GOOD.value[1:], Lifetime.RUN),
+        Record("pks", GOOD.key, b"\x01\x01" + GOOD.value[2:], Lifetime.RUN),
         Record("pks", GOOD.key, GOOD.value, Lifetime.PERSISTENT),
     ],
 )

@@ -10,9 +10,12 @@ import pytest
 
 from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.records import Delete, Lifetime, Put, Record
+from hcalld.domain.attribute_records import put_in_force
 from hcalld.domain.attributes import PartitionAttributes, PksAttributes
-from hcalld.domain.keystore import Keystore
+from hcalld.domain.authvar import Accepted, Authority, Remove, Store, Wipe
+from hcalld.domain.keystore import SB_VERSION, Keystore
 from hcalld.domain.keystore_records import encode_object, encode_password, object_key
+from hcalld.domain.labels import os_label
 from hcallproto.abi.returns import H
 from hcallproto.payloads.pks import Consumer, Policy
 
@@ -312,3 +315,128 @@ def test_a_keystore_that_holds_objects_is_not_switched_off():
 def test_an_empty_keystore_may_be_switched_off():
     assert not make(kbytes=0).is_enabled
     assert make().is_enabled
+
+
+# -- wrapping keys -----------------------------------------------------------------------------
+
+
+def test_a_wrapping_key_is_given_as_a_secret_and_other_objects_are_not():
+    keystore = make(stored(b"key", Policy.WRAPPINGKEY, b"k" * 32), stored(b"plain"))
+
+    assert keystore.wrapping_key(OS, b"key").reveal() == b"k" * 32
+    assert "k" * 8 not in repr(keystore.wrapping_key(OS, b"key"))
+    assert refusal(lambda: keystore.wrapping_key(OS, b"plain")) is H.AUTHORITY
+    assert refusal(lambda: keystore.wrapping_key(OS, b"absent")) is H.NOT_FOUND
+    assert refusal(lambda: keystore.wrapping_key(Consumer.FIRMWARE, b"key")) is H.NOT_FOUND
+    assert keystore.take_changes() == []
+
+
+@pytest.mark.parametrize("secure_boot", [0, 1, 2])
+@pytest.mark.parametrize("flags", [0, 1 << 62, 1 << 61, 1 << 62 | 1 << 61])
+@pytest.mark.parametrize("needs_password", [False, True])
+@pytest.mark.parametrize("has_password", [False, True])
+def test_conditions_of_unwrapping(
+    flags: int, secure_boot: int, needs_password: bool, has_password: bool
+):
+    keystore = make(secure_boot=secure_boot)
+    if has_password:
+        keystore.set_password(OS, PASSWORD)
+    needed = 2 if flags & 1 << 61 else 1 if flags & 1 << 62 else 0
+    flags |= needs_password << 60 | 1
+    if secure_boot < needed or (needs_password and not has_password):
+        assert refusal(lambda: keystore.check_unwrap(OS, flags)) is H.AUTHORITY
+    else:
+        keystore.check_unwrap(OS, flags)
+
+
+# -- signed variables --------------------------------------------------------------------------
+
+DB = os_label(b"", b"d\0b\0")
+SIGNED = int(Policy.SIGNEDUPDATE)
+
+
+def store_of(data: bytes, authority: Authority = Authority.PK) -> Accepted:
+    return Accepted(Store(data), authority)
+
+
+def test_a_variable_is_a_signed_object_of_the_os():
+    variable = os_label(b"", b"d\0b\0")
+    assert make(stored(variable, SIGNED)).variable(b"d\0b\0") == b"data"
+    assert make(stored(variable, 0)).variable(b"d\0b\0") is None
+    assert make(stored(variable, SIGNED, consumer=1)).variable(b"d\0b\0") is None
+    assert make(stored(b"d\0b\0", SIGNED)).variable(b"d\0b\0") is None
+
+
+def test_an_update_replaces_and_charges_the_difference():
+    keystore = make(stored(DB, SIGNED, b"x" * 100))
+    used = keystore.used_space
+    keystore.update(OS, DB, SIGNED, store_of(b"y" * 90))
+
+    assert keystore.used_space == used - 10
+    assert keystore.take_changes() == [Put(stored(DB, SIGNED, b"y" * 90))]
+    keystore.update(OS, DB, SIGNED, Accepted(Remove(), Authority.PK))
+    assert keystore.used_space == 0
+    assert keystore.take_changes() == [Delete("pks", object_key(3, DB))]
+    keystore.update(OS, DB, SIGNED, Accepted(Remove(), Authority.PK))
+    assert keystore.take_changes() == []
+
+
+def test_an_update_that_does_not_fit_changes_nothing():
+    keystore = make(stored(DB, SIGNED, b"x" * 100))
+    before = keystore.config()
+    room = 4096 - 10 - len(DB)
+
+    for size in (room + 1, 65537):
+        too_much = store_of(bytes(size), Authority.LATCH)
+        assert refusal(lambda much=too_much: keystore.update(OS, DB, SIGNED, much)) is H.NO_MEM  # type: ignore[misc]
+    assert keystore.config() == before
+    assert keystore.take_changes() == []
+    keystore.update(OS, DB, SIGNED, store_of(bytes(room)))
+    assert keystore.used_space == 4096
+
+
+def latched() -> Keystore:
+    return Keystore(
+        PartitionAttributes(
+            keystore_signed_updates_without_verification=1, linux_dynamic_key_secure_boot=1
+        ),
+        [stored(DB, SIGNED), stored(b"plain"), stored(SB_VERSION, 8, b"\x01", consumer=1)],
+    )
+
+
+def test_the_latch_is_used_up_with_the_update_that_used_it():
+    keystore = latched()
+    keystore.update(OS, DB, SIGNED, store_of(b"new", Authority.KEK))
+    assert keystore.has_latch
+    keystore.take_changes()
+    keystore.update(OS, DB, SIGNED, store_of(b"newer", Authority.LATCH))
+
+    assert not keystore.has_latch
+    changes = keystore.take_changes()
+    assert changes == [Put(stored(DB, SIGNED, b"newer")), put_in_force(keystore.attributes)]
+
+
+def test_the_wipe_takes_signed_variables_and_the_mode_with_the_reset():
+    keystore = latched()
+    keystore.update(OS, DB, SIGNED, Accepted(Wipe(), Authority.LATCH))
+    records = [change.record for change in keystore.take_changes() if isinstance(change, Put)]
+
+    assert [item.label for item in keystore.objects()] == [SB_VERSION, b"plain"]
+    mode = next(record for record in records if record.namespace == "pks")
+    assert (mode.key, mode.lifetime) == (object_key(1, SB_VERSION), Lifetime.RUN)
+    assert not keystore.attributes.linux_dynamic_key_secure_boot
+    assert not keystore.has_latch
+    keystore.begin_run()
+    assert [item.label for item in keystore.objects()] == [b"plain"]
+
+
+def test_what_a_signed_update_may_change():
+    keystore = make(stored(DB, SIGNED), stored(b"closed", SIGNED | Policy.PWSET))
+    keystore.check_signed_update(OS, DB, SIGNED)
+    keystore.check_signed_update(OS, b"absent", SIGNED | Policy.WORLDREADABLE)
+
+    assert refusal(lambda: keystore.check_signed_update(OS, DB, SIGNED | 0x0800_0000)) is H.P4
+    closed = SIGNED | Policy.PWSET
+    assert refusal(lambda: keystore.check_signed_update(OS, b"closed", closed)) is H.AUTHORITY
+    off = Keystore(PartitionAttributes(keystore_signed_updates=0))
+    assert refusal(lambda: off.check_signed_update(OS, DB, SIGNED)) is H.AUTHORITY

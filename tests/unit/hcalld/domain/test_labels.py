@@ -12,6 +12,7 @@ from hcalld.domain.labels import (
     sed_object,
     split_os_label,
 )
+from hcallproto.payloads.pks import LABEL_ATTRIBUTES
 
 
 def test_the_sed_label_is_what_linux_asks_for():
@@ -67,3 +68,10 @@ def test_a_sed_key_has_1_to_32_bytes(size: int):
     with pytest.raises(ValueError, match=f"{size} bytes"):
         sed_object(bytes(size))
     sed_object(bytes(min(max(size, 1), 32)))
+
+
+@pytest.mark.parametrize("prefix", [b"", b"abc", b"12345678"])
+@pytest.mark.parametrize("os", [0, OS_COMMON, 0xFF])
+def test_a_label_begins_as_the_schema_says(prefix: bytes, os: int):
+    built = LABEL_ATTRIBUTES.build({"prefix": prefix.ljust(8, b"\0"), "os": os})
+    assert os_label(prefix, b"name", os) == built + b"name"

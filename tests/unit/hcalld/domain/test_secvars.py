@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from hcalld.domain import secvars
@@ -62,3 +65,22 @@ def test_content_when_a_variable_has_types_then_each_is_a_known_one():
     for content in Content:
         if content is not Content.OPAQUE:
             assert CONTENT_TYPES[content] <= efi.SIGNATURE_TYPES.keys()
+
+
+def test_variables_when_documented_then_the_table_is_this_one():
+    text = (Path(__file__).parents[4] / "docs" / "secvar.md").read_text()
+    rows = [
+        (
+            v.name,
+            ", ".join(signer.value for signer in v.signers),
+            v.content.value,
+            v.append.value,
+            ", ".join(sorted(bit.name or "" for bit in v.policy)),
+            "both" if v.is_static else "dynamic",
+        )
+        for v in VARIABLES
+    ]
+    for row in rows:
+        assert f"| {' | '.join(row)} |\n" in text
+    names = [row[0] for row in rows]
+    assert re.findall(r"^\| (\w+) \| PK", text, re.MULTILINE) == names

@@ -104,7 +104,7 @@ def test_a_foreign_database_is_refused(directory: StateDirectory, database: path
     refused(directory, "not a store of hcalld")
 
 
-@pytest.mark.parametrize("version", [2, 99, (1 << 31) - 1])
+@pytest.mark.parametrize("version", [3, 99, (1 << 31) - 1])
 def test_a_newer_store_says_to_upgrade(
     directory: StateDirectory, database: pathlib.Path, version: int
 ):
@@ -112,7 +112,7 @@ def test_a_newer_store_says_to_upgrade(
         db.execute(f"PRAGMA user_version={version}")
         db.execute("ALTER TABLE records ADD COLUMN surprise BLOB")
 
-    refused(directory, f"has store version {version}, this hcalld knows up to 1: .* upgrade")
+    refused(directory, f"has store version {version}, this hcalld knows up to 2: .* upgrade")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_newer_store_says_to_upgrade(
         "CREATE INDEX more ON records (lifetime)",
         "CREATE TRIGGER t AFTER INSERT ON records BEGIN DELETE FROM records; END",
         "DELETE FROM meta",
-        "INSERT INTO meta SELECT 2, partition, key_check, instance, reset, 0 FROM meta",
+        "INSERT INTO meta SELECT 2, partition, store_id, key_check, instance, reset, 0 FROM meta",
         "UPDATE meta SET generation = -1",
         "UPDATE meta SET instance = NULL",
         "UPDATE meta SET reset = -1",

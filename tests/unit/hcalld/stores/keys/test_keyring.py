@@ -15,6 +15,7 @@ import pytest
 from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.records import Put, Record
 from hcalld.core.secret import Secret
+from hcalld.crypto import passphrase as passphrases
 from hcalld.stores.directory import StateDirectory
 from hcalld.stores.keys import FileKeySource, Kept, Keyring, KeySource
 from hcalld.stores.keys.credential import DIRECTORY_VARIABLE, CredentialKeySource
@@ -22,8 +23,13 @@ from hcalld.stores.keys.note import NOTE_NAME, read_note
 from hcalld.stores.keys.passphrase import PassphraseFrom, PassphraseKeySource
 
 
+@pytest.fixture(autouse=True)
+def _cheap_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passphrases, "LOG_N", 10)
+
+
 def passphrase(text: bytes = b"correct horse") -> PassphraseKeySource:
-    return PassphraseKeySource(PassphraseFrom(lambda _is_new: text, "typed passphrase"), log_n=10)
+    return PassphraseKeySource(PassphraseFrom(lambda _is_new: text, "typed passphrase"))
 
 
 def ring(path: pathlib.Path, source: KeySource, *partitions: str) -> Keyring:
@@ -164,7 +170,7 @@ def test_a_moved_key_opens_the_same_stores_and_leaves_no_file(tmp_path: pathlib.
     path = tmp_path / "state"
     fill(path)
     before = (path / "partitions" / "guest" / "keystore.db").read_bytes()
-    assert StateDirectory(path).keyring.move(passphrase(), forget=True) == ""
+    assert StateDirectory(path).move_key(passphrase(), forget=True) == ""
 
     assert not (path / "key").exists()
     assert value(path, passphrase()) == b"value"
@@ -172,13 +178,14 @@ def test_a_moved_key_opens_the_same_stores_and_leaves_no_file(tmp_path: pathlib.
     with pytest.raises(StoreError, match="kind passphrase, not file"):
         StateDirectory(path).open("guest")
     back = FileKeySource(tmp_path / "elsewhere")
-    assert StateDirectory(path, passphrase()).keyring.move(back, forget=True) == ""
+    assert StateDirectory(path, passphrase()).move_key(back, forget=True) == ""
     assert value(path, back) == b"value"
 
 
 def test_a_passphrase_is_changed(tmp_path: pathlib.Path):
     ring(tmp_path, passphrase()).load(may_create=True)
-    ring(tmp_path, passphrase()).move(passphrase(b"battery staple"), forget=True)
+    old = ring(tmp_path, passphrase())
+    old.move(old.load(may_create=False), passphrase(b"battery staple"), forget=True)
 
     ring(tmp_path, passphrase(b"battery staple")).load(may_create=False)
     with pytest.raises(StoreError, match="wrong passphrase"):
@@ -187,7 +194,7 @@ def test_a_passphrase_is_changed(tmp_path: pathlib.Path):
 
 def test_the_old_file_stays_if_asked(tmp_path: pathlib.Path):
     fill(tmp_path)
-    StateDirectory(tmp_path).keyring.move(passphrase(), forget=False)
+    StateDirectory(tmp_path).move_key(passphrase(), forget=False)
 
     assert (tmp_path / "key").exists()
 
@@ -200,10 +207,10 @@ def test_a_key_moves_into_a_credential_that_was_made_of_it(
     fill(path)
     (tmp_path / "hcalld").write_bytes(bytes(32))
     with pytest.raises(StoreError, match="holds another key"):
-        StateDirectory(path).keyring.move(CredentialKeySource("hcalld"), forget=True)
+        StateDirectory(path).move_key(CredentialKeySource("hcalld"), forget=True)
     assert value(path, FileKeySource(path / "key")) == b"value"
     (tmp_path / "hcalld").write_bytes((path / "key").read_bytes())
-    StateDirectory(path).keyring.move(CredentialKeySource("hcalld"), forget=True)
+    StateDirectory(path).move_key(CredentialKeySource("hcalld"), forget=True)
     assert value(path, CredentialKeySource("hcalld")) == b"value"
 
 
@@ -214,9 +221,9 @@ def test_a_key_is_not_moved_over_another_or_onto_itself(tmp_path: pathlib.Path):
     other.keep(Secret(bytes(32)))
 
     with pytest.raises(StoreError, match="holds another key already"):
-        StateDirectory(path).keyring.move(other, forget=True)
+        StateDirectory(path).move_key(other, forget=True)
     with pytest.raises(ConfigError, match="is where the key is"):
-        StateDirectory(path).keyring.move(FileKeySource(path / ".." / "state" / "key"), forget=True)
+        StateDirectory(path).move_key(FileKeySource(path / ".." / "state" / "key"), forget=True)
     assert value(path, FileKeySource(path / "key")) == b"value"
 
 
@@ -232,7 +239,7 @@ def test_a_move_that_cannot_be_noted_leaves_all_as_it_was(
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StoreError, match="No space left"):
-        StateDirectory(path).keyring.move(target, forget=True)
+        StateDirectory(path).move_key(target, forget=True)
     monkeypatch.undo()
     assert value(path, FileKeySource(path / "key")) == b"value"
     assert sorted(os.listdir(path)) == ["key", NOTE_NAME, "partitions"]

@@ -16,7 +16,8 @@ import pytest
 
 from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.secret import Secret
-from hcalld.crypto.passphrase import key_check
+from hcalld.crypto import passphrase as passphrases
+from hcalld.crypto.passphrase import ScryptParameters, key_check
 from hcalld.stores.keys.credential import DIRECTORY_VARIABLE
 from hcalld.stores.keys.passphrase import (
     MAX_PASSPHRASE_SIZE,
@@ -29,7 +30,12 @@ from hcalld.stores.keys.passphrase import (
 
 KEY = Secret(bytes(range(32)))
 FAST = 10
-"""scrypt's least cost here."""
+"""The least that is taken: keys in these tests need not be strong."""
+
+
+@pytest.fixture(autouse=True)
+def _cheap_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passphrases, "LOG_N", FAST)
 
 
 def typed(text: bytes) -> PassphraseFrom:
@@ -37,7 +43,7 @@ def typed(text: bytes) -> PassphraseFrom:
 
 
 def source(text: bytes = b"correct horse") -> PassphraseKeySource:
-    return PassphraseKeySource(typed(text), log_n=FAST)
+    return PassphraseKeySource(typed(text))
 
 
 def test_there_is_no_key_before_one_is_kept():
@@ -53,6 +59,29 @@ def test_a_key_comes_back_with_its_passphrase_only():
     assert "horse" not in str(raised.value)
 
 
+def test_a_passphrase_that_is_tried_again_costs_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Such as a wrong one, for each of many partitions."""
+    kept = source().keep(KEY)
+    wrong = source(b"incorrect horse")
+    count = 0
+    derive = ScryptParameters.derive
+
+    def counted(self: ScryptParameters, passphrase: Secret) -> Secret:
+        nonlocal count
+        count += 1
+        return derive(self, passphrase)
+
+    monkeypatch.setattr(ScryptParameters, "derive", counted)
+    for _ in range(3):
+        with pytest.raises(StoreError, match="wrong passphrase"):
+            wrong.load(kept)
+    assert count == 1
+    keys = source()
+    assert keys.load(keys.keep(KEY)) == KEY
+    assert count == 2
+    assert keys._tried is None, "no key outlives its use"
+
+
 def test_what_is_kept_is_no_key_and_differs_each_time():
     one, other = source().keep(KEY), source().keep(KEY)
 
@@ -63,8 +92,6 @@ def test_what_is_kept_is_no_key_and_differs_each_time():
 
 def test_the_key_is_scrypts_as_others_compute_it():
     """OpenSSL's scrypt, through hashlib, as the witness."""
-    from hcalld.crypto.passphrase import ScryptParameters
-
     parameters = ScryptParameters(log_n=FAST, salt=bytes(16))
     expected = hashlib.scrypt(b"correct horse", salt=bytes(16), n=1 << FAST, r=8, p=1, dklen=32)
     assert parameters.derive(Secret(b"correct horse")) == Secret(expected)
@@ -154,7 +181,7 @@ def test_it_is_read_once_and_forgotten_when_it_has_served():
         return b"correct horse"
 
     place = PassphraseFrom(read, "counted")
-    keys = PassphraseKeySource(place, log_n=FAST)
+    keys = PassphraseKeySource(place)
     kept = keys.keep(KEY)
     assert keys.load(kept) == KEY
     assert count == 1
