@@ -136,10 +136,11 @@ class Secrets:
                     continue
                 last = len(plain) - PIECE
                 pieces = {plain[start : start + PIECE] for start in range(last + 1)}
-                for piece in pieces & self._names.keys():
+                for offset, piece in sorted(
+                    (plain.index(piece), piece) for piece in pieces & self._names.keys()
+                ):
                     name = self._names[piece]
-                    leak = Leak(name, where, dress, plain.index(piece))
-                    leaks.setdefault((name, dress), leak)
+                    leaks.setdefault((name, dress), Leak(name, where, dress, offset))
         return list(leaks.values())
 
     def find_in(self, folder: Path) -> list[Leak]:

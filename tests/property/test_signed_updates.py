@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from hcalld.crypto.certificates import CertificateError, load_certificate
 from hcalld.crypto.cms import CmsError, parse_signed_data
-from hcalld.domain.authvar import (
+from hcalld.domain.secvar.authoring import Draft, parse_update_file, stored_object
+from hcalld.domain.secvar.authvar import (
     Authority,
     Remove,
     Store,
     UpdateRefused,
     evaluate,
 )
-from hcalld.domain.secvar_authoring import Draft, parse_update_file, stored_object
-from hcalld.domain.secvar_content import ContentError, check_content, merge
-from hcalld.domain.secvars import OTHER, VARIABLES, Content, encode_name
+from hcalld.domain.secvar.content import ContentError, check_content, merge
+from hcalld.domain.secvar.variables import OTHER, VARIABLES, Content, encode_name
 from hcalld.testing.secvars import LATER, Identity, Variables, identity
 from hcallproto.payloads.efi import (
     CERT_X509,

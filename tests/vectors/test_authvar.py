@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from hcalld.domain.authvar import (
+from hcalld.domain.secvar.authoring import (
+    certificates_lists,
+    parse_update_file,
+    sbat_list,
+    stored_object,
+    wipe,
+)
+from hcalld.domain.secvar.authvar import (
     Accepted,
     Authority,
     Reason,
@@ -21,15 +28,8 @@ from hcalld.domain.authvar import (
     Wipe,
     evaluate,
 )
-from hcalld.domain.secvar_authoring import (
-    certificates_lists,
-    parse_update_file,
-    sbat_list,
-    stored_object,
-    wipe,
-)
-from hcalld.domain.secvar_content import check_content
-from hcalld.domain.secvars import BY_NAME, VARIABLES, Variable, encode_name
+from hcalld.domain.secvar.content import check_content
+from hcalld.domain.secvar.variables import BY_NAME, VARIABLES, Variable, encode_name
 from hcallproto.payloads.efi import (
     CERT_X509,
     EfiError,

@@ -23,7 +23,14 @@ from tests.vectors.authvar_tools import (
 
 from hcalld.crypto.certificates import load_certificate
 from hcalld.crypto.cms import CmsError, parse_signed_data
-from hcalld.domain.authvar import (
+from hcalld.domain.secvar.authoring import (
+    Draft,
+    certificates_lists,
+    digests_list,
+    sbat_list,
+    stored_object,
+)
+from hcalld.domain.secvar.authvar import (
     Accepted,
     Authority,
     Reason,
@@ -31,14 +38,7 @@ from hcalld.domain.authvar import (
     UpdateRefused,
     evaluate,
 )
-from hcalld.domain.secvar_authoring import (
-    Draft,
-    certificates_lists,
-    digests_list,
-    sbat_list,
-    stored_object,
-)
-from hcalld.domain.secvars import VARIABLES, Variable, encode_name
+from hcalld.domain.secvar.variables import VARIABLES, Variable, encode_name
 from hcalld.testing.secvars import LATER, TIME, identity
 from hcallproto.payloads.efi import (
     CERT_SHA256,

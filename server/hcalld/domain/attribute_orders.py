@@ -94,9 +94,10 @@ def _carry_out(
         changes.append(put_in_force(wanted))
     after = hmc.contents_after(current, wanted, contents).sizes
     key = hmc.SB_VERSION_KEY
-    if key in after and key not in contents.sizes:
-        value = encode_object(SB_VERSION_POLICY, hmc.SB_VERSION_DATA)
-        changes.append(Put(Record(NAMESPACE, key, value)))
+    firmware = Record(NAMESPACE, key, encode_object(SB_VERSION_POLICY, hmc.SB_VERSION_DATA))
+    if wanted.linux_dynamic_key_secure_boot and firmware not in records:
+        # Whatever else is there under its name, the firmware's own takes its place.
+        changes.append(Put(firmware))
     elif key in contents.sizes and key not in after:
         changes.append(Delete(NAMESPACE, key))
     return wanted, changes

@@ -26,7 +26,6 @@ from hcalld.core.records import Change, Delete, Lifetime, Put, Record
 from hcalld.core.secret import Secret
 from hcalld.domain.attribute_records import put_in_force
 from hcalld.domain.attributes import PartitionAttributes
-from hcalld.domain.authvar import Accepted, Remove, Store, Wipe
 from hcalld.domain.continuations import TOKEN_TAG, Continuations
 from hcalld.domain.keystore_records import (
     NAMESPACE,
@@ -42,6 +41,7 @@ from hcalld.domain.keystore_records import (
     split_password_key,
 )
 from hcalld.domain.labels import os_label
+from hcalld.domain.secvar.authvar import Accepted, Remove, Store, Wipe
 from hcallproto.abi.returns import H
 from hcallproto.payloads.pks import Consumer, Policy, WrapFlag
 
@@ -226,6 +226,18 @@ class Keystore:
     def exists(self, consumer: int, label: bytes) -> bool:
         """True if the consumer has an object with this label."""
         return object_key(consumer, label) in self._objects
+
+    def check_name(self, consumer: int, label: bytes) -> None:
+        """Whether a guest may have an object of this name.
+
+        PowerVM's firmware has a password of its own, which keeps an OS from choosing the
+        mode of the next boot; QEMU's firmware sets none.
+
+        Raises:
+            HcallError: H_AUTHORITY, it is the hypervisor's.
+        """
+        if consumer == Consumer.FIRMWARE and label == SB_VERSION:
+            raise HcallError(H.AUTHORITY, "SB_VERSION is the hypervisor's to make")
 
     def create(self, consumer: int, label: bytes, policy: int, data: bytes) -> None:
         """Create an object.

@@ -7,8 +7,8 @@ import datetime
 import functools
 
 from hcalld.crypto import signing
-from hcalld.domain.secvar_authoring import Draft, certificates_lists, stored_object
-from hcalld.domain.secvars import encode_name
+from hcalld.domain.secvar.authoring import Draft, certificates_lists, stored_object
+from hcalld.domain.secvar.variables import encode_name
 from hcallproto.payloads.efi import EfiTime
 
 TIME = EfiTime(2026, 1, 2, 3, 4, 5)

@@ -14,7 +14,7 @@ from hcalld.cli.state.files import write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:
-    from hcalld.domain.secvar_defaults import Identities
+    from hcalld.domain.secvar.defaults import Identities
 
 _YEARS = 30
 
@@ -66,7 +66,7 @@ def command(*, bits: str, directory: pathlib.Path) -> None:
     what and how to enroll it. The keys are for tests: they are not encrypted.
     """
     from hcalld.core.errors import ConfigError
-    from hcalld.domain.secvar_defaults import REVOKED, default_lists, default_updates
+    from hcalld.domain.secvar.defaults import REVOKED, default_lists, default_updates
     from hcallproto.payloads.efi import EfiTime
 
     try:
@@ -108,7 +108,7 @@ def _proper(name: str) -> str:
 
 def _make(bits: int, now: datetime.datetime) -> Identities:
     from hcalld.crypto.signing import make_identity
-    from hcalld.domain.secvar_defaults import Identities
+    from hcalld.domain.secvar.defaults import Identities
 
     begin = now - datetime.timedelta(days=1)
     end = now + datetime.timedelta(days=365 * _YEARS)

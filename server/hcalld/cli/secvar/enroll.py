@@ -12,11 +12,11 @@ import click
 from hcalld.cli.options import directory_options
 from hcalld.cli.secvar.inputs import owner_option, path_type, read_content, time_option
 from hcalld.cli.state.running import commit, opened, partition_option, subcommand
-from hcalld.domain.secvars import VARIABLES
+from hcalld.domain.secvar.variables import VARIABLES
 
 if TYPE_CHECKING:
     from hcalld.domain.keystore import Keystore
-    from hcalld.domain.secvars import Variable
+    from hcalld.domain.secvar.variables import Variable
     from hcalld.stores.directory import StateDirectory
     from hcallproto.payloads.efi import EfiTime
 
@@ -76,7 +76,7 @@ def _enroll(
 ) -> None:
     from hcalld.core.errors import ConfigError, HcallError
     from hcalld.domain.labels import os_label
-    from hcalld.domain.secvar_authoring import stored_object
+    from hcalld.domain.secvar.authoring import stored_object
     from hcallproto.payloads.pks import Consumer
 
     label = os_label(b"", variable.label_name)

@@ -54,7 +54,7 @@ def command(
     A list for each certificate, one for all hashes, one for all certificates' hashes, one
     for SBAT levels. The hash of a file is that of all its bytes.
     """
-    from hcalld.domain.secvar_authoring import certificates_lists, digests_list, sbat_list
+    from hcalld.domain.secvar.authoring import certificates_lists, digests_list, sbat_list
     from hcallproto.payloads import efi
 
     if not (certs or files or digests or revoked or sbat):
@@ -111,8 +111,8 @@ def _tbs_hash(der: bytes, algorithm: str) -> bytes:
 
 def _checked_sbat(data: bytes, path: pathlib.Path) -> bytes:
     from hcalld.core.errors import ConfigError
-    from hcalld.domain.secvar_content import ContentError, check_content
-    from hcalld.domain.secvars import BY_NAME
+    from hcalld.domain.secvar.content import ContentError, check_content
+    from hcalld.domain.secvar.variables import BY_NAME
 
     try:
         check_content(BY_NAME["sbat"], data)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-    from hcalld.domain.secvars import Variable
+    from hcalld.domain.secvar.variables import Variable
     from hcallproto.payloads.efi import EfiTime
 
 MAX_FILE_SIZE = 65536
@@ -160,9 +160,9 @@ def read_content(variable: Variable, path: pathlib.Path, owner: bytes) -> bytes:
         ConfigError: it is not what the variable may hold.
     """
     from hcalld.core.errors import ConfigError
-    from hcalld.domain.secvar_authoring import certificates_lists, sbat_list
-    from hcalld.domain.secvar_content import ContentError, check_content
-    from hcalld.domain.secvars import Content
+    from hcalld.domain.secvar.authoring import certificates_lists, sbat_list
+    from hcalld.domain.secvar.content import ContentError, check_content
+    from hcalld.domain.secvar.variables import Content
 
     data = read_whole(path)
     if variable.content is Content.OPAQUE:

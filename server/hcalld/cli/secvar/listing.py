@@ -37,8 +37,8 @@ def command(*, directory: StateDirectory, partition: str, as_json: bool) -> None
 
 def _variables(keystore: Keystore) -> Iterator[dict[str, Any]]:
     from hcalld.domain.labels import split_os_label
-    from hcalld.domain.secvar_files import describe_lists
-    from hcalld.domain.secvars import OTHER, variable_of
+    from hcalld.domain.secvar.files import describe_lists
+    from hcalld.domain.secvar.variables import OTHER, variable_of
     from hcallproto.payloads.efi import EfiError, parse_stored
     from hcallproto.payloads.pks import Consumer, Policy
     from hcallproto.payloads.quoting import printable

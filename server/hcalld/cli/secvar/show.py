@@ -13,7 +13,7 @@ from hcalld.cli.secvar.inputs import certificates_in, path_type, read_whole
 from hcalld.cli.state.running import json_option, subcommand
 
 if TYPE_CHECKING:
-    from hcalld.domain.secvar_files import Recognized
+    from hcalld.domain.secvar.files import Recognized
 
 
 @subcommand("show", "Show what is in a file.")
@@ -27,8 +27,8 @@ def command(*, file: pathlib.Path, as_json: bool) -> None:
     verify.
     """
     from hcalld.core.errors import ConfigError
-    from hcalld.domain.secvar_authoring import certificates_lists
-    from hcalld.domain.secvar_files import Kind, Recognized, recognize
+    from hcalld.domain.secvar.authoring import certificates_lists
+    from hcalld.domain.secvar.files import Kind, Recognized, recognize
 
     content = read_whole(file)
     ders = certificates_in(file, content)
@@ -67,7 +67,7 @@ def _signature(pkcs7: bytes) -> str:
 
 
 def _print(fields: dict[str, Any], found: Recognized, as_json: bool) -> None:
-    from hcalld.domain.secvar_files import describe_lists
+    from hcalld.domain.secvar.files import describe_lists
 
     entries = describe_lists(found.data)
     if as_json:

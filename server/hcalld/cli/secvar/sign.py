@@ -21,7 +21,7 @@ from hcalld.cli.state.files import check_target, force_option, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:
-    from hcalld.domain.secvar_authoring import Draft
+    from hcalld.domain.secvar.authoring import Draft
     from hcallproto.payloads.efi import EfiTime
 
 _SYSFS_SIZE = 4096
@@ -113,8 +113,8 @@ def _draft(
     time: EfiTime,
     owner: bytes,
 ) -> Draft:
-    from hcalld.domain.secvar_authoring import Draft, wipe
-    from hcalld.domain.secvars import PK, Append, encode_name, variable_of
+    from hcalld.domain.secvar.authoring import Draft, wipe
+    from hcalld.domain.secvar.variables import PK, Append, encode_name, variable_of
 
     if (file is not None) + reset + is_wipe != 1:
         raise click.UsageError("give FILE, or --reset, or --wipe")

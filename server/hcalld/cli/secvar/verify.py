@@ -13,8 +13,8 @@ from hcalld.cli.secvar.inputs import certificates_in, check_variable_name, path_
 from hcalld.cli.state.running import opened, subcommand
 
 if TYPE_CHECKING:
-    from hcalld.domain.authvar import Accepted
-    from hcalld.domain.secvar_authoring import UpdateFile
+    from hcalld.domain.secvar.authoring import UpdateFile
+    from hcalld.domain.secvar.authvar import Accepted
     from hcalld.stores.directory import StateDirectory
 
 
@@ -42,7 +42,7 @@ def command(
     it. --pk, --kek and --current name stored variables, signature lists or certificates;
     lists and certificates count as older than any update. Nothing is changed.
     """
-    from hcalld.domain.secvars import KEK, PK, encode_name
+    from hcalld.domain.secvar.variables import KEK, PK, encode_name
 
     if len(updates) % 2:
         raise click.UsageError("give each update as VARIABLE FILE")
@@ -75,7 +75,7 @@ def command(
 
 def _read_update(path: pathlib.Path) -> UpdateFile:
     from hcalld.core.errors import ConfigError
-    from hcalld.domain.secvar_authoring import FlagsError, parse_update_file
+    from hcalld.domain.secvar.authoring import FlagsError, parse_update_file
 
     try:
         return parse_update_file(read_whole(path))
@@ -88,8 +88,8 @@ def _read_update(path: pathlib.Path) -> UpdateFile:
 
 def _read_stored(path: pathlib.Path) -> bytes:
     from hcalld.core.errors import ConfigError
-    from hcalld.domain.secvar_authoring import certificates_lists, stored_object
-    from hcalld.domain.secvar_files import Kind, recognize
+    from hcalld.domain.secvar.authoring import certificates_lists, stored_object
+    from hcalld.domain.secvar.files import Kind, recognize
     from hcallproto.payloads.efi import EfiTime
 
     content = read_whole(path)
@@ -113,8 +113,8 @@ def _read_stored(path: pathlib.Path) -> bytes:
 
 def _judge(name: str, update: UpdateFile, stored: dict[bytes, bytes], *, latch: bool) -> Accepted:
     from hcalld.core.errors import ConfigError
-    from hcalld.domain.authvar import UpdateRefused, evaluate
-    from hcalld.domain.secvars import encode_name
+    from hcalld.domain.secvar.authvar import UpdateRefused, evaluate
+    from hcalld.domain.secvar.variables import encode_name
 
     try:
         return evaluate(
@@ -130,7 +130,7 @@ def _judge(name: str, update: UpdateFile, stored: dict[bytes, bytes], *, latch: 
 
 def _carry_out(name: bytes, accepted: Accepted, stored: dict[bytes, bytes]) -> str:
     """Do to ``stored`` what the update does, and say what that is."""
-    from hcalld.domain.authvar import Store, Wipe
+    from hcalld.domain.secvar.authvar import Store, Wipe
 
     match accepted.change:
         case Store() as store:

@@ -18,9 +18,9 @@ from hcalld.core.errors import HcallError, StoreError
 from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
 from hcalld.crypto import wrap
-from hcalld.domain import authvar
-from hcalld.domain.authvar import Reason
 from hcalld.domain.keystore import Keystore
+from hcalld.domain.secvar import authvar
+from hcalld.domain.secvar.authvar import Reason
 from hcalld.families.pks.arguments import (
     check_policy,
     check_wrap_flags,
@@ -112,6 +112,7 @@ async def h_pks_write_object(call: Call, keystore: Keystore) -> Outcome:
     policy = check_policy(call, _NOT_BY_WRITE)
     data = await _READ_DATA
     keystore.authorize(auth.consumer, auth.password)
+    keystore.check_name(auth.consumer, label)
     keystore.create(auth.consumer, label, policy, data)
     return _SUCCESS
 
@@ -136,6 +137,7 @@ async def h_pks_gen_key(call: Call, keystore: Keystore) -> Outcome:
         raise call.refuse("policy", "a wrapping key cannot be WORLDREADABLE")
     key = await Entropy(size)
     keystore.authorize(auth.consumer, auth.password)
+    keystore.check_name(auth.consumer, label)
     keystore.create(auth.consumer, label, policy, key)
     return _SUCCESS if is_wrapping else Outcome(H.SUCCESS, (), ((call["out"], key),))
 
@@ -192,7 +194,7 @@ async def h_pks_confirm_object_flushed(call: Call, keystore: Keystore) -> Outcom
 async def h_pks_signed_update(call: Call, keystore: Keystore) -> Outcome:
     """Create, change or delete a signed variable (plpks.c ``plpks_signed_update_var()``).
 
-    What an update does is ``hcalld.domain.authvar``'s to say. Which code tells of which
+    What an update does is ``hcalld.domain.secvar.authvar``'s to say. Which code tells of which
     reason is inferred: Linux lists the codes only.
     """
     auth = await read_auth(call, keystore.attributes)

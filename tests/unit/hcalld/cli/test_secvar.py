@@ -20,16 +20,23 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.vectors.authvar_tools import Pair, attempt, cms_sign, cms_verifies, make_pair, run
 
 from hcalld.cli import cli
-from hcalld.domain.authvar import Accepted, Store, UpdateRefused, Wipe, evaluate, signed_bytes
 from hcalld.domain.labels import os_label
-from hcalld.domain.secvar_authoring import (
+from hcalld.domain.secvar.authoring import (
     certificates_lists,
     digests_list,
     parse_update_file,
     sbat_list,
     stored_object,
 )
-from hcalld.domain.secvars import VARIABLES, encode_name
+from hcalld.domain.secvar.authvar import (
+    Accepted,
+    Store,
+    UpdateRefused,
+    Wipe,
+    evaluate,
+    signed_bytes,
+)
+from hcalld.domain.secvar.variables import VARIABLES, encode_name
 from hcalld.stores.directory import StateDirectory
 from hcalld.stores.keys import passphrase
 from hcalld.testing.pks import PksMachine

@@ -12,10 +12,10 @@ from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.records import Delete, Lifetime, Put, Record
 from hcalld.domain.attribute_records import put_in_force
 from hcalld.domain.attributes import PartitionAttributes, PksAttributes
-from hcalld.domain.authvar import Accepted, Authority, Remove, Store, Wipe
 from hcalld.domain.keystore import SB_VERSION, Keystore
 from hcalld.domain.keystore_records import encode_object, encode_password, object_key
 from hcalld.domain.labels import os_label
+from hcalld.domain.secvar.authvar import Accepted, Authority, Remove, Store, Wipe
 from hcallproto.abi.returns import H
 from hcallproto.payloads.pks import Consumer, Policy
 

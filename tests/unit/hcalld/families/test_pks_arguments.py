@@ -304,7 +304,7 @@ def test_a_label_of_the_os_must_not_cross_a_page(name: str):
 def test_labels_of_firmware_and_bootloader_are_bare_and_may_cross_a_page(consumer: Consumer):
     machine = prepared()
     gpa = LABEL_GPA + 0x1000 - 3
-    machine.guest.write(gpa, b"SB_VERSION")
+    machine.guest.write(gpa, b"SB_version")
     auth = machine.put_auth(consumer)
 
     for hcall, rest, code in (

@@ -8,13 +8,15 @@ import pytest
 
 from hcalld.core.errors import ConfigError
 from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.keystore import SB_VERSION
 from hcalld.domain.labels import os_label
-from hcalld.domain.secvar_authoring import wipe
-from hcalld.domain.secvars import encode_name
-from hcalld.testing.pks import DATA_GPA, PksMachine
+from hcalld.domain.secvar.authoring import wipe
+from hcalld.domain.secvar.variables import encode_name
+from hcalld.testing.pks import DATA_GPA, OUT_GPA, PksMachine
 from hcalld.testing.secvars import LATER, identity
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
+from hcallproto.abi.spec import Hcall
 from hcallproto.payloads.efi import EfiTime
 from hcallproto.payloads.pks import Consumer, Policy
 
@@ -157,3 +159,27 @@ def test_signed_updates_when_switched_off_then_they_are_refused(machine: PksMach
     owner = identity("owner")
 
     assert update(machine, "PK", owner.update("PK", owner.lists)) is H.AUTHORITY
+
+
+@pytest.mark.parametrize("hcall", [pks.WRITE_OBJECT, pks.GEN_KEY], ids=lambda hcall: hcall.name)
+def test_sb_version_when_a_guest_would_make_it_then_refused(hcall: Hcall):
+    """QEMU's firmware sets no password that would keep an OS from it."""
+    machine = PksMachine()
+    place = machine.put_label(SB_VERSION)
+    for consumer, code in ((Consumer.FIRMWARE, H.AUTHORITY), (Consumer.BOOTLOADER, H.SUCCESS)):
+        auth = machine.put_auth(consumer)
+        assert machine.hcall(hcall, auth, *place, 0, OUT_GPA, 1).code is code
+
+
+@pytest.mark.parametrize("policy", [0, Policy.IMMUTABLE | Policy.WORLDREADABLE])
+def test_dynamic_keys_when_another_sb_version_is_there_then_it_is_replaced(policy: int):
+    machine = PksMachine()
+    machine.keystore.create(Consumer.FIRMWARE, SB_VERSION, policy, b"\xff")
+    machine.store.commit(machine.changes(), None)
+
+    machine.power_on(PartitionAttributes(linux_dynamic_key_secure_boot=1))
+
+    assert machine.read(SB_VERSION, consumer=Consumer.FIRMWARE).code is H.SUCCESS
+    assert machine.guest.read(OUT_GPA, 1) == b"\1"
+    (mode,) = (item for item in machine.keystore.objects() if item.label == SB_VERSION)
+    assert mode.stored.policy == Policy.WORLDREADABLE | Policy.HVPROVISIONED

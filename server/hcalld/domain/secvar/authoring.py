@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from hcalld.crypto.signing import sign_detached
-from hcalld.domain.authvar import WIPE_TEXT, signed_bytes
-from hcalld.domain.secvars import PK, encode_name
+from hcalld.domain.secvar.authvar import WIPE_TEXT, signed_bytes
+from hcalld.domain.secvar.variables import PK, encode_name
 from hcallproto.payloads.efi import (
     CERT_X509,
     NO_GUID,

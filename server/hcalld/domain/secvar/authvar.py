@@ -7,7 +7,7 @@ does something else than its documents say, those documents' rules:
 * PK whose content is wrong is refused, also with a good signature.
 * PK cannot be emptied; only the wipe message, under the latch, does away with it.
 * An append that cannot be merged is refused, and changes nothing.
-* An append with two lists of one type loses neither (``secvar_content.merge``).
+* An append with two lists of one type loses neither (``content.merge``).
 * Every variable's content is looked at, not only that of PK, KEK and trustedcadb.
 
 An update is judged in this order: name, append, structure (head and PKCS#7), signature,
@@ -26,8 +26,8 @@ from typing import Final
 
 from hcalld.crypto.certificates import Certificate, CertificateError, load_certificate
 from hcalld.crypto.cms import CmsError, SignedData, parse_signed_data
-from hcalld.domain.secvar_content import ContentError, check_content, merge
-from hcalld.domain.secvars import KEK, OTHER, PK, Append, Signer, Variable, variable_of
+from hcalld.domain.secvar.content import ContentError, check_content, merge
+from hcalld.domain.secvar.variables import KEK, OTHER, PK, Append, Signer, Variable, variable_of
 from hcallproto.payloads.efi import (
     CERT_X509,
     SIGNATURE_LIST_SIZE,

@@ -6,8 +6,7 @@ from __future__ import annotations
 import pytest
 
 from hcalld.crypto.signing import PrivateKeyError
-from hcalld.domain.authvar import is_wipe_message
-from hcalld.domain.secvar_authoring import (
+from hcalld.domain.secvar.authoring import (
     Draft,
     FlagsError,
     UpdateFile,
@@ -18,6 +17,7 @@ from hcalld.domain.secvar_authoring import (
     stored_object,
     wipe,
 )
+from hcalld.domain.secvar.authvar import is_wipe_message
 from hcalld.testing.secvars import LATER, TIME, identity
 from hcallproto.payloads.efi import (
     CERT_SHA256,

@@ -8,8 +8,8 @@ import enum
 import hashlib
 
 from hcalld.crypto.certificates import CertificateError, load_certificate
-from hcalld.domain.authvar import is_wipe_message
-from hcalld.domain.secvar_authoring import FlagsError, parse_update_file
+from hcalld.domain.secvar.authoring import FlagsError, parse_update_file
+from hcalld.domain.secvar.authvar import is_wipe_message
 from hcallproto.payloads.efi import (
     CERT_X509,
     SBAT,

@@ -11,7 +11,7 @@ import hashlib
 from typing import Final
 
 from hcalld.crypto.signing import Identity
-from hcalld.domain.secvar_authoring import (
+from hcalld.domain.secvar.authoring import (
     Draft,
     certificates_lists,
     digests_list,

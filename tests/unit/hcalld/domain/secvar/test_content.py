@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from hcalld.domain.secvar_content import ContentError, check_content, merge
-from hcalld.domain.secvars import BY_NAME, OTHER, VARIABLES, Variable
+from hcalld.domain.secvar.content import ContentError, check_content, merge
+from hcalld.domain.secvar.variables import BY_NAME, OTHER, VARIABLES, Variable
 from hcalld.testing.secvars import identity
 from hcallproto.payloads import efi
 from hcallproto.payloads.efi import (

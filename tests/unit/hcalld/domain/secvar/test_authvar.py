@@ -9,7 +9,8 @@ import hashlib
 import pytest
 
 from hcalld.crypto.signing import sign_detached
-from hcalld.domain.authvar import (
+from hcalld.domain.secvar.authoring import Draft, stored_object, wipe
+from hcalld.domain.secvar.authvar import (
     MAX_UPDATE_SIZE,
     Accepted,
     Authority,
@@ -23,8 +24,7 @@ from hcalld.domain.authvar import (
     signed_hash,
     usable_certificates,
 )
-from hcalld.domain.secvar_authoring import Draft, stored_object, wipe
-from hcalld.domain.secvars import VARIABLES, encode_name
+from hcalld.domain.secvar.variables import VARIABLES, encode_name
 from hcalld.testing.secvars import LATER, TIME, Identity, Variables, identity
 from hcallproto.payloads.efi import (
     CERT_SHA256,

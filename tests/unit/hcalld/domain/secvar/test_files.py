@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcalld.domain.secvar_authoring import Draft, sbat_list, stored_object, wipe
-from hcalld.domain.secvar_files import Kind, Recognized, describe_lists, recognize
+from hcalld.domain.secvar.authoring import Draft, sbat_list, stored_object, wipe
+from hcalld.domain.secvar.files import Kind, Recognized, describe_lists, recognize
 from hcalld.testing.secvars import LATER, TIME, identity
 from hcallproto.payloads.efi import CERT_SHA256, CERT_X509, NO_GUID, parse_update, signature_list
 

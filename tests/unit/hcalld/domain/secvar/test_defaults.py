@@ -7,11 +7,11 @@ import hashlib
 
 import pytest
 
-from hcalld.domain.authvar import Authority, Store, Wipe, evaluate
-from hcalld.domain.secvar_authoring import parse_update_file, stored_object
-from hcalld.domain.secvar_content import check_content
-from hcalld.domain.secvar_defaults import REVOKED, Identities, default_lists, default_updates
-from hcalld.domain.secvars import BY_NAME, VARIABLES, encode_name
+from hcalld.domain.secvar.authoring import parse_update_file, stored_object
+from hcalld.domain.secvar.authvar import Authority, Store, Wipe, evaluate
+from hcalld.domain.secvar.content import check_content
+from hcalld.domain.secvar.defaults import REVOKED, Identities, default_lists, default_updates
+from hcalld.domain.secvar.variables import BY_NAME, VARIABLES, encode_name
 from hcalld.testing.secvars import LATER, TIME, Variables, identity
 
 IDENTITIES = Identities(

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from hcalld.crypto.certificates import CertificateError, load_certificate
-from hcalld.domain.secvars import (
+from hcalld.domain.secvar.variables import (
     CERTIFICATE_DIGEST_SIZES,
     CONTENT_TYPES,
     DIGEST_SIZES,
