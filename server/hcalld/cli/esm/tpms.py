@@ -241,6 +241,7 @@ class PartitionTpm:
 
         from hcalld.backends.swtpm import Swtpm
         from hcalld.backends.tpms import FOLDER_NAME, PROGRAM, swtpm_key
+        from hcalld.core.records import Run
 
         tpm = Swtpm(
             PROGRAM,
@@ -248,6 +249,8 @@ class PartitionTpm:
             swtpm_key(self._directory, self._partition),
             timeout_s=TIMEOUT_S,
         )
+        # A machine of its own, so that it is powered on: nothing is resumed.
+        tpm.begin_run(Run(os.urandom(16), 0))
 
         async def main() -> T:
             try:
@@ -257,4 +260,20 @@ class PartitionTpm:
                 with trio.CancelScope(shield=True):
                     await tpm.aclose()
 
-        return trio.run(main)
+        with _only_warnings():
+            return trio.run(main)
+
+
+@contextlib.contextmanager
+def _only_warnings() -> Iterator[None]:
+    """What the daemon's parts log goes to stderr, if it matters."""
+    import structlog
+
+    from hcalld.observe import log
+
+    before = structlog.get_config()
+    log.configure("text", "warning")
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
