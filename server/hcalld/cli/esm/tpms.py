@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from hcalld.backends.swtpm import Swtpm
     from hcalld.crypto.tpm_session import Transmit
     from hcalld.stores.directory import StateDirectory
 
@@ -239,6 +240,19 @@ class PartitionTpm:
         """See TpmSource."""
         import trio
 
+        async def main() -> T:
+            tpm = self._swtpm()
+            try:
+                await tpm.open()
+                return await steps(tpm.transmit)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await tpm.aclose()
+
+        with _only_warnings():
+            return trio.run(main)
+
+    def _swtpm(self) -> Swtpm:
         from hcalld.backends.swtpm import Swtpm
         from hcalld.backends.tpms import FOLDER_NAME, PROGRAM, swtpm_key
         from hcalld.core.records import Run
@@ -251,17 +265,7 @@ class PartitionTpm:
         )
         # A machine of its own, so that it is powered on: nothing is resumed.
         tpm.begin_run(Run(os.urandom(16), 0))
-
-        async def main() -> T:
-            try:
-                await tpm.open()
-                return await steps(tpm.transmit)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await tpm.aclose()
-
-        with _only_warnings():
-            return trio.run(main)
+        return tpm
 
 
 @contextlib.contextmanager
