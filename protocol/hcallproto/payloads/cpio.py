@@ -101,7 +101,7 @@ def parse_name(data: bytes) -> bytes:
     Raises:
         CpioError: its only NUL is not at its end.
     """
-    if data.find(b"\0") != len(data) - 1:
+    if not data or data.find(b"\0") != len(data) - 1:
         raise CpioError("a name does not end with its only NUL")
     return data[:-1]
 
