@@ -86,9 +86,13 @@ def kernel_elf() -> bytes:
     )
 
 
-@functools.cache
 def private_key(number: int, bits: int = 2048) -> rsa.RSAPrivateKey:
     """A private key; the same number gives the same key within a run."""
+    return _private_key(number, bits)
+
+
+@functools.cache
+def _private_key(_number: int, bits: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, bits)
 
 

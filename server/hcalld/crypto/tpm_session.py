@@ -90,14 +90,15 @@ async def execute(
         TpmFormatError: what it answers is no response.
     """
     message = command(code, handles, parameters, auth)
-    for attempt in range(MAX_ATTEMPTS):
+    attempts = MAX_ATTEMPTS
+    while True:
         response = await transmit(message)
         try:
             return parse_response(response, code, has_session=auth is not None)
         except TpmRefusedError as error:
-            if error.rc != RC_RETRY or attempt == MAX_ATTEMPTS - 1:
+            attempts -= 1
+            if error.rc != RC_RETRY or not attempts:
                 raise
-    raise AssertionError("unreachable")
 
 
 # -- policies -------------------------------------------------------------------------------
