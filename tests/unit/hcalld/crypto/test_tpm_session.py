@@ -11,6 +11,7 @@ from hcalld.core.effects import Now
 from hcalld.crypto import tpm_session
 from hcalld.crypto.tpm_session import (
     MAX_ATTEMPTS,
+    PolicySession,
     execute,
     flush,
     kdfa,
@@ -139,9 +140,13 @@ def test_session_when_the_tpm_gives_something_else_then_it_is_flushed(
     assert len(tpm.sent) == 1 + flushes
 
 
+async def begin(replay: Replay) -> PolicySession:
+    return await start_policy_session(replay.transmit, (await replay.entropy(64))[:32])
+
+
 def test_session_when_it_begins_then_it_is_flushed_at_will():
     replay = Replay("decrypt")
-    session = run(start_policy_session(replay.transmit, run(replay.entropy(64))[:32]))
+    session = run(begin(replay))
     assert session.handle >> 24 == 3
     run(session.flush())
     assert replay.flushed == [u32(session.handle)]

@@ -19,7 +19,7 @@ from hcalld.crypto.wrapping_key import (
     provision,
     read_public,
 )
-from hcallproto.payloads.tpm import Cc, TpmError, TpmFormatError, TpmRefusedError
+from hcallproto.payloads.tpm import Cc, TpmError, TpmFormatError, TpmRefusedError, parse_public
 
 NOT_THERE = bytes.fromhex("80010000000a0000018b")
 REFUSED = bytes.fromhex("80010000000a00000101")
@@ -158,7 +158,7 @@ def test_public_when_any_bit_is_flipped_then_refused():
 
 
 def test_public_when_it_is_no_key_then_refused(monkeypatch: pytest.MonkeyPatch):
-    real = wrapping_key.parse_public
+    real = parse_public
 
     def even(area: bytes) -> Any:
         return dataclasses.replace(real(area), exponent=2)
