@@ -60,7 +60,9 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     "ci": ("make",),
     # What tests compare with: programs that this project did not write.
     "tests": (
+        "binutils-powerpc64le-linux-gnu",
         "cpio",
+        "device-tree-compiler",
         "efitools",
         "git",
         "openssl",

@@ -190,11 +190,14 @@ class Fdt:
         """The tree as bytes: header, reservations, structure, strings, without a gap.
 
         Raises:
-            FdtError: a name cannot be written, is there twice, or nodes are too deep.
+            FdtError: a name cannot be written, is there twice, nodes are too deep, or a
+                reservation is of nothing.
         """
         writer = _Writer()
         writer.node(self.root, 1, "")
         writer.structure += _U32.pack(END)
+        if not all(size for _, size in self.reservations):
+            raise FdtError("a reservation has size 0")
         reserved = [_RESERVATION.pack(*entry) for entry in self.reservations]
         reserved.append(bytes(_RESERVATION.size))
         structure = HEADER_SIZE + _RESERVATION.size * len(reserved)
@@ -353,7 +356,10 @@ def _reservations(data: bytes, head: Head) -> Iterator[tuple[int, int]]:
         if offset + _RESERVATION.size > head.total_size:
             raise FdtError(f"the reservations at {head.reservations} do not end")
         address, size = _RESERVATION.unpack_from(data, offset)
-        if not address and not size:
+        if not size:
+            # Ends the list for libfdt and Linux whatever the address is.
+            if address:
+                raise FdtError(f"the reservation at {offset} has size 0")
             return
         yield address, size
         offset += _RESERVATION.size

@@ -229,6 +229,14 @@ def test_reservations_when_they_do_not_end_then_refused():
     assert len(fdt.parse(blob(EMPTY, reserved=most)).reservations) == 1024
 
 
+def test_reservations_when_one_has_no_size_then_refused():
+    # dtc, libfdt and Linux end the list there, the specification does not.
+    with pytest.raises(FdtError, match="reservation at 40 has size 0"):
+        fdt.parse(blob(EMPTY, reserved=words(0, 1, 0, 0) + bytes(16)))
+    with pytest.raises(FdtError, match="reservation has size 0"):
+        Fdt(reservations=[(1, 1), (1, 0)]).build()
+
+
 NAME = b"ab\0\0"
 
 
