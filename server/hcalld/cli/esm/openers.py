@@ -59,11 +59,13 @@ class Opener:
         Raises:
             click.UsageError: it does not.
         """
-        ways = [self.private_key is not None, self.partition is not None, self.tpm is not None]
-        if sum(ways) > 1 or (required and not any(ways)):
-            raise click.UsageError("give one of --private-key, --partition and --tpm")
-        if (self.tpm is None) != (self.wrapping_key is None):
-            raise click.UsageError("--tpm and --wrapping-key go together")
+        is_tpm = self.partition is not None or self.tpm is not None
+        if (self.private_key is not None and is_tpm) or (required and not self.is_given):
+            raise click.UsageError("give --private-key, or --partition or --tpm")
+        if (self.wrapping_key is not None) != (self.tpm is not None and self.partition is None):
+            raise click.UsageError(
+                "--wrapping-key goes with --tpm, and not with --partition, whose store has it"
+            )
         if self.passphrase_file is not None and self.private_key is None:
             raise click.UsageError("--passphrase-file goes with --private-key")
 
@@ -116,7 +118,8 @@ class Opener:
                     f"{self.partition}: its TPM has no wrapping key; make one with hcalld esm "
                     "provision-tpm"
                 )
-            yield PartitionTpm(self.directory, self.partition), key
+            own = PartitionTpm(self.directory, self.partition)
+            yield own if self.tpm is None else tpm_at(self.tpm), key
         finally:
             store.close()
 
