@@ -30,6 +30,7 @@ from hcallproto.abi.returns import H, U
 
 PAGE_IN_TRIES = 4
 """How often the hypervisor is asked for a page that is out (``core/page_encrypt.c``)."""
+ENDED = "the hypervisor ended the VM"
 _SHARED = int(svm.PageInFlag.SHARED)
 
 
@@ -55,6 +56,14 @@ def _running(ultravisor: UltravisorModel, lpid: int) -> SecureVm:
     return vm
 
 
+def _is_gone(ultravisor: UltravisorModel, turn: Turn, vm: SecureVm) -> bool:
+    """True if a hypervisor that was asked for something ended the VM; then so do we."""
+    if ultravisor.vms.get(vm.lpid) is vm and vm.state is VmState.SECURE:
+        return False
+    turn.kill(ENDED)
+    return True
+
+
 def share(ultravisor: UltravisorModel, turn: Turn, gfn: int, count: int, page_shift: int) -> None:
     """UV_SHARE_PAGE.
 
@@ -77,8 +86,8 @@ def share(ultravisor: UltravisorModel, turn: Turn, gfn: int, count: int, page_sh
         for page in pages_of(first, end):
             begin, stop = max(first, page), min(end, page + PAGE_SIZE)
             returned = turn.hypercall(svm.PAGE_IN.number, page, _SHARED, PAGE_SHIFT)
-            if ultravisor.vms.get(turn.lpid) is not vm or vm.state is not VmState.SECURE:
-                raise HcallError(U.P2, "the hypervisor ended the VM")
+            if _is_gone(ultravisor, turn, vm):
+                raise HcallError(U.P2, ENDED)
             consented = not vm.states(begin, stop).intersection((PageState.HV_SHARING,))
             if returned.status != H.SUCCESS or not consented:
                 _revert(ultravisor, turn, vm, asked)
@@ -106,7 +115,7 @@ def page_in(ultravisor: UltravisorModel, turn: Turn, vm: SecureVm, page: int) ->
     """Ask the hypervisor for a page that is out, a few times; True when it is back."""
     for _ in range(PAGE_IN_TRIES):
         turn.hypercall(svm.PAGE_IN.number, page, 0, PAGE_SHIFT)
-        if ultravisor.vms.get(vm.lpid) is not vm:
+        if _is_gone(ultravisor, turn, vm):
             return False
         if PageState.PAGEDOUT not in vm.states(page, page + PAGE_SIZE):
             return True
@@ -129,7 +138,7 @@ def _take_back(ultravisor: UltravisorModel, turn: Turn, vm: SecureVm, low: int, 
         begin, stop = max(low, page), min(high, page + PAGE_SIZE)
         if not _is_shared_beside(vm, page, begin, stop):
             returned = turn.hypercall(svm.PAGE_IN.number, page, 0, PAGE_SHIFT)
-            if ultravisor.vms.get(vm.lpid) is not vm:
+            if _is_gone(ultravisor, turn, vm):
                 return False
             if returned.status != H.SUCCESS:
                 ultravisor.breach(
@@ -211,6 +220,6 @@ def touch(ultravisor: UltravisorModel, turn: Turn, gpa: int) -> bool:
         return True
     if page_in(ultravisor, turn, vm, page):
         return True
-    if ultravisor.vms.get(turn.lpid) is vm:
+    if not _is_gone(ultravisor, turn, vm):
         ultravisor.breach(turn, vm, f"page 0x{page:x} is out, and does not come back")
     return False
