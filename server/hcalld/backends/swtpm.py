@@ -3,9 +3,10 @@
 
 It is started by the first command and has two sockets, both made here and inherited: the
 data channel, and the control channel (swtpm's ``tpm_ioctl.h``, ``ptm_*``; its man page,
-swtpm_ioctls(3)). Nothing listens, so nobody else reaches a guest's TPM. With
-``--terminate`` swtpm ends when the data channel does, so it outlives no daemon, however
-that ends.
+swtpm_ioctls(3)). Nothing listens, so nobody else reaches a guest's TPM. It outlives no
+daemon, however that ends: with ``--terminate`` it ends when the data channel does, and
+where that is not enough (0.7.1 turns in a circle if its response finds nobody) the kernel
+kills it (PR_SET_PDEATHSIG, by setpriv of util-linux).
 
 Its state is encrypted under a key that is derived for the partition. What a real TPM
 loses with its power (PCRs, loaded objects) is kept as swtpm's *volatile state* when the
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 import socket
 import struct
 import subprocess
@@ -77,7 +79,7 @@ class Swtpm:
         self._key = key
         self._timeout_s = timeout_s
         self._wait_us = wait_us
-        self._process: trio.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._ended = trio.Event()
         self._is_ending = False
         self._tail = b""
@@ -201,7 +203,7 @@ class Swtpm:
         if kept is None:
             (self._folder / VOLATILE_NAME).unlink(missing_ok=True)
         (self._folder / KEPT_NAME).unlink(missing_ok=True)
-        await self._spawn()
+        self._spawn()
         assert self._data is not None
         await self._command(_CMD_INIT, struct.pack(">I", _INIT_DELETE_VOLATILE))
         code = tpm.response_code(await self._data.transmit(tpm.STARTUP_CLEAR))
@@ -211,7 +213,7 @@ class Swtpm:
         if kept is not None and kept != self._run.reset:
             await flush_contexts(self._data)
 
-    async def _spawn(self) -> None:
+    def _spawn(self) -> None:
         with contextlib.ExitStack() as theirs:
             data, data_theirs = socket.socketpair()
             control, control_theirs = socket.socketpair()
@@ -229,8 +231,10 @@ class Swtpm:
             self._tail = b""
             self._ended = trio.Event()
             self._is_ending = False
-            self._process = await trio.lowlevel.open_process(
+            # Here and not in a thread, whose end would be the parent's death for the kernel.
+            self._process = subprocess.Popen(
                 [
+                    *_until_our_death(),
                     *(self._program, "socket", "--tpm2", "--terminate"),
                     *("--tpmstate", "dir=.,mode=0600"),
                     *("--fd", str(fds[0])),
@@ -245,17 +249,21 @@ class Swtpm:
             )
         trio.lowlevel.spawn_system_task(self._watch, self._process, self._ended)
 
-    async def _watch(self, process: trio.Process, ended: trio.Event) -> None:
+    async def _watch(self, process: subprocess.Popen[bytes], ended: trio.Event) -> None:
         """Until the process ends: keep the last it says, then say that it has ended."""
         assert process.stderr is not None
+        pidfd = os.pidfd_open(process.pid)
         try:
-            async for data in process.stderr:
-                self._tail = (self._tail + data)[-_MAX_TAIL:]
-            status = await process.wait()
+            async with trio.lowlevel.FdStream(os.dup(process.stderr.fileno())) as said:
+                process.stderr.close()
+                async for data in said:
+                    self._tail = (self._tail + data)[-_MAX_TAIL:]
+            await trio.lowlevel.wait_readable(pidfd)
+            status = process.wait()
             if process is self._process and not self._is_ending:
                 self._log.error("swtpm has ended", status=status, reason=self._how_it_ended())
         finally:
-            await trio.aclose_forcefully(process.stderr)
+            os.close(pidfd)
             ended.set()
 
     async def _kill(self) -> None:
@@ -272,7 +280,7 @@ class Swtpm:
         if process is not None and process.poll() is None:
             process.kill()
             with trio.CancelScope(shield=True):
-                await process.wait()
+                await self._ended.wait()
 
     async def _stop(self) -> None:
         """End in good order: a shutdown, the volatile state kept, and whose it is."""
@@ -307,7 +315,7 @@ class Swtpm:
         control = trio.socket.from_stdlib_socket(self._control)
         answer = b""
         try:
-            with trio.fail_after(CONTROL_SECONDS):
+            with trio.fail_after(CONTROL_SECONDS), contextlib.suppress(ConnectionError):
                 await control.send(struct.pack(">I", number) + parameters)
                 while len(answer) < 4:
                     data = await control.recv(4 - len(answer))
@@ -327,3 +335,9 @@ class Swtpm:
             raise BackendUnavailable(
                 f"{self.description}: control command {number} gives result 0x{answer.hex()}"
             )
+
+
+def _until_our_death() -> list[str]:
+    """Words before a command that is to end with us."""
+    setpriv = shutil.which("setpriv")
+    return [] if setpriv is None else [setpriv, "--pdeathsig", "KILL", "--"]
