@@ -409,12 +409,13 @@ def test_tpm_when_swtpm_does_not_end_then_it_is_killed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ):
     program = tmp_path / "swtpm"
-    program.write_text("#!/bin/sh\ntrap '' TERM\nexec sleep 60 <&- >&- 2>&-\n")
+    program.write_text("#!/bin/sh\ntrap '' TERM\necho >ready\nexec sleep 60 <&- >&- 2>&-\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(tpms, "STOP_S", 0.2)
 
     async def nothing(_transmit: object) -> int:
+        wait_until(lambda: pathlib.Path("tpm/ready").exists(), "the trap")
         return 5
 
     assert tpm_at("swtpm:tpm").carry_out(nothing) == 5
@@ -503,4 +504,3 @@ def test_tpm_when_it_is_a_unix_socket_or_a_device_then_reached(socket_dir: pathl
         os.close(controller)
         os.close(terminal)
     assert isinstance(tpm_at("tcp:127.0.0.1:5"), TpmSocket)
-    wait_until(lambda: not thread.is_alive(), "the thread's end")
