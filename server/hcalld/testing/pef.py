@@ -9,7 +9,7 @@ are here whether they are served yet or not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from hcalld.core.call import Call, Plan
@@ -19,10 +19,12 @@ from hcalld.core.effects import (
     GuestMemoryError,
     Note,
     ReadGuest,
+    TpmClose,
+    TpmTransmit,
     WriteGuest,
     ZeroGuest,
 )
-from hcalld.core.errors import HcallError
+from hcalld.core.errors import BackendUnavailable, HcallError
 from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.pages import STATE_SIZE, PageBits, PageRange, SetPages
@@ -65,6 +67,7 @@ class PefGuest:
         settings: an operator's.
         guest: its memory; 16 MiB by default.
         store: its store; in memory by default.
+        tpm: its TPM, from command to response; may raise BackendUnavailable.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class PefGuest:
         *,
         guest: FakeGuest | None = None,
         store: Store | None = None,
+        tpm: Callable[[bytes], bytes] | None = None,
     ) -> None:
+        self.tpm = tpm
         self.settings = settings or PefSettings()
         self.guest = guest or FakeGuest(((0, RAM_SIZE),))
         self.store: Store = store if store is not None else MemoryStore()
@@ -184,7 +189,11 @@ class PefGuest:
             case Entropy(size):
                 self._entropy_count += 1
                 return hashlib.shake_256(self._entropy_count.to_bytes(8, "big")).digest(size)
-            case Note():
+            case TpmTransmit(command):
+                if self.tpm is None:
+                    raise BackendUnavailable("the machine has no TPM")
+                return self.tpm(command)
+            case Note() | TpmClose():
                 return None
             case _:
                 raise TypeError(f"no way to perform {effect!r}")

@@ -21,6 +21,7 @@ from hcalld.core.records import Change, Record
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.hypervisor.half import HypervisorHalf, HypervisorSettings
 from hcalld.domain.hypervisor.memory import HypervisorMemory
+from hcalld.domain.pef.key import key_of
 from hcalld.domain.pef.verify import Key, Verify, verify
 from hcalld.domain.ultravisor import sharing
 from hcalld.domain.ultravisor.abi import (
@@ -88,8 +89,8 @@ class PefMachine:
         self.ultravisor = UltravisorModel(self.memory, stored)
         self.hypervisor = HypervisorHalf(GUEST_LPID, self.memory, self.settings.hypervisor, stored)
         self.page_shift = self.settings.page_shift or DEFAULT_PAGE_SHIFT
-        self.key: Key | None = None
-        """Gives the key of the guest's blob; None: there is no TPM."""
+        self.key: Key = key_of(stored)
+        """Gives the key of the guest's blob."""
         self.verify: Verify = verify
         self._claims: dict[int, _Read] = {}
         """Pages taken from the guest, to be read."""
@@ -218,19 +219,14 @@ class PefMachine:
         )
 
     def _bits(self, turn: Turn) -> tuple[PageRange, ...]:
-        """What QEMU is told of the pages that may have changed."""
+        """What QEMU is told of the pages that may have changed: of RAM, so of slots only."""
         vm = self.ultravisor.vms.get(GUEST_LPID)
         told: list[PageRange] = []
         for low, high in turn.touched.ranges():
-            known = [] if vm is None else list(vm.bits(low, high))
-            position = low
-            for one in known:
-                if position < one.gpa:
-                    told.append(PageRange(position, one.gpa - position, PageBits.NONE))
-                told.append(one)
-                position = one.gpa + one.size
-            if position < high:
-                told.append(PageRange(position, high - position, PageBits.NONE))
+            if vm is None:
+                told.append(PageRange(low, high - low, PageBits.NONE))
+            else:
+                told += vm.bits(low, high)
         return tuple(told)
 
     # -- calls ------------------------------------------------------------------------------
@@ -340,7 +336,11 @@ class PefMachine:
 
     def _may_go(self, gpa: int) -> bool:
         vm = self.ultravisor.vms[GUEST_LPID]
-        return vm.state is VmState.SECURE and vm.is_all_secure(gpa)
+        return (
+            vm.state is VmState.SECURE
+            and vm.slots.hold(gpa, gpa + PAGE_SIZE)
+            and vm.is_all_secure(gpa)
+        )
 
     async def page_out(self, gpas: Sequence[int]) -> Outcome:
         """An operator wants pages out; PAGE_OUT_BATCH at most at a time."""
@@ -371,7 +371,12 @@ class PefMachine:
         """Memory was removed from the machine."""
 
         def work(turn: Turn) -> U:
-            return U.SUCCESS if self.hypervisor.unplug(turn, start, size) else U.PARAMETER
+            if not self.hypervisor.unplug(turn, start, size):
+                return U.PARAMETER
+            # It is no longer there to be zeroed.
+            turn.zeros.remove(start, start + size)
+            turn.touched.remove(start, start + size)
+            return U.SUCCESS
 
         return await self.carry_out(work)
 

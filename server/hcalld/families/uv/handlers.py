@@ -10,14 +10,12 @@ other calls, and by whoever plays a host.
 from __future__ import annotations
 
 from hcalld.core.call import Call
-from hcalld.core.errors import HcallError
 from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
 from hcalld.domain.pef.entry import enter
 from hcalld.domain.pef.machine import PefMachine
 from hcalld.domain.ultravisor.caller import check_caller
 from hcallproto.abi.families import uv
-from hcallproto.abi.returns import U
 from hcallproto.abi.spec import Hcall
 
 
@@ -39,8 +37,6 @@ async def _by_hypervisor(call: Call, machine: PefMachine) -> Outcome:
 @HANDLERS.prepares(uv.ESM)
 async def uv_esm(call: Call, machine: PefMachine) -> Outcome:
     """Enter secure mode (svm-esm.c ``sys_esm()``)."""
-    if machine.key is None:
-        raise HcallError(U.PARAMETER, "no TPM: nothing opens the guest's blob")
     ranges = call.ram.ranges
     return await enter(machine, call["kernel"], call["fdt"], ranges, machine.verify, machine.key)
 
