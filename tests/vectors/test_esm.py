@@ -15,7 +15,7 @@ from hcalld.crypto.signing import load_private_key
 from hcalld.crypto.tpm_session import run
 from hcalld.domain.esm import blob
 from hcalld.domain.esm.authoring import Recipient, authorize
-from hcalld.domain.esm.boot_tree import BootTree, Range
+from hcalld.domain.esm.boot_tree import BootTree, Range, read_boot_tree
 from hcalld.domain.esm.digests import digests_of, open_digests, open_file
 from hcalld.domain.esm.errors import BlobError, EsmError
 from hcalld.domain.esm.flat_kernel import flat_kernel
@@ -121,3 +121,32 @@ def test_blob_when_svm_tool_made_it_then_its_trees_are_read_to_the_last_node():
     nested = fdt.parse(tree.node("/file").raw("files-fdt"))
     assert [node.name for node in tree.root.children] == ["lockboxes", "digest", "file"]
     assert nested.node("/files/rootd").text("algorithm") == "AES256-GCM"
+
+
+# -- what a guest says of itself ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("firmware", ["slof", "vof"])
+def test_tree_when_linux_made_it_then_what_is_to_be_measured_is_found(firmware: str):
+    data = read(f"{firmware}.dtb")
+    tree = fdt.parse(data)
+    assert int.from_bytes(data[20:24], "big") == 16
+    found = read_boot_tree(tree)
+    assert found.bootargs == b"console=hvc0 panic=0"
+    assert found.rtas_text.size == 20
+    assert found.rtas.start == found.rtas_text.start == 0x1FFFF000
+    assert found.initrd.start % 0x10000 == 0
+    # Linux reserves what it needs of them.
+    reserved = [range(start, start + size) for start, size in tree.reservations]
+    assert any(found.rtas.start in place for place in reserved)
+    assert any(found.initrd.start in place for place in reserved)
+    assert tree.node("/memory@0").raw("reg")[:8] == bytes(8)
+    assert fdt.parse(tree.build()) == tree
+
+
+@pytest.mark.parametrize("firmware", ["slof", "vof"])
+def test_tree_when_it_is_cut_anywhere_then_refused(firmware: str):
+    data = read(f"{firmware}.dtb")
+    for size in range(0, len(data), 41):
+        with pytest.raises(fdt.FdtError):
+            fdt.parse(data[:size])

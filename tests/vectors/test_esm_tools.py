@@ -141,6 +141,13 @@ def test_blob_when_dtc_and_fdtget_read_it_then_as_we_do(
     assert bytes(int(word, 16) for word in shown) == ours.node("/digest/digests-fdt").raw("iv")
 
 
+@pytest.mark.parametrize("firmware", ["slof", "vof"])
+def test_tree_when_linux_made_it_then_dtc_reads_it_as_we_do(dtc: Dtc, firmware: str):
+    theirs = dtc(read(f"{firmware}.dtb"), "dtb", "dtb")
+    assert theirs is not None
+    assert fdt.parse(theirs) == fdt.parse(read(f"{firmware}.dtb"))
+
+
 # -- archives -----------------------------------------------------------------------------------
 
 
