@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from tests.esm import INITRD, kernel_elf
 
 from hcalld.cli import cli
-from hcalld.config import Emulation, parse_profile
+from hcalld.config import Emulation, TpmChoice, parse_profile
 from hcalld.core.records import Run
 from hcalld.domain.attributes import PartitionAttributes, PksAttributes
 from hcalld.stores.directory import StateDirectory
@@ -334,11 +334,17 @@ def test_toml_when_the_user_guide_gives_the_defaults_then_they_are():
     profile = parse_profile(first.text, "lpar7", str(first))
     assert profile.attributes == PartitionAttributes()
     assert profile.emulation == Emulation()
+    assert profile.tpm == TpmChoice()
 
 
 def test_keys_when_a_profile_has_them_then_the_user_guide_names_each():
     text = (ROOT / "docs" / "using.md").read_text()
-    kinds: tuple[type[msgspec.Struct], ...] = (PartitionAttributes, PksAttributes, Emulation)
+    kinds: tuple[type[msgspec.Struct], ...] = (
+        PartitionAttributes,
+        PksAttributes,
+        Emulation,
+        TpmChoice,
+    )
     for kind in kinds:
         for field in msgspec.structs.fields(kind):
             name = field.encode_name
