@@ -23,6 +23,7 @@ from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES128
 
+from hcalld.core.errors import BackendUnavailable
 from hcalld.core.secret import Secret
 from hcallproto.payloads.tpm import (
     POLICY_SESSION,
@@ -270,11 +271,14 @@ async def start_policy_session(transmit: Transmit, nonce: bytes) -> PolicySessio
 async def with_flush(transmit: Transmit, handle: int, work: Awaitable[T]) -> T:
     """Await ``work``, and have the TPM forget ``handle`` whatever comes of it.
 
-    Not so when the coroutine is given up (cancelled): then nothing may be awaited any more,
-    and who gave it up closes the connection to the TPM.
+    Not so when the TPM cannot be reached any more, which would only be waited for twice, nor
+    when the coroutine is given up (cancelled), and nothing may be awaited: who carries the
+    commands then closes the session with the TPM, and what was in it goes too.
     """
     try:
         result = await work
+    except BackendUnavailable:
+        raise
     except Exception:
         with contextlib.suppress(Exception):
             await flush(transmit, handle)

@@ -8,6 +8,7 @@ import pytest
 from tests.unit.hcalld.crypto.tpm_replay import Replay
 
 from hcalld.core.effects import Now
+from hcalld.core.errors import BackendUnavailable
 from hcalld.crypto import tpm_session
 from hcalld.crypto.tpm_session import (
     MAX_ATTEMPTS,
@@ -120,6 +121,13 @@ def test_flush_when_the_work_is_given_up_then_nothing_is_sent():
 def session_response(handle: int, nonce: bytes, extra: bytes = b"") -> bytes:
     body = u32(handle) + len(nonce).to_bytes(2, "big") + nonce + extra
     return b"\x80\x01" + u32(10 + len(body)) + u32(0) + body
+
+
+def test_flush_when_the_tpm_is_gone_then_it_is_not_waited_for_again():
+    tpm = Scripted(OK)
+    with pytest.raises(BackendUnavailable, match="no answer"):
+        run(with_flush(tpm.transmit, 1, fails(BackendUnavailable("no answer"))))
+    assert tpm.sent == []
 
 
 @pytest.mark.parametrize(
