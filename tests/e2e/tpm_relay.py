@@ -69,4 +69,7 @@ def _by_hypercall(path: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    {"socket": _by_socket, "daemon": _by_hypercall}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "socket":
+        _by_socket(sys.argv[2])
+    else:
+        _by_hypercall(sys.argv[2], sys.argv[3])

@@ -56,7 +56,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
         "make",
     ),
     "stub": ("gcc-powerpc64le-linux-gnu", "make"),
-    "bench": ("gcc", "libc6-dev"),
+    "bench": ("gcc", "libc6-dev", "swtpm"),
     "ci": ("make",),
     # What tests compare with: programs that this project did not write.
     "tests": (
