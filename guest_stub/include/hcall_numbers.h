@@ -219,7 +219,7 @@
 	X(H_PKS_SIGNED_UPDATE, 0x454, 1, 8, 1) \
 	X(H_PKS_WRAP_OBJECT, 0x490, 1, 9, 1) \
 	X(H_PKS_UNWRAP_OBJECT, 0x494, 1, 7, 1) \
-	X(H_TPM_COMM, 0xef10, 1, 5, 0) \
+	X(H_TPM_COMM, 0xef10, 1, 5, 1) \
 	X(H_RANDOM, 0x300, 1, 0, 0) \
 	X(H_SVM_PAGE_IN, 0xef00, 1, 3, 0) \
 	X(H_SVM_PAGE_OUT, 0xef04, 1, 3, 0) \

@@ -15,7 +15,9 @@ from hcalld.core.handlers import HandlerSet, Model, ModelT
 from hcalld.core.records import Record
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.keystore import Keystore
+from hcalld.domain.tpm import TpmModel
 from hcalld.families.pks.handlers import HANDLERS as PKS
+from hcalld.families.tpm.handlers import HANDLERS as TPM
 
 __all__ = ["SERVED", "Model", "Served"]
 
@@ -31,6 +33,11 @@ class Served(Generic[ModelT]):
     Raises StoreError for records that cannot be read, ConfigError for attributes that
     do not fit them.
     """
+    needs_tpm: bool = False
+    """Served only where the partition has a TPM; elsewhere the shim is told nothing of it."""
 
 
-SERVED: tuple[Served[Any], ...] = (Served(PKS, Keystore),)
+SERVED: tuple[Served[Any], ...] = (
+    Served(PKS, Keystore),
+    Served(TPM, TpmModel, needs_tpm=True),
+)

@@ -3,7 +3,8 @@
 
 What needs no waiting is answered where it arrives. A call that has to wait gets a task of
 its own, which the shim can cancel and a reset ends. It can be stopped wherever it waits,
-and has changed nothing then, for a handler changes its model only after its last effect.
+and has changed nothing then, for a handler changes its model only after its last effect;
+only a TPM may have carried out what was sent to it.
 
 This is the one place where an exception of a handler is caught: the guest gets
 H_HARDWARE, the log the traceback, and everything else lives on. ``strict`` re-raises it
@@ -132,6 +133,7 @@ class Calls:
                 frame.msr,
                 frame.pidr,
                 frame.lpidr,
+                frame.is_resent,
             )
             execution = Execution(frame, entry, call, partition, model, ram, self)
             outcome = execution.start()
@@ -227,7 +229,8 @@ class Calls:
             assert outcome is not None
             self._reply(frame, entry, outcome, _notes(execution), pending.started)
             return
-        self._outbox.queue(f.Cancelled(frame.vcpu, frame.reset, frame.seq, s.Effect.NONE))
+        effect = s.Effect.MAY_REMAIN if execution.may_remain else s.Effect.NONE
+        self._outbox.queue(f.Cancelled(frame.vcpu, frame.reset, frame.seq, effect))
         if self._observers:
             told = Outcome(
                 entry.hcall.timeout_code, why=f"cancelled by the shim: {cancel.reason.name}"

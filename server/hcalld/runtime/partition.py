@@ -21,8 +21,9 @@ from hcalld.core.records import Change, RecordedReply, Run
 from hcalld.domain.attribute_orders import Carried, connect
 from hcalld.domain.attribute_records import load as load_attributes
 from hcalld.domain.attributes import PartitionAttributes
-from hcalld.families.registry import SERVED
+from hcalld.families.registry import SERVED, Served
 from hcalld.runtime.flushing import FlushRounds
+from hcalld.runtime.tpm import TpmSession
 from hcalld.stores.base import Store
 from hcallproto.abi.spec import BufferShape, Direction, Family, Hcall, Level
 from hcallproto.wire import frames as f
@@ -94,6 +95,7 @@ class Partition:
         profile: its configuration.
         open_store: opens its store; raises StoreError.
         rounds: flushes its store, with those of other partitions; by default alone.
+        tpm: its TPM; None: it has none.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Partition:
         profile: Profile,
         open_store: Callable[[], Store],
         rounds: FlushRounds | None = None,
+        tpm: TpmSession | None = None,
     ) -> None:
         self.profile = profile
         self.id = profile.partition
@@ -114,14 +117,19 @@ class Partition:
         self._store: Store | None = None
         self._models: dict[str, Model] = {}
         self._rounds = rounds or FlushRounds()
+        self.tpm = tpm
 
     # -- what it serves -----------------------------------------------------------------
+
+    def _served(self) -> list[Served[Any]]:
+        """The families that are there for it."""
+        return [served for served in SERVED if self.tpm is not None or not served.needs_tpm]
 
     def entries(self, *, shared_ram: bool, levels: frozenset[Level]) -> dict[int, Entry]:
         """The calls it serves, by ``number << 2 | level``."""
         limits = self.attributes.limits()
         entries = {}
-        for served in SERVED:
+        for served in self._served():
             for hcall, handler in served.handlers.by_call.items():
                 if hcall.level not in levels:
                     continue
@@ -153,7 +161,7 @@ class Partition:
         limits = self.attributes.limits()
         deadline_ms = self.profile.emulation.deadline_ms
         calls = [_spec_of(entry, limits, deadline_ms) for entry in entries.values()]
-        families: Sequence[Family] = [served.handlers.family for served in SERVED]
+        families: Sequence[Family] = [served.handlers.family for served in self._served()]
         if self.profile.emulation.unserved == "function":
             calls += [
                 _answer_spec(hcall)
@@ -186,6 +194,8 @@ class Partition:
             self._connect(self._store, run.instance)
         if self._store.begin_run(run):
             self._models = {}
+        if self.tpm is not None:
+            self.tpm.begin_run(run)
         self._load(self._store)
 
     def _connect(self, store: Store, instance: bytes) -> None:
@@ -268,6 +278,8 @@ class Partition:
     async def close(self) -> None:
         """Close the store and give up its ownership, after a flush that is under way."""
         self._models = {}
+        if self.tpm is not None:
+            await self.tpm.aclose()
         store = self._store
         if store is not None:
             await self._rounds.until_unused(store)

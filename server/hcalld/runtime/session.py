@@ -356,6 +356,8 @@ class Session:
         assert self.hello is not None
         self._calls.reset()
         self.partition.begin(Run(self.hello.instance, event.reset))
+        if self.partition.tpm is not None and self._nursery is not None:
+            self._nursery.start_soon(self.partition.tpm.settle)
         self._outbox.queue(f.EventAck(event.kind, event.request, event.reset))
 
 

@@ -9,7 +9,7 @@ made up and repeat; nothing else is faked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hcalld.core.call import Call, Plan
@@ -22,10 +22,12 @@ from hcalld.core.effects import (
     Now,
     ReadBuffer,
     ReadGuest,
+    TpmClose,
+    TpmTransmit,
     WriteGuest,
     ZeroGuest,
 )
-from hcalld.core.errors import HcallError
+from hcalld.core.errors import BackendUnavailable, HcallError
 from hcalld.core.handlers import Handler, HandlerSet, Model
 from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.records import RecordedReply, Run
@@ -53,6 +55,8 @@ class PureMachine:
         store: its store; in memory by default. It is entered with a run of its own; one
             that another machine of this kind has entered is taken over as by a daemon
             that was restarted, with the attributes in force.
+        tpm: its TPM, from command to response; may raise BackendUnavailable. It has a
+            session from the first command on.
 
     Raises:
         ConfigError: the attributes are refused.
@@ -64,6 +68,7 @@ class PureMachine:
         *,
         guest: FakeGuest | None = None,
         store: Store | None = None,
+        tpm: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self.attributes = attributes or PartitionAttributes()
         """Those in force."""
@@ -73,6 +78,8 @@ class PureMachine:
         """The effects of the last call."""
         self.notes: list[str] = []
         self.flush_count = 0
+        self.has_tpm_session = False
+        self._tpm = tpm
         self._profile: Orders = flatten(self.attributes)
         self._power_count = 0
         self._reset_count = 0
@@ -195,6 +202,16 @@ class PureMachine:
             case Flush():
                 self.flush_count += 1
                 return self.store.flush()
+            case TpmTransmit(command):
+                if self._tpm is None:
+                    raise BackendUnavailable("the machine has no TPM")
+                self.has_tpm_session = False
+                response = self._tpm(command)
+                self.has_tpm_session = True
+                return response
+            case TpmClose():
+                self.has_tpm_session = False
+                return None
             case Note(text):
                 return self.notes.append(text)
             case _:
