@@ -124,36 +124,44 @@ def merge(current: bytes, added: bytes) -> bytes:
     A list of certificates is new unless the same list is there. Of other lists, those
     signatures are new that no list of the same type, header and size has; they join the
     first such list. So an update that repeats what is there changes nothing, and what is
-    there keeps its order.
+    there keeps its order. Takes time in proportion to both sides: a guest chooses them, and
+    other guests wait meanwhile.
 
     Raises:
         ContentError: either side is malformed.
     """
     merged = list(parse_lists(current))
+    certificates = {each for each in merged if each.type == CERT_X509}
+    places: dict[_Kind, tuple[int, set[Signature]]] = {}
+    """Where the first list of a kind is, and what all lists of that kind have."""
+    for index, each in enumerate(merged):
+        places.setdefault(_kind(each), (index, set()))[1].update(each.signatures)
+    joining: dict[int, list[Signature]] = {}
     for each in parse_lists(added):
+        place = places.get(_kind(each))
         if each.type == CERT_X509:
-            if each not in merged:
-                merged.append(each)
+            if each in certificates:
+                continue
+            certificates.add(each)
+        elif place is not None:
+            index, there = place
+            joining.setdefault(index, []).extend(_new(each.signatures, there))
             continue
-        alike = [index for index, other in enumerate(merged) if _is_alike(other, each)]
-        if not alike:
-            merged.append(each)
-            continue
-        there = {signature for index in alike for signature in merged[index].signatures}
-        fresh = tuple(_new(each.signatures, there))
-        first = merged[alike[0]]
-        merged[alike[0]] = SignatureList(
-            first.type, first.signature_size, first.signatures + fresh, first.header
-        )
+        else:
+            places[_kind(each)] = len(merged), set(each.signatures)
+        merged.append(each)
+    for index, fresh in joining.items():
+        first = merged[index]
+        merged[index] = first._replace(signatures=(*first.signatures, *fresh))
     return b"".join(each.build() for each in merged)
 
 
-def _is_alike(one: SignatureList, other: SignatureList) -> bool:
-    return (one.type, one.signature_size, one.header) == (
-        other.type,
-        other.signature_size,
-        other.header,
-    )
+_Kind = tuple[bytes, int, bytes]
+
+
+def _kind(each: SignatureList) -> _Kind:
+    """What two lists have in common whose signatures can be in one: type, size, header."""
+    return each.type, each.signature_size, each.header
 
 
 def _new(signatures: Iterable[Signature], there: set[Signature]) -> Iterable[Signature]:
