@@ -34,6 +34,7 @@ from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.pef.entry import enter
 from hcalld.domain.pef.machine import PefMachine, PefSettings
 from hcalld.domain.pef.verify import Verified
+from hcalld.domain.runs import Runs
 from hcalld.families.svm.handlers import HANDLERS as SVM
 from hcalld.families.uv.handlers import HANDLERS as UV
 from hcalld.stores.base import Store
@@ -42,7 +43,7 @@ from hcalld.testing.driver import run_pure
 from hcalld.testing.guest import FakeGuest
 from hcalld.testing.machine import UndeclaredError
 from hcallproto.abi.registers import MSR_HV, MSR_PR, MSR_S
-from hcallproto.abi.spec import Hcall
+from hcallproto.abi.spec import Hcall, Level
 from hcallproto.payloads import fdt
 
 SECURE_KERNEL = MSR_S
@@ -53,7 +54,7 @@ HOST = MSR_HV
 
 KERNEL_GPA = 0x40_0000
 TREE_GPA = 0x20_0000
-RAM_SIZE = 16 << 20
+RAM_SIZE = 8 << 20
 
 
 class PagedOutError(Exception):
@@ -65,7 +66,7 @@ class PefGuest:
 
     Args:
         settings: an operator's.
-        guest: its memory; 16 MiB by default.
+        guest: its memory; 8 MiB by default.
         store: its store; in memory by default.
         tpm: its TPM, from command to response; may raise BackendUnavailable.
     """
@@ -82,8 +83,8 @@ class PefGuest:
         self.settings = settings or PefSettings()
         self.guest = guest or FakeGuest(((0, RAM_SIZE),))
         self.store: Store = store if store is not None else MemoryStore()
-        self.bits: dict[int, PageBits] = {}
-        """QEMU's bits by number of the 4 KiB page; none is 0."""
+        self._bits: Runs[PageBits] = Runs(PageBits.NONE)
+        """QEMU's bits by number of the 4 KiB page."""
         self.trail: list[Effect[Any]] = []
         """The effects of the last call."""
         self.doom = ""
@@ -107,9 +108,9 @@ class PefGuest:
 
     def reset(self) -> None:
         """The machine's system reset: QEMU forgets all bits, and zeroes what was hidden."""
-        for page in [page for page, bits in self.bits.items() if bits]:
-            self.guest.write(page * STATE_SIZE, bytes(STATE_SIZE))
-        self.bits.clear()
+        for low, high, _ in self._bits.all_runs():
+            self.guest.write(low * STATE_SIZE, bytes((high - low) * STATE_SIZE))
+        self._bits = Runs(PageBits.NONE)
         self.doom = ""
         self._reset_count += 1
         self.store.begin_run(self._run())
@@ -144,6 +145,7 @@ class PefGuest:
         except HcallError as error:
             outcome = refusal(hcall, error)
             self._commit()
+        assert hcall.level is Level.SC2 or not outcome.pages, "a breach of docs/wire.rst"
         if outcome.code not in plan.codes:
             raise UndeclaredError(f"{hcall.name} gave {outcome.code!r}, which it does not declare")
         outputs = {output.register for output in hcall.outputs}
@@ -165,6 +167,7 @@ class PefGuest:
             self.guest.write(gpa, data)
         for gpa, size in outcome.zeros:
             self.guest.write(gpa, bytes(size))
+        assert all(one.state is not PageBits.OUT for one in outcome.pages), "a breach, too"
         self.set_bits(outcome.pages)
         self.doom = self.doom or outcome.terminate
         return outcome
@@ -205,23 +208,29 @@ class PefGuest:
             assert size % STATE_SIZE == 0
             if not self.guest.ram.contains(gpa, size):
                 raise GuestMemoryError(gpa, size, "not RAM")
-            for page in range(gpa // STATE_SIZE, (gpa + size) // STATE_SIZE):
-                self.bits[page] = state
+            self._bits.set(gpa // STATE_SIZE, (gpa + size) // STATE_SIZE, state)
 
     # -- a vCPU's and a device's accesses -----------------------------------------------------
 
     def bits_at(self, gpa: int) -> PageBits:
         """QEMU's bits of a page."""
-        return self.bits.get(gpa // STATE_SIZE, PageBits.NONE)
+        return self._bits[gpa // STATE_SIZE]
+
+    def bits(self) -> list[PageRange]:
+        """All pages that QEMU has bits of."""
+        return [
+            PageRange(low * STATE_SIZE, (high - low) * STATE_SIZE, bits)
+            for low, high, bits in self._bits.all_runs()
+        ]
 
     def _reach(self, gpa: int, size: int) -> None:
         for page in range(gpa // STATE_SIZE, (gpa + size - 1) // STATE_SIZE + 1):
-            if self.bits.get(page, PageBits.NONE) & PageBits.PAGED_OUT:
+            if self._bits[page] & PageBits.PAGED_OUT:
                 try:
                     self.run(self.machine.touch(page * STATE_SIZE))
                 except HcallError as error:
                     raise PagedOutError(str(error)) from None
-            if self.doom or self.bits.get(page, PageBits.NONE) & PageBits.PAGED_OUT:
+            if self.doom or self._bits[page] & PageBits.PAGED_OUT:
                 raise PagedOutError(f"page 0x{page * STATE_SIZE:x}: {self.doom}")
 
     def load(self, gpa: int, size: int) -> bytes:
@@ -244,10 +253,16 @@ class PefGuest:
 
     # -- secure mode --------------------------------------------------------------------------
 
-    def enter(self, files: Mapping[bytes, Secret | None] | None = None) -> Outcome:
+    def enter(
+        self,
+        files: Mapping[bytes, Secret | None] | None = None,
+        *,
+        kernel_gpa: int = KERNEL_GPA,
+        tree_gpa: int = TREE_GPA,
+    ) -> Outcome:
         """UV_ESM of a guest that is what it must be: a kernel of 64 KiB, and files."""
         tree = fdt.Fdt().build()
-        self.guest.write(TREE_GPA, tree)
+        self.guest.write(tree_gpa, tree)
 
         async def verify(read: Any, content: bytes, kernel: int, key: Any) -> Verified:
             assert content == tree
@@ -257,6 +272,5 @@ class PefGuest:
         async def key(blob: Any) -> Secret:
             raise AssertionError("nobody needs a key")
 
-        return self.run(
-            enter(self.machine, KERNEL_GPA, TREE_GPA, self.guest.ram.ranges, verify, key)
-        )
+        ranges = self.guest.ram.ranges
+        return self.run(enter(self.machine, kernel_gpa, tree_gpa, ranges, verify, key))

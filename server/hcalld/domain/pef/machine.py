@@ -131,13 +131,23 @@ class PefMachine:
         """Begin a turn."""
         return Turn(GUEST_LPID, self.ultravisor, self.hypervisor, contents)
 
-    async def carry_out(self, work: Callable[[Turn], H | U | Returned]) -> Outcome:
+    async def carry_out(
+        self, work: Callable[[Turn], H | U | Returned], *, tells_pages: bool = True
+    ) -> Outcome:
         """Carry a turn out, reading first what it needs.
 
         Args:
             work: gives the code, or raises HcallError; it is called again if it raises
                 ContentNeeded.
+            tells_pages: the reply can have page states.
         """
+        outcome = await self._carry_out(work)
+        if outcome.pages and not tells_pages:
+            await SetPages(outcome.pages)
+            outcome = dataclasses.replace(outcome, pages=())
+        return outcome
+
+    async def _carry_out(self, work: Callable[[Turn], H | U | Returned]) -> Outcome:
         reads: dict[int, _Read] = {}
         for _ in range(_TRIES):
             contents = {
@@ -227,7 +237,8 @@ class PefMachine:
                 told.append(PageRange(low, high - low, PageBits.NONE))
             else:
                 told += vm.bits(low, high)
-        return tuple(told)
+        # What is out was told before it was read; a reply cannot page out (docs/wire.rst).
+        return tuple(one for one in told if one.state is not PageBits.OUT)
 
     # -- calls ------------------------------------------------------------------------------
 
@@ -235,9 +246,25 @@ class PefMachine:
         """An ultracall that a hypervisor makes which is not our half."""
         return await self.carry_out(lambda turn: turn.ultracall(number, *args))
 
-    async def by_ultravisor(self, number: int, args: Sequence[int]) -> Outcome:
-        """A hypercall that is made with MSR[S] set."""
-        return await self.carry_out(lambda turn: turn.hypercall(number, *args))
+    async def by_guest(self, number: int, args: Sequence[int]) -> Outcome:
+        """A hypercall of the ultravisor's that a secure VM makes itself.
+
+        KVM cannot tell it from the ultravisor's. A reply to a hypercall has no page states,
+        so a page that is out stays so until it is touched: that it is in, as the VM is told,
+        it cannot see otherwise.
+        """
+        if number == svm.PAGE_IN.number and self._is_out(page_of(args[0])):
+            gpa, flags, order = args
+            if order == PAGE_SHIFT and not flags:
+                return Outcome(H.SUCCESS, notes=(f"0x{gpa:x} comes in when it is touched",))
+            code = H.P3 if order != PAGE_SHIFT else H.PARAMETER
+            return Outcome(code, why="the page is out: it cannot be shared")
+
+        return await self.carry_out(lambda turn: turn.hypercall(number, *args), tells_pages=False)
+
+    def _is_out(self, page: int) -> bool:
+        vm = self.ultravisor.vms.get(GUEST_LPID)
+        return vm is not None and vm.kept(page) is not None
 
     async def share(self, gfn: int, count: int) -> Outcome:
         """UV_SHARE_PAGE."""
@@ -301,8 +328,7 @@ class PefMachine:
             if vm is None:
                 turn.touched.add(page_of(gpa), page_of(gpa) + PAGE_SIZE)
                 return U.SUCCESS
-            is_out = vm.kept(page_of(gpa)) is not None
-            if is_out and not self._make_room(turn, 1):
+            if self._is_out(page_of(gpa)) and not self._make_room(turn, 1):
                 turn.say("HV: the VM has more pages in secure memory than it may")
             if not sharing.touch(self.ultravisor, turn, gpa):
                 raise HcallError(U.P3, f"page 0x{page_of(gpa):x} cannot be brought in")

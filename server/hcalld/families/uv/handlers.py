@@ -10,12 +10,15 @@ other calls, and by whoever plays a host.
 from __future__ import annotations
 
 from hcalld.core.call import Call
+from hcalld.core.errors import HcallError
 from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
 from hcalld.domain.pef.entry import enter
 from hcalld.domain.pef.machine import PefMachine
 from hcalld.domain.ultravisor.caller import check_caller
 from hcallproto.abi.families import uv
+from hcallproto.abi.registers import MSR_S
+from hcallproto.abi.returns import U
 from hcallproto.abi.spec import Hcall
 
 
@@ -61,7 +64,13 @@ async def uv_unshare_all_pages(call: Call, machine: PefMachine) -> Outcome:
 
 @HANDLERS.prepares(uv.ESMB_GET_FILE)
 async def uv_esmb_get_file(call: Call, machine: PefMachine) -> Outcome:
-    """Read on in a file of the blob (svm-esmb.c ``sys_esmb_get_file()``)."""
+    """Read on in a file of the blob (svm-esmb.c ``sys_esmb_get_file()``).
+
+    QEMU may have refused to set MSR[S] after UV_ESM (docs/wire.rst): only a caller that has
+    it is the VM that was checked.
+    """
+    if not call.msr & MSR_S:
+        raise HcallError(U.PARAMETER, "MSR[S] is 0: the VM is not secure")
     names = [call[f"name{index}"] for index in range(uv.FILE_NAME_REGISTERS)]
     return machine.read_file(call["offset"], names, call.pidr)
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def test_runs_are_what_a_list_would_be(sets: list[tuple[list[int], int]], asked:
     low, high = asked
     found = runs.runs(low, high)
     assert [state for a, b, state in found for _ in range(a, b)] == plain[low:high]
-    assert all(one[1] == two[0] and one[2] != two[2] for one, two in zip(found, found[1:]))
+    assert all(one[1] == two[0] and one[2] != two[2] for one, two in itertools.pairwise(found))
     assert runs.count(1, 2) == sum(state != 0 for state in plain)
     assert [n for a, b, _ in runs.all_runs() for n in range(a, b)] == [
         n for n, state in enumerate(plain) if state

@@ -10,7 +10,7 @@ import pytest
 
 from hcalld.core.effects import Effect, ReadGuest, WriteGuest, ZeroGuest
 from hcalld.core.outcome import Outcome
-from hcalld.core.pages import PageBits, SetPages
+from hcalld.core.pages import PageBits, PageRange, SetPages
 from hcalld.core.secret import Secret
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.hypervisor.half import HypervisorSettings
@@ -204,14 +204,18 @@ def test_two_page_outs_of_one_page():
 def test_a_page_that_is_wanted_back_all_the_time():
     guest = make()
     running = guest.machine.page_out([GPA])
-    answer: Any = None
-    with pytest.raises(StopIteration) as stop:
-        while True:
-            effect = running.send(answer)
-            answer = guest.perform(effect)
-            if isinstance(effect, ReadGuest):
-                guest.store_bytes(GPA, b"new")
-    assert stop.value.value.code is U.RETRY
+    perform = guest.perform
+
+    def interfere(effect: Effect[Any]) -> Any:
+        answer = perform(effect)
+        if isinstance(effect, ReadGuest):
+            guest.perform = perform  # type: ignore[method-assign]
+            guest.store_bytes(GPA, b"new")
+            guest.perform = interfere  # type: ignore[method-assign]
+        return answer
+
+    guest.perform = interfere  # type: ignore[method-assign]
+    assert guest.run(running).code is U.RETRY
     assert guest.load(GPA, 3) == b"new"
 
 
@@ -295,37 +299,38 @@ def test_a_range_in_many_pieces():
     assert guest.bits_at(0x601000) == PageBits.UNSHARED
 
 
-@pytest.mark.parametrize("kind", [ZeroGuest, SetPages])
-def test_cut_off_in_the_middle_of_the_pieces(kind: type[Effect[Any]]):
+def test_cut_off_in_the_middle_of_the_pieces():
     guest = make(shift=12)
     for gfn in range(0x600, 0x800, 2):
         guest.call(uv.SHARE_PAGE, gfn, 1)
     vm = guest.machine.ultravisor.vms[1]
-    if kind is ZeroGuest:
-        running = guest.machine.share(0x600, 0x200)
-    else:
-        running = guest.machine.unshare_all()
-        # The bits of all of memory are told, in many pieces if pages are out in between.
-        for gpa in range(0xA0_0000, RAM_SIZE, 2 * PAGE_SIZE):
-            page_out(guest, gpa)
-        kept = list(vm.pages.all_runs())
-        answer: Any = None
-        for _ in range(300):
-            effect = running.send(answer)
-            if isinstance(effect, SetPages):
-                break
-            answer = guest.perform(effect)
-        running.close()
-        assert list(vm.pages.all_runs()) == kept
-        assert guest.call(uv.UNSHARE_ALL_PAGES).code is U.SUCCESS
-        assert vm.shared_count == 0
-        return
     before = list(vm.pages.all_runs())
-    drive(guest, running, kind)
+    running = guest.machine.share(0x600, 0x200)
+    drive(guest, running, ZeroGuest)
     running.close()
     assert list(vm.pages.all_runs()) == before
     assert guest.call(uv.SHARE_PAGE, 0x600, 0x200).code is U.SUCCESS
     assert vm.shared_count == 0x200
+
+
+def test_cut_off_while_page_states_are_told():
+    guest = PefGuest(guest=FakeGuest([(0, 16 << 20)]))
+    guest.enter()
+    vm = guest.machine.ultravisor.vms[1]
+    guest.call(uv.SHARE_PAGE, 1, 1)
+    # The states of all of memory are told, in many pieces if pages are out in between.
+    for gpa in range(0, 16 << 20, 2 * PAGE_SIZE):
+        page_out(guest, gpa)
+    before = list(vm.pages.all_runs())
+    running = guest.machine.unshare_all()
+    drive(guest, running, SetPages)
+    running.close()
+    assert list(vm.pages.all_runs()) == before
+    outcome = guest.call(uv.UNSHARE_ALL_PAGES)
+    assert outcome.code is U.SUCCESS
+    assert len(outcome.pages) == machine_module.MAX_SEGMENTS
+    assert vm.shared_count == 0
+    assert guest.bits_at(PAGE_SIZE) == PageBits.UNSHARED
 
 
 def test_many_pages_come_in_with_one_call():
@@ -372,7 +377,7 @@ def test_off_leaves_zeros():
     page_out(guest, 0)
     assert guest.run(guest.machine.svm_off()).code is U.SUCCESS
     assert guest.guest.snapshot() == (bytes(RAM_SIZE),)
-    assert not any(guest.bits.values())
+    assert not guest.bits()
     assert guest.machine.state is VmState.NORMAL
     records = guest.store.load().records
     assert {record.key[:1] for record in records} == {b"p"}
@@ -391,7 +396,7 @@ def test_a_reset_ends_secure_mode():
 
 def test_a_page_of_a_normal_vm_is_given_back():
     guest = PefGuest()
-    guest.set_bits([machine_module.PageRange(0, RAM_SIZE, PageBits.OUT)])
+    guest.set_bits([PageRange(0, RAM_SIZE, PageBits.OUT)])
     guest.guest.write(GPA, SECRET)
     assert guest.load(GPA, len(SECRET)) == SECRET
 
@@ -416,11 +421,24 @@ def test_it_is_built_from_a_partition():
     assert built.is_secure
 
 
-def test_by_the_ultravisors_own_calls():
+def test_the_ultravisors_calls_by_the_guest_itself():
     guest = make()
-    assert guest.run(guest.machine.by_ultravisor(svm.PAGE_OUT.number, (GPA, 0, 16))).code == 0
+    guest.store_bytes(GPA, SECRET)
+    assert guest.call(svm.PAGE_OUT, GPA, 0, 16).code is H.SUCCESS
     assert guest.bits_at(GPA) == PageBits.OUT
-    assert guest.run(guest.machine.by_ultravisor(svm.PAGE_IN.number, (GPA, 0, 16))).code is (
-        H.SUCCESS
-    )
+    assert guest.call(svm.PAGE_OUT, GPA, 0, 16).code is H.SUCCESS
+    assert guest.call(svm.PAGE_IN, GPA, 1, 16).code is H.PARAMETER
+    assert guest.call(svm.PAGE_IN, GPA, 0, 12).code is H.P3
+    assert guest.call(svm.PAGE_IN, GPA, 0, 16).code is H.SUCCESS
+    assert guest.bits_at(GPA) == PageBits.OUT
+    assert guest.load(GPA, len(SECRET)) == SECRET
+    assert guest.call(svm.PAGE_IN, GPA, 0, 16).code is H.PARAMETER
+
+
+def test_what_a_refused_page_out_has_taken_is_given_back_without_a_reply():
+    guest = make()
+    while guest.machine.memory.allocate() is not None:
+        pass
+    running = guest.machine.by_guest(svm.PAGE_OUT.number, (GPA, 0, 16))
+    assert guest.run(running).code is H.PARAMETER
     assert guest.bits_at(GPA) == PageBits.UNSHARED
