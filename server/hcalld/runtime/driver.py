@@ -34,6 +34,7 @@ from hcalld.core.effects import (
 from hcalld.core.errors import BackendUnavailable, HcallError, StoreError
 from hcalld.core.handlers import Model
 from hcalld.core.outcome import Outcome
+from hcalld.core.pages import PageRange, SetPages
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.partition import Entry, Partition
 from hcalld.runtime.tpm import TpmExchange
@@ -53,6 +54,9 @@ class GuestAccess(Protocol):
 
     async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
         """Write or zero guest memory. Raises GuestMemoryError."""
+
+    async def set_pages(self, call: f.Call, ranges: tuple[PageRange, ...]) -> None:
+        """Set states of pages. Raises GuestMemoryError."""
 
 
 class Execution:
@@ -185,10 +189,17 @@ class Execution:
             case WriteGuest(gpa, data):
                 self._must_be_ram(gpa, len(data))
                 segment = f.WriteSegment(gpa, len(data), data)
+                self.may_remain = True
                 return await self.wire.write(self.frame, (segment,))
             case ZeroGuest(gpa, size):
                 self._must_be_ram(gpa, size)
+                self.may_remain = True
                 return await self.wire.write(self.frame, (f.WriteSegment(gpa, size, None),))
+            case SetPages(ranges):
+                for gpa, size, _ in ranges:
+                    self._must_be_ram(gpa, size)
+                self.may_remain = True
+                return await self.wire.set_pages(self.frame, ranges)
             case Flush():
                 return await self.partition.flush()
             case TpmTransmit():

@@ -23,6 +23,7 @@ from hcalld.domain.hypervisor.half import HypervisorHalf, HypervisorSettings
 from hcalld.domain.hypervisor.memory import HypervisorMemory
 from hcalld.domain.pef.key import key_of
 from hcalld.domain.pef.verify import Key, Verify, verify
+from hcalld.domain.runs import Spans
 from hcalld.domain.ultravisor import sharing
 from hcalld.domain.ultravisor.abi import (
     ENTROPY_SIZE,
@@ -92,6 +93,8 @@ class PefMachine:
         self.key: Key = key_of(stored)
         """Gives the key of the guest's blob."""
         self.verify: Verify = verify
+        self.wanted_out: dict[int, None] = {}
+        """Pages that an operator wants out, in the order they were named."""
         self._claims: dict[int, _Read] = {}
         """Pages taken from the guest, to be read."""
 
@@ -99,6 +102,12 @@ class PefMachine:
     def build(cls, attributes: PartitionAttributes, stored: Iterable[Record]) -> PefMachine:
         """A partition's model; no attribute is about it yet."""
         return cls(PefSettings(), stored)
+
+    def configure(self, settings: PefSettings) -> None:
+        """What an operator decides now, for a VM that may be secure already."""
+        self.settings = settings
+        self.hypervisor.settings = settings.hypervisor
+        self.page_shift = settings.page_shift or DEFAULT_PAGE_SHIFT
 
     def hint(self, page_shift: int) -> None:
         """QEMU says which pages the guest may have; what an operator said goes first."""
@@ -113,6 +122,7 @@ class PefMachine:
         """See Model."""
         self.ultravisor.begin_run()
         self.hypervisor.begin_run()
+        self.wanted_out.clear()
         self._claims.clear()
 
     @property
@@ -384,6 +394,57 @@ class PefMachine:
             return U.SUCCESS if self._make_room(turn, 0) else U.BUSY
 
         return await self.carry_out(work)
+
+    # -- ATTEND ------------------------------------------------------------------------------
+
+    def _memory_changes(
+        self, memory: Iterable[tuple[int, int]]
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """(first byte, byte after the last) of what is gone from RAM, and of what is new."""
+        now, known = Spans(), Spans()
+        for low, high in memory:
+            now.add(low, high)
+        gone = []
+        for start, size in self.hypervisor.slots.values():
+            if now.holds(start, start + size):
+                known.add(start, start + size)
+            else:
+                gone.append((start, start + size))
+        return gone, [gap for low, high in now.ranges() for gap in known.gaps(low, high)]
+
+    def is_wanting(self, memory: Iterable[tuple[int, int]] | None = None) -> bool:
+        """True if ``attend`` has something to do; ``memory`` is RAM, if it may have changed."""
+        if not self.is_secure:
+            return False
+        if self.wanted_out or self.hypervisor.excess():
+            return True
+        return memory is not None and any(self._memory_changes(memory))
+
+    async def attend(self, memory: Iterable[tuple[int, int]]) -> Outcome:
+        """Do the next thing that waits for a call of QEMU's own: U_BUSY if there is more."""
+        memory = tuple(memory)
+        if not self.is_wanting(memory):
+            return Outcome(U.SUCCESS)
+        gone, new = self._memory_changes(memory)
+        excess = self.hypervisor.excess()
+        if gone:
+            outcome = await self.unplug(gone[0][0], gone[0][1] - gone[0][0])
+        elif new:
+            outcome = await self.plug(new[0][0], new[0][1] - new[0][0])
+        elif self.wanted_out:
+            gpas = tuple(self.wanted_out)[:PAGE_OUT_BATCH]
+            for gpa in gpas:
+                del self.wanted_out[gpa]
+            outcome = await self.page_out(gpas)
+        else:
+            outcome = await self.trim()
+            if self.hypervisor.excess() >= excess:
+                why = outcome.why or "no page of the VM can go out"
+                return dataclasses.replace(outcome, code=U.PARAMETER, why=why)
+        if outcome.code in (U.SUCCESS, U.BUSY):
+            code = U.BUSY if self.is_wanting(memory) else U.SUCCESS
+            return dataclasses.replace(outcome, code=code)
+        return outcome
 
     async def plug(self, start: int, size: int) -> Outcome:
         """Memory was added to the machine."""

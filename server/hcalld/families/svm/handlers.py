@@ -44,37 +44,37 @@ async def _by_guest(call: Call, machine: PefMachine) -> Outcome:
     return await machine.by_guest(call.hcall.number, list(call.args.values()))
 
 
-@HANDLERS.prepares(svm.PAGE_IN)
+@HANDLERS.handles(svm.PAGE_IN)
 async def h_svm_page_in(call: Call, machine: PefMachine) -> Outcome:
     """Hand a page over, or share it (``kvmppc_h_svm_page_in()``)."""
     return await _by_guest(call, machine)
 
 
-@HANDLERS.prepares(svm.PAGE_OUT)
+@HANDLERS.handles(svm.PAGE_OUT)
 async def h_svm_page_out(call: Call, machine: PefMachine) -> Outcome:
     """Take a page, encrypted (``kvmppc_h_svm_page_out()``)."""
     return await _by_guest(call, machine)
 
 
-@HANDLERS.prepares(svm.INIT_START)
+@HANDLERS.handles(svm.INIT_START)
 async def h_svm_init_start(call: Call, machine: PefMachine) -> Outcome:
     """Register the VM's memory (``kvmppc_h_svm_init_start()``)."""
     return await _by_guest(call, machine)
 
 
-@HANDLERS.prepares(svm.INIT_DONE)
+@HANDLERS.handles(svm.INIT_DONE)
 async def h_svm_init_done(call: Call, machine: PefMachine) -> Outcome:
     """The VM is secure (``kvmppc_h_svm_init_done()``)."""
     return await _by_guest(call, machine)
 
 
-@HANDLERS.prepares(svm.INIT_ABORT)
+@HANDLERS.handles(svm.INIT_ABORT)
 async def h_svm_init_abort(call: Call, machine: PefMachine) -> Outcome:
     """The VM will not be secure (``kvmppc_h_svm_init_abort()``)."""
     return await _by_guest(call, machine)
 
 
-@HANDLERS.prepares(svm.RANDOM)
+@HANDLERS.handles(svm.RANDOM)
 async def h_random(call: Call, machine: PefMachine) -> Outcome:
     """A random number, which a secure VM's hypervisor must not choose."""
     if not machine.is_secure or not call.msr & MSR_S:

@@ -37,32 +37,32 @@ async def _by_hypervisor(call: Call, machine: PefMachine) -> Outcome:
 # -- calls of a VM ----------------------------------------------------------------------------
 
 
-@HANDLERS.prepares(uv.ESM)
+@HANDLERS.handles(uv.ESM)
 async def uv_esm(call: Call, machine: PefMachine) -> Outcome:
     """Enter secure mode (svm-esm.c ``sys_esm()``)."""
     ranges = call.ram.ranges
     return await enter(machine, call["kernel"], call["fdt"], ranges, machine.verify, machine.key)
 
 
-@HANDLERS.prepares(uv.SHARE_PAGE)
+@HANDLERS.handles(uv.SHARE_PAGE)
 async def uv_share_page(call: Call, machine: PefMachine) -> Outcome:
     """Share pages (uvcall.c ``sys_share_page()``)."""
     return await machine.share(call["gfn"], call["count"])
 
 
-@HANDLERS.prepares(uv.UNSHARE_PAGE)
+@HANDLERS.handles(uv.UNSHARE_PAGE)
 async def uv_unshare_page(call: Call, machine: PefMachine) -> Outcome:
     """Take shared pages back (uvcall.c ``sys_unshare_page()``)."""
     return await machine.unshare(call["gfn"], call["count"])
 
 
-@HANDLERS.prepares(uv.UNSHARE_ALL_PAGES)
+@HANDLERS.handles(uv.UNSHARE_ALL_PAGES)
 async def uv_unshare_all_pages(call: Call, machine: PefMachine) -> Outcome:
     """Take all shared pages back (uvcall.c ``sys_unshare_all_pages()``)."""
     return await machine.unshare_all()
 
 
-@HANDLERS.prepares(uv.ESMB_GET_FILE)
+@HANDLERS.handles(uv.ESMB_GET_FILE)
 async def uv_esmb_get_file(call: Call, machine: PefMachine) -> Outcome:
     """Read on in a file of the blob (svm-esmb.c ``sys_esmb_get_file()``).
 
@@ -78,91 +78,91 @@ async def uv_esmb_get_file(call: Call, machine: PefMachine) -> Outcome:
 # -- calls of a hypervisor --------------------------------------------------------------------
 
 
-@HANDLERS.prepares(uv.WRITE_PATE)
+@HANDLERS.handles(uv.WRITE_PATE)
 async def uv_write_pate(call: Call, machine: PefMachine) -> Outcome:
     """Set a partition table entry; nobody walks the table, for QEMU is the hypervisor."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.RESTRICTED_SPR_WRITE)
+@HANDLERS.handles(uv.RESTRICTED_SPR_WRITE)
 async def uv_restricted_spr_write(call: Call, machine: PefMachine) -> Outcome:
     """Keep a register's value."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.RESTRICTED_SPR_READ)
+@HANDLERS.handles(uv.RESTRICTED_SPR_READ)
 async def uv_restricted_spr_read(call: Call, machine: PefMachine) -> Outcome:
     """Tell a register's value."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.READ_SCOM)
+@HANDLERS.handles(uv.READ_SCOM)
 async def uv_read_scom(call: Call, machine: PefMachine) -> Outcome:
     """Refuse: no chips."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.WRITE_SCOM)
+@HANDLERS.handles(uv.WRITE_SCOM)
 async def uv_write_scom(call: Call, machine: PefMachine) -> Outcome:
     """Refuse: no chips."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.RETURN)
+@HANDLERS.handles(uv.RETURN)
 async def uv_return(call: Call, machine: PefMachine) -> Outcome:
     """Refuse: nothing is reflected to a hypervisor that is QEMU."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.REGISTER_MEM_SLOT)
+@HANDLERS.handles(uv.REGISTER_MEM_SLOT)
 async def uv_register_mem_slot(call: Call, machine: PefMachine) -> Outcome:
     """Register memory (svm_host.c ``svm_register_mem_slot()``)."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.UNREGISTER_MEM_SLOT)
+@HANDLERS.handles(uv.UNREGISTER_MEM_SLOT)
 async def uv_unregister_mem_slot(call: Call, machine: PefMachine) -> Outcome:
     """Give memory up (svm_host.c ``svm_unregister_mem_slot()``)."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.PAGE_IN)
+@HANDLERS.handles(uv.PAGE_IN)
 async def uv_page_in(call: Call, machine: PefMachine) -> Outcome:
     """Take a page (page_encrypt.c ``svm_page_in()``)."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.PAGE_OUT)
+@HANDLERS.handles(uv.PAGE_OUT)
 async def uv_page_out(call: Call, machine: PefMachine) -> Outcome:
     """Give a page, encrypted (page_encrypt.c ``svm_page_out()``)."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.PAGE_INVAL)
+@HANDLERS.handles(uv.PAGE_INVAL)
 async def uv_page_inval(call: Call, machine: PefMachine) -> Outcome:
     """Unmap a shared page (svm_host.c ``svm_page_inval()``)."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.SVM_TERMINATE)
+@HANDLERS.handles(uv.SVM_TERMINATE)
 async def uv_svm_terminate(call: Call, machine: PefMachine) -> Outcome:
     """Forget a VM (svm_host.c ``svm_terminate()``)."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.READ_MEM)
+@HANDLERS.handles(uv.READ_MEM)
 async def uv_read_mem(call: Call, machine: PefMachine) -> Outcome:
     """Refuse: there is no such memory."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.WRITE_MEM)
+@HANDLERS.handles(uv.WRITE_MEM)
 async def uv_write_mem(call: Call, machine: PefMachine) -> Outcome:
     """Refuse: there is no such memory."""
     return await _by_hypervisor(call, machine)
 
 
-@HANDLERS.prepares(uv.SEND_SBE_COMMAND)
+@HANDLERS.handles(uv.SEND_SBE_COMMAND)
 async def uv_send_sbe_command(call: Call, machine: PefMachine) -> Outcome:
     """Refuse: no chips."""
     return await _by_hypervisor(call, machine)
