@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from hcalld.core.errors import HcallError
 from hcalld.core.pages import PageRange
@@ -48,7 +49,7 @@ class Outcome:
     zeros: tuple[tuple[int, int], ...] = ()
     pages: tuple[PageRange, ...] = ()
     context: Context | None = None
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
     terminate: str = ""
 
 

@@ -35,6 +35,9 @@ class Runs(Generic[T]):
         if low >= high:
             return
         starts, states = self._starts, self._states
+        index = bisect_right(starts, low) - 1
+        if states[index] == state and (index + 1 == len(starts) or high <= starts[index + 1]):
+            return
         first = bisect_left(starts, low)
         last = bisect_left(starts, high)
         rest = states[bisect_right(starts, high) - 1]
@@ -80,44 +83,81 @@ class Runs(Generic[T]):
 
 
 class Spans:
-    """Ranges of numbers, merged: a set of them without states."""
+    """Ranges of numbers, merged: a set of them without states.
 
-    __slots__ = ("_runs",)
+    Most have one range or none, and are asked once what is in them: adding is cheap.
+    """
+
+    __slots__ = ("_is_merged", "_ranges")
 
     def __init__(self) -> None:
-        self._runs: Runs[bool] = Runs(False)
+        self._ranges: list[tuple[int, int]] = []
+        self._is_merged = True
 
     def add(self, low: int, high: int) -> None:
         """Take a range in."""
-        self._runs.set(low, high, True)
+        if low < high:
+            self._is_merged = not self._ranges
+            self._ranges.append((low, high))
 
     def remove(self, low: int, high: int) -> None:
         """Take a range out."""
-        self._runs.set(low, high, False)
+        kept = []
+        for first, end in self.ranges():
+            if first < min(end, low):
+                kept.append((first, min(end, low)))
+            if max(first, high) < end:
+                kept.append((max(first, high), end))
+        self._ranges = kept
 
     def clear(self) -> None:
         """Take all out."""
-        self._runs = Runs(False)
-
-    def holds(self, low: int, high: int) -> bool:
-        """True if all of the range is in."""
-        return all(state for _, _, state in self._runs.runs(low, high))
-
-    def touches(self, low: int, high: int) -> bool:
-        """True if any of the range is in."""
-        return any(state for _, _, state in self._runs.runs(low, high))
+        self._ranges = []
+        self._is_merged = True
 
     def ranges(self) -> list[tuple[int, int]]:
         """All (first, after the last) pairs."""
-        return [(low, high) for low, high, _ in self._runs.all_runs()]
+        if not self._is_merged:
+            merged: list[tuple[int, int]] = []
+            for low, high in sorted(self._ranges):
+                if merged and low <= merged[-1][1]:
+                    merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+                else:
+                    merged.append((low, high))
+            self._ranges = merged
+            self._is_merged = True
+        return self._ranges
 
     def within(self, low: int, high: int) -> list[tuple[int, int]]:
         """What of the range is in."""
-        return [(a, b) for a, b, state in self._runs.runs(low, high) if state]
+        ranges = self.ranges()
+        index = max(0, bisect_right(ranges, (low, low)) - 1)
+        found = []
+        for first, end in ranges[index:]:
+            if first >= high:
+                break
+            if low < end:
+                found.append((max(first, low), min(end, high)))
+        return found
 
     def gaps(self, low: int, high: int) -> list[tuple[int, int]]:
         """What of the range is not in."""
-        return [(a, b) for a, b, state in self._runs.runs(low, high) if not state]
+        found = []
+        for first, end in self.within(low, high):
+            if low < first:
+                found.append((low, first))
+            low = end
+        if low < high:
+            found.append((low, high))
+        return found
+
+    def holds(self, low: int, high: int) -> bool:
+        """True if all of the range is in."""
+        return low >= high or self.within(low, high) == [(low, high)]
+
+    def touches(self, low: int, high: int) -> bool:
+        """True if any of the range is in."""
+        return bool(self.within(low, high))
 
     def __bool__(self) -> bool:
-        return len(self._runs) > 1
+        return bool(self._ranges)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, overload
 
 from hcalld.domain.runs import Spans
 from hcallproto.abi.families import uv
@@ -200,8 +200,12 @@ class Turn:
             owner.restore(low, high, state)
         self.journal.clear()
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> Sequence[str]:
         """What went between the halves, in the order of the calls, and what was said."""
+        return Notes(self)
+
+    def tell(self) -> tuple[str, ...]:
+        """``notes``, in words."""
         told = [_tell(crossing) for crossing in self._crossings]
         if self._count > MAX_CROSSINGS_TOLD:
             untold = self._count - MAX_CROSSINGS_TOLD
@@ -213,6 +217,8 @@ class Turn:
         found = self.contents.get(gpa)
         if found is None:
             return None
+        if not self.zeros and not self.writes:
+            return found
         data = bytearray(self.writes.get(gpa, found.data))
         for low, high in self.zeros.within(gpa, gpa + PAGE_SIZE):
             data[low - gpa : high - gpa] = bytes(high - low)
@@ -225,6 +231,36 @@ class Turn:
             for gpa, data in sorted(self.writes.items())
             if not self.zeros.holds(gpa, gpa + len(data))
         )
+
+
+class Notes(Sequence[str]):
+    """A turn's notes, put into words when somebody reads them: seldom."""
+
+    __slots__ = ("_told", "_turn")
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._told: tuple[str, ...] | None = None
+
+    def _tell(self) -> tuple[str, ...]:
+        if self._told is None:
+            self._told = self._turn.tell()
+        return self._told
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        return self._tell()[index]
+
+    def __len__(self) -> int:
+        return len(self._tell())
+
+    def __repr__(self) -> str:
+        return repr(self._tell())
 
 
 def _tell(crossing: _Crossing) -> str:

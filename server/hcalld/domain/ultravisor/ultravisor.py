@@ -103,9 +103,7 @@ class UltravisorModel:
         """The changes since the last time, to be committed together."""
         dirty = self._dirty
         for vm in self.vms.values():
-            if vm.dirty:
-                dirty |= vm.dirty
-                vm.dirty.clear()
+            dirty |= vm.take_dirty()
         if not dirty:
             return []
         changes: list[Change] = []
@@ -434,7 +432,7 @@ class UltravisorModel:
             self._release(turn, vm, slot.start, slot.end)
         vm.happen(VmEvent.TERMINATE)
         del self.vms[lpid]
-        self._dirty |= vm.dirty
+        self._dirty |= vm.take_dirty()
         self._dirty |= {key for key in self._stored if self._is_of_vm(key, lpid)}
         return _DONE
 

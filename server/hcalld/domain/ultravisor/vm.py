@@ -60,7 +60,8 @@ class SecureVm:
         self.present = Spans()
         """While it is being made secure: addresses of pages that the hypervisor handed over."""
         self.dirty: set[bytes] = set()
-        """Keys of records that may have changed."""
+        """Keys of records that may have changed, but for page states."""
+        self._dirty_chunks: set[int] = set()
 
     # -- states -----------------------------------------------------------------------------
 
@@ -106,8 +107,17 @@ class SecureVm:
 
     def _set(self, low: int, high: int, state: PageState) -> None:
         self.pages.set(low >> STATE_SHIFT, high >> STATE_SHIFT, state)
-        for chunk in range(low >> records.CHUNK_SHIFT, ((high - 1) >> records.CHUNK_SHIFT) + 1):
-            self.dirty.add(records.key(records.CHUNK_TAG, self.lpid, _U32.pack(chunk)))
+        self._dirty_chunks.update(
+            range(low >> records.CHUNK_SHIFT, ((high - 1) >> records.CHUNK_SHIFT) + 1)
+        )
+
+    def take_dirty(self) -> set[bytes]:
+        """Keys of records that may have changed since the last time."""
+        dirty, self.dirty = self.dirty, set()
+        for chunk in self._dirty_chunks:
+            dirty.add(records.key(records.CHUNK_TAG, self.lpid, _U32.pack(chunk)))
+        self._dirty_chunks.clear()
+        return dirty
 
     def apply(
         self, turn: Turn, low: int, high: int, event: PageEvent
@@ -123,7 +133,9 @@ class SecureVm:
         ]
         for first, end, state, taken in steps:
             if taken.state is not state:
-                self.set_state(turn, first, end, taken.state)
+                turn.journal.append((self, first, end, state))
+                turn.touched.add(first, end)
+                self._set(first, end, taken.state)
         return [(first, end, taken) for first, end, _, taken in steps]
 
     def bits(self, low: int, high: int) -> Iterator[PageRange]:
