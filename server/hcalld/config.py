@@ -7,9 +7,9 @@ out when the guest is powered on (``domain/attribute_orders.py``).
 A profile directory holds one ``<name>.toml`` a partition. The top-level keys are the
 attributes an HMC has, under the HMC's names (``domain/attributes.py``); the table
 ``[hcalld]`` holds what only an emulator needs, the table ``[tpm]`` which TPM of this host
-the guest has, the table ``[pef]`` whether it may become a secure VM. A guest is matched by QEMU's ``-uuid``,
-then by its ``-name``; what matches nothing gets ``default.toml``, or the built-in
-defaults, or is refused, as configured.
+the guest has, the table ``[pef]`` whether it may become a secure VM. A guest is matched
+by QEMU's ``-uuid``, then by its ``-name``; what matches nothing gets ``default.toml``, or
+the built-in defaults, or is refused, as configured.
 """
 
 from __future__ import annotations
