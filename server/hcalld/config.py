@@ -98,6 +98,10 @@ class PefChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return PefSettings(self.page_shift, HypervisorSettings(resident_pages=pages))
 
 
+BUILT_IN = "built-in"
+"""Source of the profile of a guest that has none."""
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """One partition's configuration and where it came from."""
 
@@ -236,7 +240,7 @@ class Profiles:
     def _of_unknown(self, partition: str) -> Profile:
         if self._default is not None:
             return msgspec.structs.replace(self._default, partition=partition)
-        return Profile(partition=partition, source="built-in")
+        return Profile(partition=partition, source=BUILT_IN)
 
     def of_partition(self, partition: str) -> Profile:
         """The profile of a partition, by its own name."""

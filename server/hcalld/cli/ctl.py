@@ -18,6 +18,7 @@ import click
 from hcalld.cli.options import directory_options
 
 if TYPE_CHECKING:
+    from hcalld.config import Profile
     from hcalld.domain.attribute_records import Orders, Value
     from hcalld.stores.directory import StateDirectory
     from hcalld.stores.sqlite import SqliteStore
@@ -145,6 +146,7 @@ def set_attributes(
     All of them are set, or none. They hold until they are set again, or until the
     partition's profile changes.
     """
+    from hcalld.core.errors import ConfigError
     from hcalld.domain.attribute_orders import order
     from hcalld.domain.attribute_records import flatten, load, with_orders
     from hcalld.domain.attributes import PartitionAttributes
@@ -152,6 +154,12 @@ def set_attributes(
     orders = _orders(settings)
     # Before a store is made for it.
     with_orders(PartitionAttributes(), orders)
+    if not create and not directory.folder(partition).is_dir():
+        known = ", ".join(directory.partitions()) or "none"
+        raise ConfigError(
+            f"no partition {partition!r} in {directory.path}; there are: {known}. Use --create to "
+            "make one that was never powered on"
+        )
     with _opened(directory, partition, create=create) as store:
         records = store.load().records
         held = load(records)
@@ -161,6 +169,13 @@ def set_attributes(
             store.flush()
     before = {} if held is None else flatten(held.attributes)
     _print_orders(orders, before)
+
+
+def _origin(profile: Profile) -> str:
+    """Which file a profile is from, for people."""
+    from hcalld.config import BUILT_IN
+
+    return "no profile" if profile.source == BUILT_IN else profile.source
 
 
 def _print_orders(orders: Orders, before: Orders) -> None:
@@ -195,7 +210,7 @@ def check(*, directory: StateDirectory, profile_dir: pathlib.Path, partition: st
     carried = connect(records, profile.orders, bytes(16))
     held = load(records)
     if not carried.done:
-        click.echo(f"nothing to do ({profile.source})")
+        click.echo(f"nothing to do ({_origin(profile)})")
         return
-    click.echo(f"at the next power-on ({profile.source}):")
+    click.echo(f"at the next power-on ({_origin(profile)}):")
     _print_orders(carried.done, {} if held is None else flatten(held.attributes))

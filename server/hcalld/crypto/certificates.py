@@ -8,9 +8,11 @@ names and usages (IBM libstb-secvar ``crypto_openssl.c``).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import warnings
+from collections.abc import Iterator
 from typing import Final
 
 from cryptography import x509
@@ -19,14 +21,13 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.utils import CryptographyDeprecationWarning
 
 KEY_SIZES: Final = (2048, 3072, 4096)
 """Bits of a modulus. 3072 has no bit in ``signedupdatealgorithms``, but is accepted."""
 
-MAX_EXPONENT_BITS: Final = 64
-"""Of a public exponent: OpenSSL's limit for moduli above 3072 bits, here for all. A guest
-chooses its keys, and one verification with a long exponent takes milliseconds."""
+MAX_EXPONENT_BITS: Final = 32
+"""Of a public exponent, where 17 bits are usual. A guest chooses its keys, and the time of
+a verification grows with the exponent."""
 
 MAX_SIZE: Final = 65535
 _MAX_CACHED: Final = 128
@@ -68,17 +69,27 @@ class Certificate:
     def name(self) -> str:
         """Its subject, for people; what cannot be read is said to be so."""
         try:
-            return self.x509.subject.rfc4514_string()
+            with _no_warnings():
+                return self.x509.subject.rfc4514_string()
         except _BAD_DER:
             return "(unreadable name)"
 
     def is_ca(self) -> bool:
         """Whether its basic constraints say that it is a CA's."""
         try:
-            constraints = self.x509.extensions.get_extension_for_class(x509.BasicConstraints)
+            with _no_warnings():
+                constraints = self.x509.extensions.get_extension_for_class(x509.BasicConstraints)
         except (*_BAD_DER, x509.ExtensionNotFound):
             return False
         return constraints.value.ca
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Serial numbers below 1 and odd names are against RFC 5280, and no business of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @functools.lru_cache(maxsize=_MAX_CACHED)
@@ -91,9 +102,7 @@ def load_certificate(der: bytes) -> Certificate:
     if len(der) > MAX_SIZE:
         raise CertificateError(f"the certificate has {len(der)} bytes, expected at most {MAX_SIZE}")
     try:
-        with warnings.catch_warnings():
-            # Serial numbers below 1 are against RFC 5280, and no business of ours.
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        with _no_warnings():
             certificate = x509.load_der_x509_certificate(der)
         version = certificate.version
         key = certificate.public_key()

@@ -48,6 +48,10 @@ from hcallproto.payloads.pks import Consumer, Policy, WrapFlag
 SB_VERSION = b"SB_VERSION"
 """The firmware's object that says: secure boot takes its keys from the keystore."""
 
+MAX_VARIABLE_SIZE = 0xFFFF
+"""Linux reads a variable with a buffer of ``maxobjsize``, which has 16 bits (plpks-secvar.c);
+one that an append made larger could not be read any more."""
+
 SECURE_BOOT_AUDIT = 1
 SECURE_BOOT_ENFORCE = 2
 
@@ -117,6 +121,12 @@ class Keystore:
             self._charge(self._cost(label, stored.data))
         elif tag == PASSWORD_TAG:
             consumer = split_password_key(record.key)
+            if record.lifetime is not Lifetime.RUN:
+                # It would be the password of every run, known to whoever made it.
+                raise StoreError(
+                    f"the record of consumer {consumer}'s password is malformed (it outlives the "
+                    "run): restore the partition's store from a backup, or report a bug"
+                )
             self._passwords[consumer] = Secret(decode_password(record))
         elif tag == TOKEN_TAG:
             self.continuations.load(record)
@@ -127,17 +137,20 @@ class Keystore:
             )
 
     def _check_fit(self) -> None:
+        """What ends with the run does not count: it was there when the guest was on."""
+        kept = [key for key in self._objects if key not in self._run_objects]
+        used = sum(self._cost(key[2:], self._objects[key].data) for key in kept)
         total = self.attributes.total_size
-        if not self._objects or self._used_space <= total:
+        if not kept or used <= total:
             return
         if not total:
             raise ConfigError(
-                f"keystore_kbytes is 0, but the keystore holds {len(self._objects)} objects; "
-                "remove them (hcalld state remove) or set keystore_kbytes"
+                f"keystore_kbytes is 0, but the keystore holds {len(kept)} objects; remove them "
+                "(hcalld state remove) or set keystore_kbytes"
             )
         raise ConfigError(
-            f"keystore_kbytes is {self.attributes.keystore_kbytes}, but {self._used_space} bytes "
-            f"are in use; set it to at least {-(-self._used_space // 1024)}"
+            f"keystore_kbytes is {self.attributes.keystore_kbytes}, but {used} bytes are in use; "
+            f"set it to at least {-(-used // 1024)}"
         )
 
     # -- session --------------------------------------------------------------------------
@@ -369,7 +382,7 @@ class Keystore:
         change = accepted.change
         match change:
             case Store():
-                greatest = self.attributes.pks.max_object_size
+                greatest = min(self.attributes.pks.max_object_size, MAX_VARIABLE_SIZE)
                 if change.size > greatest:
                     raise HcallError(
                         H.NO_MEM,

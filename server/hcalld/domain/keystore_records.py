@@ -5,6 +5,7 @@ All in namespace ``pks``. A key begins with one letter that says what it is::
 
     o  consumer (u8)  label            an object; value: OBJECT_HEAD, data
     p  consumer (u8)                   a password; value: PASSWORD_HEAD, password
+    t  token (u64)                     a continue token (``continuations.py``)
 
 A value begins with the version of its format. What a newer hcalld wrote is refused, and
 so is anything that is not exactly as written here: a store is sealed, so a malformed

@@ -32,7 +32,7 @@ from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import H, U, code_name
 from hcallproto.abi.spec import Level
 from hcallproto.conn.connection import Connection
 from hcallproto.conn.states import State
@@ -272,6 +272,10 @@ class Calls:
         self.answered_count += 1
         if frame.level != Level.SC1:
             self._after_ultracall(frame, entry, outcome)
+        if outcome.why and entry is not None:
+            self._log.debug(
+                "refused", call=entry.hcall.name, code=code_name(outcome.code), reason=outcome.why
+            )
         if self._observers:
             self._observe(frame, entry, outcome, notes, started)
 

@@ -117,11 +117,10 @@ class Session:
             return
         try:
             await partition.flush()
+            if not calls.pending_count:
+                partition.rest()
         except StoreError as error:
             self.log.error("store not flushed", reason=str(error))
-            return
-        if not calls.pending_count:
-            partition.rest()
 
     # -- life ---------------------------------------------------------------------------
 
@@ -200,7 +199,10 @@ class Session:
                 await self.partition.flush()
             except StoreError as error:
                 self.log.error("store not flushed", reason=str(error))
-            await self.partition.close()
+            try:
+                await self.partition.close()
+            except StoreError as error:
+                self.log.error("store not closed", reason=str(error))
             self._owner.release(self.partition, self)
         self.log.info("guest gone", reason=why)
         self.ended.set()

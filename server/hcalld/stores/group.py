@@ -51,7 +51,7 @@ JOURNAL_LIMIT: Final = 8 << 20
 ROUND_LIMIT: Final = 8 << 20
 """Bytes of one round; partitions that do not fit in are synced by themselves."""
 
-_LOCK_SECONDS: Final = 10.0
+_LOCK_SECONDS: Final = 2.0
 _LOCK_POLL_SECONDS: Final = 0.005
 
 

@@ -187,8 +187,8 @@ def _read_meta(
     owner, check, instance, reset, generation = rows[0]
     if owner != partition:
         raise StoreError(
-            f"{path} belongs to partition {owner!r}, not {partition!r}; put it back into its "
-            "own directory"
+            f"{path} belongs to partition {owner!r}, not {partition!r}; put it back "
+            "there, or move it by 'hcalld state export' and 'import'"
         )
     try:
         if sealer.open(check, identity_of(partition, b"check")) != _KEY_CHECK:

@@ -35,13 +35,18 @@ ca      in trustedcadb, signs db    db      signs kernels (db), GRUB's files (gr
   PK.wipe    deletes all variables; needs the latch
   revoked.bin  the file that dbx and grubdbx revoke by its hash
 
-With the guest off, put all in at once (no signature is needed on this side):
+With the guest off, put all in at once (no signature is needed on this side), and have
+Linux use all of them:
 
 {enroll}
+  hcalld ctl set GUEST linux_dynamic_key_secure_boot=1
 
-Or from the guest, with the partition's attributes keystore_signed_updates = 1 and
-keystore_signed_updates_without_verification = 1 (that one for PK, which uses it up), in
-this order:
+Or from the guest. With it off, before (the latch is for PK, which uses it up):
+
+  hcalld ctl set --create GUEST linux_dynamic_key_secure_boot=1 \\
+    keystore_signed_updates=1 keystore_signed_updates_without_verification=1
+
+Then in it, in this order:
 
 {updates}
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from hcallproto.payloads.efi import EfiTime
 
 MAX_FILE_SIZE = 65536
-_MAX_PASSPHRASE_SIZE = 1024
 
 path_type = click.Path(path_type=pathlib.Path)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -50,6 +51,9 @@ def label_options(function: F) -> F:
             help="Whose label: linux, common, or a number.",
         ),
         click.option("--prefix", default="", help="The label's prefix, at most 8 bytes."),
+        click.option(
+            "--secvar", metavar="NAME", help="The label of a secure variable, such as db."
+        ),
         click.option("--sed", is_flag=True, help="The label of self-encrypting drives' PIN."),
         click.option(
             "--consumer",
@@ -67,6 +71,7 @@ def label_of(
     consumer: str,
     *,
     sed: bool,
+    secvar: str | None,
     prefix: str,
     os_id: int,
     name: str | None,
@@ -75,23 +80,34 @@ def label_of(
 ) -> bytes:
     """The label that the options describe, in exactly one of the possible ways."""
     from hcalld.domain.labels import SED_LABEL, os_label
+    from hcalld.domain.secvar.variables import encode_name
 
-    ways = [sed, name is not None, name_hex is not None, label_hex is not None]
-    if sum(ways) != 1:
-        raise click.UsageError("give the label with one of --sed, --name, --name-hex, --label-hex")
-    if prefix and (sed or label_hex is not None or consumer != "os"):
+    whole = [sed, secvar is not None, label_hex is not None]
+    if sum([*whole, name is not None, name_hex is not None]) != 1:
+        raise click.UsageError(
+            "give the label with one of --sed, --secvar, --name, --name-hex, --label-hex"
+        )
+    if prefix and (any(whole) or consumer != "os"):
         raise click.UsageError("--prefix goes with --name or --name-hex of consumer os")
     if sed:
         if consumer != "os":
             raise click.UsageError("--sed goes with consumer os")
         return SED_LABEL
+    if secvar is not None:
+        if consumer != "os":
+            raise click.UsageError("--secvar goes with consumer os")
+        try:
+            return os_label(b"", encode_name(secvar))
+        except UnicodeEncodeError:
+            raise click.UsageError(f"--secvar {secvar!r}: expected text, such as db") from None
     if label_hex is not None:
         return label_hex
-    raw = name_hex if name is None else name.encode()
+    # What a shell passes need not be text: its bytes are the name.
+    raw = name_hex if name is None else os.fsencode(name)
     assert raw is not None
     if consumer != "os":
         return raw
     try:
-        return os_label(prefix.encode(), raw, os_id)
+        return os_label(os.fsencode(prefix), raw, os_id)
     except ValueError as error:
         raise click.UsageError(str(error)) from None

@@ -11,7 +11,13 @@ import click
 from hcalld.cli.options import directory_options
 from hcalld.cli.state.labels import label_of, label_options
 from hcalld.cli.state.running import commit, json_option, opened, partition_option, subcommand
-from hcalld.cli.state.shown import object_fields, print_json, shown_label, shown_policy
+from hcalld.cli.state.shown import (
+    object_fields,
+    print_json,
+    shown_bytes,
+    shown_label,
+    shown_policy,
+)
 
 if TYPE_CHECKING:
     from hcalld.domain.keystore import Keystore, NamedObject
@@ -72,7 +78,11 @@ def _find(keystore: Keystore, consumer: str, label: bytes) -> NamedObject:
     for item in keystore.objects():
         if (item.consumer, item.label) == (_consumer(consumer), label):
             return item
-    raise ConfigError(f"consumer {consumer} has no object with label {label.hex()}")
+    hint = "see 'hcalld state list'; --secvar names those it shows as u\"...\""
+    raise ConfigError(
+        f"consumer {consumer} has no object with label "
+        f"{shown_bytes(_consumer(consumer), label)} ({label.hex()}); {hint}"
+    )
 
 
 @subcommand("put", "Create an object.")
@@ -134,7 +144,9 @@ def put(
                 f"{largest}; set it with 'hcalld ctl set'"
             )
         number = _consumer(consumer)
-        if replace and keystore.exists(number, wanted):
+        if keystore.exists(number, wanted):
+            if not replace:
+                raise ConfigError("an object with this label is there already; use --replace")
             keystore.discard(number, wanted)
         keystore.create(number, wanted, bits, data)
         commit(store, keystore)

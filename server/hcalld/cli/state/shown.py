@@ -13,14 +13,19 @@ if TYPE_CHECKING:
 
 
 def shown_label(item: NamedObject) -> str:
+    """An object's label for people."""
+    return shown_bytes(item.consumer, item.label)
+
+
+def shown_bytes(consumer: int, label: bytes) -> str:
     """A label for people; nothing in it steers a terminal."""
     from hcalld.domain.labels import split_os_label
     from hcallproto.payloads.pks import Consumer, describe_label
     from hcallproto.payloads.quoting import quote
 
-    if item.consumer is not Consumer.OS or split_os_label(item.label) is None:
-        return quote(item.label)
-    return describe_label(item.label)
+    if consumer != Consumer.OS or split_os_label(label) is None:
+        return quote(label)
+    return describe_label(label)
 
 
 def policy_names(policy: int) -> list[str]:

@@ -110,6 +110,7 @@ def _passphrase(how: str) -> PassphraseFrom | None:
 
 
 def _lock(how: str) -> Lock:
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -124,7 +125,7 @@ def _lock(how: str) -> Lock:
         raise ConfigError(f"--with: expected {_PASSPHRASES} or recipient:FILE")
     try:
         public = load_pem_public_key(read_file(pathlib.Path(where), _MAX_PEM_SIZE))
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         public = None
     if not isinstance(public, X25519PublicKey):
         raise ConfigError(
@@ -137,6 +138,7 @@ _MAX_PEM_SIZE = 65536
 
 
 def _unlock(how: str) -> Unlock:
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -151,7 +153,7 @@ def _unlock(how: str) -> Unlock:
         raise ConfigError(f"--with: expected {_PASSPHRASES} or identity:FILE")
     try:
         private = load_pem_private_key(read_file(pathlib.Path(where), _MAX_PEM_SIZE), None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         private = None
     if not isinstance(private, X25519PrivateKey):
         raise ConfigError(

@@ -66,9 +66,11 @@ async def begin_issue(call: Call, keystore: Keystore) -> Issue:
         HcallError: the token was never handed out, is used up, or belongs to another call.
     """
     issues = keystore.attributes.pks.busy_answers
-    fresh = int.from_bytes(await Entropy(TOKEN_SIZE), "big") or 1 if issues else 0
     token = call["token"]
-    digest = digest_of(call.hcall.number, call.args) if issues or token else b""
+    # Also if no operation takes several issues any more: one that was begun may still.
+    may_be_busy = bool(issues or token)
+    fresh = int.from_bytes(await Entropy(TOKEN_SIZE), "big") or 1 if may_be_busy else 0
+    digest = digest_of(call.hcall.number, call.args) if may_be_busy else b""
     left = keystore.continuations.left(token, digest, issues)
     if left is None:
         raise call.refuse(

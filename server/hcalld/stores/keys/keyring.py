@@ -69,7 +69,10 @@ class Keyring:
         if may_create:
             return self._create(master)
         if master is None:
-            raise self._missing(others)
+            raise StoreError(
+                f"{self._path} has no master key yet, for it has no partitions; the first one, by "
+                "'hcalld ctl set --create' for instance, makes the key"
+            )
         return master
 
     @property
@@ -96,10 +99,13 @@ class Keyring:
 
     def _missing(self, partitions: Sequence[str]) -> StoreError:
         if not partitions:
-            return StoreError(f"{self.source.description} is missing; restore it from a backup")
+            return StoreError(
+                f"{self.source.description} is missing; restore it from a backup, or say where it "
+                "is with --key"
+            )
         return StoreError(
             f"{self.source.description} is missing, but the partitions {', '.join(partitions)} are "
-            "encrypted with it; restore it from a backup"
+            "encrypted with it; restore it from a backup, or say where it is with --key"
         )
 
     def _create(self, found: Secret | None) -> Secret:

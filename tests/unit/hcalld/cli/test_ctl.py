@@ -160,7 +160,9 @@ def test_set_when_nothing_is_set_then_it_is_a_wrong_use():
 def test_set_when_there_is_no_such_partition_then_it_is_made_only_if_asked(
     state_dir: pathlib.Path,
 ):
-    assert "no partition 'guest'" in bad("set", "guest", "secure_boot=2")
+    refused = bad("set", "guest", "secure_boot=2")
+    assert "no partition 'guest'" in refused
+    assert "--create" in refused
     assert not (state_dir / "partitions").exists()
     assert "keystore_kbytes" in bad("set", "--create", "guest", "keystore_kbytes=3")
     assert not (state_dir / "partitions").exists()

@@ -62,6 +62,7 @@ def test_a_sed_key_of_a_wrong_size_is_refused(state_dir: pathlib.Path, size: int
         (["--consumer", "firmware", "--name", "SB_VERSION"], Consumer.FIRMWARE, b"SB_VERSION"),
         (["--consumer", "bootloader", "--name-hex", "0102"], Consumer.BOOTLOADER, b"\1\2"),
         (["--label-hex", "616263"], Consumer.OS, b"abc"),
+        (["--secvar", "db"], Consumer.OS, bytes(8) + b"\0\x02\x10" + bytes(5) + b"d\0b\0"),
     ],
 )
 def test_labels_are_given_in_several_ways(
@@ -79,13 +80,16 @@ def test_labels_are_given_in_several_ways(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "one of --sed, --name"),
-        (["--sed", "--name", "n"], "one of --sed, --name"),
-        (["--name", "n", "--label-hex", "00"], "one of --sed, --name"),
+        ([], "one of --sed, --secvar, --name"),
+        (["--sed", "--name", "n"], "one of --sed, --secvar, --name"),
+        (["--name", "n", "--label-hex", "00"], "one of --sed, --secvar, --name"),
         (["--sed", "--prefix", "p"], "--prefix goes with"),
         (["--label-hex", "00", "--prefix", "p"], "--prefix goes with"),
         (["--consumer", "firmware", "--name", "n", "--prefix", "p"], "--prefix goes with"),
         (["--consumer", "firmware", "--sed"], "--sed goes with consumer os"),
+        (["--consumer", "firmware", "--secvar", "db"], "--secvar goes with consumer os"),
+        (["--secvar", "db", "--prefix", "p"], "--prefix goes with"),
+        (["--secvar", "\udcff"], "expected text"),
         (["--name", "n", "--prefix", "123456789"], "at most 8"),
         (["--name", "n", "--os", "beos"], "expected linux, common"),
         (["--name", "n", "--os", "256"], "expected linux, common"),
@@ -127,10 +131,17 @@ def test_a_label_of_a_wrong_size_is_refused(state_dir: pathlib.Path):
     )
 
 
+def test_a_name_that_is_not_text_is_taken_as_its_bytes(state_dir: pathlib.Path):
+    good("put", "-p", "guest", "--prefix", "p\udcfe", "--name", "n\udcff", "-", data=b"d")
+
+    label = b"p\xfe".ljust(8, b"\0") + b"\0\2\x10" + bytes(5) + b"n\xff"
+    assert b"d".hex() in good("show", "-p", "guest", "--label-hex", label.hex(), "--reveal")
+
+
 def test_an_object_that_is_there_is_replaced_only_when_told(state_dir: pathlib.Path):
     good("put", "-p", "guest", "--name", "n", "-", data=b"old")
     line = bad("put", "-p", "guest", "--name", "n", "-", data=b"new")
-    assert "exists" in line
+    assert "there already; use --replace" in line
     assert good("show", "-p", "guest", "--name", "n", "--raw") == "old"
     good("put", "-p", "guest", "--name", "n", "--replace", "-", data=b"new")
     assert good("show", "-p", "guest", "--name", "n", "--raw") == "new"
@@ -196,6 +207,7 @@ def test_remove_removes_whatever_the_policy_says(state_dir: pathlib.Path):
 
     assert "no object" in bad("remove", "-p", "guest", "--name", "n")
     assert "no object" in bad("show", "-p", "guest", "--name", "n")
+    assert 'label u"db" (00' in bad("show", "-p", "guest", "--secvar", "db")
 
 
 def test_a_partition_in_use_is_refused_in_one_line(state_dir: pathlib.Path):

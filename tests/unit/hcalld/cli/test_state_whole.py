@@ -122,6 +122,25 @@ def test_other_keys_are_refused_with_what_makes_the_right_one(state_dir: pathlib
     assert "cannot be read" in bad("export", "--with", "recipient:none", "guest", "2.hcx")
 
 
+def test_keys_of_a_kind_that_nobody_knows_are_refused_too(
+    state_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    keys: None,
+    require: Callable[[str], pathlib.Path],
+):
+    openssl = str(require("openssl"))
+    words = [openssl, "ecparam", "-name", "sect163k1", "-genkey", "-noout", "-out", "binary.pem"]
+    subprocess.run(words, cwd=tmp_path, check=True)
+    words = [openssl, "pkey", "-in", "binary.pem", "-pubout", "-out", "binary.pub"]
+    subprocess.run(words, cwd=tmp_path, check=True)
+
+    line = bad("export", "--with", "recipient:binary.pub", "guest", "out.hcx")
+    assert "binary.pub: no X25519 public key in PEM" in line
+    good("export", "--with", "recipient:x25519.pub", "guest", "out.hcx")
+    line = bad("import", "--with", "identity:binary.pem", "-p", "copy", "out.hcx")
+    assert "binary.pem: no X25519 private key in PEM" in line
+
+
 @pytest.mark.parametrize("how", ["", "recipient:", "rot13:x", "identity:x25519.pem", "file:key"])
 def test_ways_to_lock_that_there_are_not_are_refused(state_dir: pathlib.Path, how: str):
     assert "recipient:FILE" in bad("export", "--with", how, "guest", "out.hcx")

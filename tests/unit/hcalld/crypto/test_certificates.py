@@ -78,15 +78,15 @@ def test_load_when_the_key_has_another_size_then_it_is_refused(bits: int):
         load_certificate(der)
 
 
-@pytest.mark.parametrize("bits", [2, 17, 64])
+@pytest.mark.parametrize("bits", [2, 17, 32])
 def test_load_when_the_exponent_is_short_then_it_is_taken(bits: int):
     assert load_certificate(with_exponent((1 << (bits - 1)) + 1)).key
 
 
-@pytest.mark.parametrize("bits", [65, 2047])
+@pytest.mark.parametrize("bits", [33, 2047])
 def test_load_when_the_exponent_is_long_then_it_is_refused(bits: int):
     der = with_exponent((1 << (bits - 1)) + 1)
-    with pytest.raises(CertificateError, match=f"exponent has {bits} bits, expected at most 64"):
+    with pytest.raises(CertificateError, match=f"exponent has {bits} bits, expected at most 32"):
         load_certificate(der)
 
 

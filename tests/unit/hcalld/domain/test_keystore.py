@@ -13,7 +13,12 @@ from hcalld.core.records import Delete, Lifetime, Put, Record
 from hcalld.domain.attribute_records import put_in_force
 from hcalld.domain.attributes import PartitionAttributes, PksAttributes
 from hcalld.domain.keystore import SB_VERSION, Keystore
-from hcalld.domain.keystore_records import encode_object, encode_password, object_key
+from hcalld.domain.keystore_records import (
+    NAMESPACE,
+    encode_object,
+    encode_password,
+    object_key,
+)
 from hcalld.domain.labels import os_label
 from hcalld.domain.secvar.authvar import Accepted, Authority, Remove, Store, Wipe
 from hcallproto.abi.returns import H
@@ -294,6 +299,12 @@ def test_records_of_other_namespaces_are_not_looked_at():
     assert list(make(Record("tpm", b"whatever", b"")).objects()) == []
 
 
+def test_a_password_that_outlives_the_run_is_refused():
+    """An import may bring one: whoever made the file would know every run's password."""
+    with pytest.raises(StoreError, match="outlives the run"):
+        make(Record("pks", b"p\x03", encode_password(PASSWORD)))
+
+
 def test_an_unknown_kind_of_record_is_a_newer_versions():
     with pytest.raises(StoreError, match="newer hcalld"):
         make(Record("pks", b"l", b"\x01"))
@@ -381,6 +392,13 @@ def test_an_update_replaces_and_charges_the_difference():
     assert keystore.take_changes() == []
 
 
+def test_a_variable_is_never_larger_than_linux_can_read():
+    keystore = make(kbytes=128)
+
+    assert refusal(lambda: keystore.update(OS, DB, SIGNED, store_of(bytes(65536)))) is H.NO_MEM
+    keystore.update(OS, DB, SIGNED, store_of(bytes(65535)))
+
+
 def test_an_update_that_does_not_fit_changes_nothing():
     keystore = make(stored(DB, SIGNED, b"x" * 100))
     before = keystore.config()
@@ -440,3 +458,14 @@ def test_what_a_signed_update_may_change():
     assert refusal(lambda: keystore.check_signed_update(OS, b"closed", closed)) is H.AUTHORITY
     off = Keystore(PartitionAttributes(keystore_signed_updates=0))
     assert refusal(lambda: off.check_signed_update(OS, DB, SIGNED)) is H.AUTHORITY
+
+
+@pytest.mark.parametrize("kbytes", [0, 4])
+def test_what_ends_with_the_run_need_not_fit(kbytes: int):
+    """An operator can have made the keystore smaller while the daemon, not the guest, was off."""
+    value = encode_object(int(Policy.TRANSIENT), bytes(5000))
+    record = Record(NAMESPACE, object_key(Consumer.OS, b"label"), value, Lifetime.RUN)
+    assert Keystore(PartitionAttributes(keystore_kbytes=kbytes), [record]).used_space > 4096
+    kept = Record(NAMESPACE, record.key, encode_object(0, bytes(5000)))
+    with pytest.raises(ConfigError, match="keystore_kbytes is"):
+        Keystore(PartitionAttributes(keystore_kbytes=kbytes), [kept])

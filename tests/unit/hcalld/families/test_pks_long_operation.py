@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 from tests import signing
 from tests.unit.hcalld.families.registers import (
@@ -164,6 +165,19 @@ def test_a_token_outlives_the_daemon(name: str):
     assert issue(machine, name, second).code is H.SUCCESS
     machine.reload()
     assert issue(machine, name, second).code is REFUSED[name]
+
+
+@long_calls
+def test_an_operation_under_way_ends_as_it_was_begun(name: str):
+    """An operator set ``busy_answers`` to 0 while the daemon was down, and the guest was not."""
+    machine, token = started(name, 2)
+    keystore = machine.keystore
+    pks = msgspec.structs.replace(keystore.attributes.pks, busy_answers=0)
+    keystore.attributes = msgspec.structs.replace(keystore.attributes, pks=pks)
+    second = token_of(issue(machine, name, token))
+
+    assert issue(machine, name, second).code is H.SUCCESS
+    assert tokens_in(machine) == []
 
 
 @long_calls

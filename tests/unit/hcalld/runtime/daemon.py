@@ -32,6 +32,8 @@ class Faults:
     begin_run: str = ""
     commit: str = ""
     flush: str = ""
+    rest: str = ""
+    close: str = ""
     may_flush: threading.Event = dataclasses.field(default_factory=threading.Event)
     """Cleared: flushes wait for it."""
     is_never_dirty: bool = False
@@ -98,12 +100,16 @@ class FaultyStore(MemoryStore):
         """See Store."""
         self.faults.rests += 1
         super().rest()
+        if self.faults.rest:
+            raise StoreError(self.faults.rest)
 
     def close(self) -> None:
         """See Store."""
         self.faults.closes += 1
         self.faults.closed_while_flushing |= bool(self.faults.flushing)
         super().close()
+        if self.faults.close:
+            raise StoreError(self.faults.close)
 
 
 class Daemon:

@@ -94,6 +94,17 @@ async def test_call_when_the_familys_gate_is_shut_then_its_code_comes_before_any
     assert (await shim.call(ledger.SIZED, 1, 1 << 40, 1000)).status == H.STATE
 
 
+async def test_call_when_it_is_refused_then_the_log_has_the_reason_at_level_debug(
+    daemon: Daemon, logs: Logs
+):
+    shim = await daemon.guest()
+    await shim.call(ledger.GET, 5)
+    (entry,) = events(logs, "refused")
+    assert entry["log_level"] == "debug"
+    assert (entry["call"], entry["code"]) == (ledger.GET.name, "H_NOT_FOUND")
+    assert entry["reason"] == "no entry 5"
+
+
 async def test_call_when_the_handler_refuses_then_code_and_registers_come_without_the_reason(
     daemon: Daemon,
 ):
@@ -761,6 +772,18 @@ async def test_rest_when_the_flush_fails_then_memory_is_kept_and_the_log_says_wh
     daemon.faults.flush = "the disk is gone"
     await session.rest_if_idle()
     assert daemon.faults.rests == 0
+    assert events(logs, "store not flushed")[0]["reason"] == "the disk is gone"
+
+
+async def test_rest_when_the_store_cannot_rest_then_the_log_says_why_and_others_live_on(
+    daemon: Daemon, logs: Logs
+):
+    await daemon.guest()
+    session = daemon.server.sessions["lpar7"]
+    await session.rest_if_idle()
+    daemon.faults.rest = "the disk is gone"
+    await session.rest_if_idle()
+    assert daemon.faults.rests == 1
     assert events(logs, "store not flushed")[0]["reason"] == "the disk is gone"
 
 

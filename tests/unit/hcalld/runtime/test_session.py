@@ -489,6 +489,23 @@ async def test_end_when_what_was_committed_cannot_be_flushed_then_the_log_says_s
     assert events(logs, "guest gone")
 
 
+async def test_end_when_the_store_cannot_be_closed_then_the_log_says_so_and_others_live_on(
+    daemon: Daemon, logs: Logs
+):
+    shim = await daemon.guest()
+    other = await daemon.guest(hello("other", instance=OTHER_INSTANCE))
+    daemon.faults.close = "the disk is gone"
+    await shim.close()
+    while "lpar7" in daemon.server.sessions:
+        await trio.lowlevel.checkpoint()
+    assert events(logs, "store not closed")[0]["reason"] == "the disk is gone"
+    assert events(logs, "guest gone")
+    daemon.faults.close = ""
+    assert (await other.call(ledger.PUT, 1, 2)).status == H.SUCCESS
+    shim = await daemon.guest(hello(connection=1))
+    assert (await shim.call(ledger.PUT, 1, 2)).status == H.SUCCESS
+
+
 async def test_bug_when_the_session_itself_breaks_then_only_its_connection_ends(
     lenient_daemon: Daemon, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ):

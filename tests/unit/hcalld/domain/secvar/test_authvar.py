@@ -11,6 +11,7 @@ import pytest
 from hcalld.crypto.signing import sign_detached
 from hcalld.domain.secvar.authoring import Draft, stored_object, wipe
 from hcalld.domain.secvar.authvar import (
+    MAX_TRIES,
     MAX_UPDATE_SIZE,
     Accepted,
     Authority,
@@ -211,13 +212,29 @@ def test_update_when_several_signed_it_then_one_of_them_is_enough(variables: Var
     one, two = (
         sign_detached(draft.to_be_signed(), each.certificate, each.key) for each in (STRANGER, KEK)
     )
-    both = _with_both_signers(one, two)
+    both = _with_all_signers(one, two)
     assert judge(variables, "db", draft.with_signature(both).message).authority is Authority.KEK
 
 
-def _with_both_signers(one: bytes, two: bytes) -> bytes:
-    """A SignedData with the signers of two; certificates are left out."""
-    signers = sorted((_signer_of(one), _signer_of(two)))
+def test_update_when_keys_and_signers_are_many_then_the_tries_are_bounded(variables: Variables):
+    draft = Draft("db", HASH, LATER)
+    good = sign_detached(draft.to_be_signed(), KEK.certificate, KEK.key)
+    others = [
+        sign_detached(bytes([number]), STRANGER.certificate, STRANGER.key) for number in range(15)
+    ]
+    alone = draft.with_signature(good).message
+    among = draft.with_signature(_with_all_signers(good, *others)).message
+
+    variables.put("KEK", stored_object(KEK2.lists * 15 + KEK.lists, TIME))
+    assert judge(variables, "db", among).authority is Authority.KEK
+    variables.put("KEK", stored_object(KEK2.lists * (MAX_TRIES // 16) + KEK.lists, TIME))
+    assert judge(variables, "db", alone).authority is Authority.KEK
+    assert refused(variables, "db", among)[0] is Reason.AUTHORITY
+
+
+def _with_all_signers(*signed: bytes) -> bytes:
+    """A SignedData with the signers of several; certificates are left out."""
+    signers = sorted(map(_signer_of, signed))
     return _tlv(
         0x30,
         bytes.fromhex("020101310d300b0609608648016503040201300b06092a864886f70d010701"),

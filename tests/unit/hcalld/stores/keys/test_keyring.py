@@ -48,7 +48,7 @@ def test_a_key_is_made_once_and_noted(tmp_path: pathlib.Path):
 
 
 def test_nothing_is_made_unless_it_may_be(tmp_path: pathlib.Path):
-    with pytest.raises(StoreError, match="is missing"):
+    with pytest.raises(StoreError, match="has no master key yet"):
         ring(tmp_path, passphrase()).load(may_create=False)
     FileKeySource(tmp_path / "key").keep(Secret(bytes(32)))
     found = ring(tmp_path, FileKeySource(tmp_path / "key")).load(may_create=False)
