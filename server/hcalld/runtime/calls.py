@@ -328,7 +328,7 @@ class Calls:
         self.answered_count += 1
         if self._observers:
             entry = self._entries.get(entry_key(frame.number, frame.level))
-            outcome = Outcome(_code_of(entry, reply.status), reply.registers)
+            outcome = _outcome_of(entry, reply)
             notes = ("recorded reply",)
             self._observe(frame, entry, outcome, notes, started, is_replayed=True)
         return True
@@ -461,5 +461,12 @@ def _notes(execution: Execution | None) -> tuple[str, ...]:
     return tuple(execution.notes) if execution is not None else ()
 
 
-def _code_of(entry: Entry | None, status: int) -> H | U:
-    return entry.hcall.return_codes(status) if entry is not None else H(status)
+def _outcome_of(entry: Entry | None, reply: f.Reply) -> Outcome:
+    """What a recorded reply was, as far as those who watch are told."""
+    status = reply.status
+    if entry is None:
+        return Outcome(H(status), reply.registers)
+    codes = entry.hcall.return_codes
+    if entry.hcall.result and status >= 0:
+        return Outcome(codes["SUCCESS"], reply.registers, result=status)
+    return Outcome(codes(status), reply.registers)

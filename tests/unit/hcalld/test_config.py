@@ -16,6 +16,7 @@ import pytest
 from hcalld.config import (
     UNNAMED_PARTITION,
     Emulation,
+    PefChoice,
     Profile,
     Profiles,
     TpmChoice,
@@ -23,6 +24,7 @@ from hcalld.config import (
 )
 from hcalld.core.errors import ConfigError
 from hcalld.domain.attributes import PartitionAttributes, PksAttributes
+from hcalld.domain.pef.machine import PefSettings
 
 NO_UUID = bytes(16)
 UUID = "5f6e0f3c-6f3c-4c43-a36e-0d6b0a2c3a51"
@@ -135,7 +137,8 @@ def test_parse_when_a_key_has_a_wrong_value_then_the_message_names_it(key: str, 
         ("[hcalld]\nguest = 'x'", "guest", "deadline_ms"),
         ("[pks]\nmax_password = 64", "max_password", "keystore_kbytes"),
         ("[tpm]\nkind = 'swtpm'", "kind", "backend"),
-        ("[vtpm]\nkind = 'swtpm'", "vtpm", "tables [hcalld] and [tpm]"),
+        ("[pef]\nenable = true", "enable", "secure_memory_mib"),
+        ("[vtpm]\nkind = 'swtpm'", "vtpm", "tables [hcalld], [tpm] and [pef]"),
     ],
 )
 def test_parse_when_a_key_is_unknown_then_the_message_names_it_and_those_there_are(
@@ -440,3 +443,36 @@ def test_parse_when_the_tpm_makes_no_sense_then_the_message_says_what_does(text:
 
 def test_parse_when_the_tpm_is_no_table_then_it_is_refused():
     assert "[tpm]" in refusal("tpm = 1")
+
+
+# -- secure mode ----------------------------------------------------------------------------
+
+
+def test_parse_when_there_is_no_table_then_the_guest_stays_a_normal_vm():
+    assert parse("").pef == PefChoice()
+    assert not parse("").pef.enabled
+    assert parse("").pef.settings() == PefSettings()
+
+
+def test_parse_when_secure_mode_is_chosen_then_it_is_no_attribute():
+    profile = parse("[pef]\nenabled = true\npage_shift = 12\nsecure_memory_mib = 3")
+    assert profile.orders == {}
+    assert profile.pef == PefChoice(enabled=True, page_shift=12, secure_memory_mib=3)
+    settings = profile.pef.settings()
+    assert settings.page_shift == 12
+    assert settings.hypervisor.resident_pages == 48
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("enabled = 1", "enabled"),
+        ("page_shift = 13", "page_shift"),
+        ("secure_memory_mib = 0", "secure_memory_mib"),
+        ("secure_memory_mib = 16777217", "secure_memory_mib"),
+    ],
+)
+def test_parse_when_secure_mode_makes_no_sense_then_told(text: str, said: str):
+    message = refusal(f"[pef]\n{text}")
+    assert "[pef]" in message
+    assert said in message

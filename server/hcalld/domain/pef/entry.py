@@ -142,7 +142,11 @@ async def enter(
     memory = tuple(ranges)
     machine.ultravisor.check_begin(GUEST_LPID)
     identity = await Entropy(IDENTITY_SIZE)
-    await _hold(memory)
+    try:
+        await _hold(memory)
+    except GuestMemoryError as error:
+        # It was unplugged just now; what is out is given back as it is touched.
+        raise HcallError(U.RETRY, str(error)) from None
     vm = machine.ultravisor.begin(GUEST_LPID, identity)
     turn = machine.turn()
     try:
