@@ -21,7 +21,17 @@ backend = "swtpm"
 [pef]
 enabled = true
 """
-PAGE_SHIFTS: Mapping[LinuxKernel, int] = {"own": 12, "debian-64k": 16}
+SVM = "/sys/devices/system/cpu/svm"
+"""What the CPU that reads it is in."""
+
+
+def svm_of_each(cpus: int) -> str:
+    """A script that prints it for each CPU."""
+    return f"""\
+for cpu in $(seq 0 {cpus - 1}); do
+    echo "svm $cpu $(taskset -c $cpu cat {SVM})"
+done
+"""
 
 
 def must(*words: str | Path) -> str:

@@ -11,23 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.secure import SecureLab
+from tests.e2e.secure import SVM, SecureLab, svm_of_each
 
 if TYPE_CHECKING:
     from tests.e2e.daemon import Daemon
     from tests.e2e.lab import Lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
-
-SVM = "/sys/devices/system/cpu/svm"
-
-
-def svm_of_each(cpus: int) -> str:
-    return f"""\
-for cpu in $(seq 0 {cpus - 1}); do
-    echo "svm $cpu $(taskset -c $cpu cat {SVM})"
-done
-"""
 
 
 @pytest.mark.parametrize("memory", ["shared", "private"])
