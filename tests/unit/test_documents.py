@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from tests.esm import INITRD, kernel_elf
 
 from hcalld.cli import cli
-from hcalld.config import Emulation, TpmChoice, parse_profile
+from hcalld.config import Emulation, PefChoice, TpmChoice, parse_profile
 from hcalld.core.records import Run
 from hcalld.domain.attributes import PartitionAttributes, PksAttributes
 from hcalld.stores.directory import StateDirectory
@@ -335,6 +335,7 @@ def test_toml_when_the_user_guide_gives_the_defaults_then_they_are():
     assert profile.attributes == PartitionAttributes()
     assert profile.emulation == Emulation()
     assert profile.tpm == TpmChoice()
+    assert profile.pef == PefChoice()
 
 
 def test_keys_when_a_profile_has_them_then_the_user_guide_names_each():
@@ -344,6 +345,7 @@ def test_keys_when_a_profile_has_them_then_the_user_guide_names_each():
         PksAttributes,
         Emulation,
         TpmChoice,
+        PefChoice,
     )
     for kind in kinds:
         for field in msgspec.structs.fields(kind):

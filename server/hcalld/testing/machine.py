@@ -127,10 +127,11 @@ class PureMachine:
         held = load(loaded.records)
         assert held is not None, "connecting puts attributes in force"
         self.attributes = held.attributes
-        self.models: dict[str, Model] = {
-            served.handlers.family.name: served.build(self.attributes, loaded.records)
-            for served in SERVED
-        }
+        self.models: dict[str, Model] = {}
+        for served in SERVED:
+            shared = self.models.get(served.shares or "")
+            model = shared or served.build(self.attributes, loaded.records)
+            self.models[served.handlers.family.name] = model
 
     def reset(self) -> None:
         """The machine's system reset."""
@@ -140,7 +141,7 @@ class PureMachine:
             model.begin_run()
 
     def hcall(self, hcall: Hcall, *registers: int, vcpu: int = 0) -> Outcome:
-        """Make a call with values for its arguments, in order.
+        """Make a call of a normal VM's kernel with values for its arguments, in order.
 
         Returns:
             The outcome; its writes have been carried out.
@@ -162,6 +163,9 @@ class PureMachine:
             gate = self._sets[family].gate
             if gate is not None:
                 gate(model)
+            admission = self._sets[family].admission
+            if admission is not None:
+                admission(hcall, 0, model)
             call = Call(hcall, plan.arguments(registers, self.guest.ram), vcpu, self.guest.ram)
             outcome = run_pure(
                 handler(call, model),
