@@ -7,6 +7,7 @@ resource manager does it, closing a session also frees the contexts that came up
 
 from __future__ import annotations
 
+import abc
 import os
 import pathlib
 import socket
@@ -30,7 +31,7 @@ _MANAGED: Final = "tpmrm"
 """The device class of /dev/tpmrm0: the kernel's resource manager is behind it."""
 
 
-class _External:
+class _External(abc.ABC):
     """What both have in common; see TpmBackend.
 
     Args:
@@ -131,13 +132,13 @@ class _External:
             self._channel.close()
             self._channel = None
 
+    @abc.abstractmethod
     async def _settle(self, channel: Channel) -> None:
         """Deal with a channel that owes a response."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     async def _reach(self) -> Channel:
         """Open it. Raises OSError."""
-        raise NotImplementedError
 
     def _is_managed(self) -> bool:
         """True if closing it frees the contexts."""
