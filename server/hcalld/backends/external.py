@@ -61,7 +61,7 @@ class _External(abc.ABC):
         """See TpmBackend."""
         return self._channel is not None and self._channel.is_usable
 
-    def begin_run(self, run: Run) -> None:
+    def begin_run(self, run: Run) -> None:  # noqa: B027  nothing here ends with a run
         """See TpmBackend."""
 
     async def open(self) -> None:
