@@ -31,15 +31,19 @@
 	mtlr	%r0
 .endm
 
-/* r31 = struct hcall_regs: registers 0 to 12 at 8 * n; only 3 to 12 are passed. */
-.macro	CALL_WITH_REGS
-	.irp	n,3,4,5,6,7,8,9,10,11,12
-	ld	%r\n,(8 * \n)(%r31)
-	.endr
-	sc	1
+.macro	STORE_REGS
 	.irp	n,3,4,5,6,7,8,9,10,11,12
 	std	%r\n,(8 * \n)(%r31)
 	.endr
+.endm
+
+/* r31 = struct hcall_regs: registers 0 to 12 at 8 * n; only 3 to 12 are passed. */
+.macro	CALL_WITH_REGS level
+	.irp	n,3,4,5,6,7,8,9,10,11,12
+	ld	%r\n,(8 * \n)(%r31)
+	.endr
+	sc	\level
+	STORE_REGS
 .endm
 
 /* void hcall_raw(struct hcall_regs *regs) */
@@ -47,35 +51,65 @@
 hcall_raw:
 	SAVE_NONVOLATILE
 	mr	%r31,%r3
-	CALL_WITH_REGS
+	CALL_WITH_REGS 1
 	RESTORE_NONVOLATILE
 	blr
 
 /*
- * void hcall_raw_user(struct hcall_regs *regs)
+ * void ucall_raw(struct hcall_regs *regs)
  *
- * The same with MSR[PR] = 1. MSR[EE], [IR] and [DR] are forced on with it
+ * The same by "sc 2". An ultracall may go on elsewhere than after itself; if it does so
+ * at ucall_landing, with all registers that it does not set, regs->r[0] is 1, else 0.
+ */
+	.globl	ucall_raw
+ucall_raw:
+	SAVE_NONVOLATILE
+	mr	%r31,%r3
+	CALL_WITH_REGS 2
+	li	%r0,0
+1:	std	%r0,0(%r31)
+	RESTORE_NONVOLATILE
+	blr
+
+	.globl	ucall_landing
+ucall_landing:
+	STORE_REGS
+	li	%r0,1
+	b	1b
+
+/*
+ * void hcall_raw_user(struct hcall_regs *regs)
+ * void ucall_raw_user(struct hcall_regs *regs)
+ *
+ * Both with MSR[PR] = 1. MSR[EE], [IR] and [DR] are forced on with it
  * (target/ppc/helper_regs.c hreg_store_msr), so mmu_enable_radix() comes first.
  */
-	.globl	hcall_raw_user
-hcall_raw_user:
+.macro	CALL_FROM_USER level
 	SAVE_NONVOLATILE
 	std	%r1,CPU_USER_SP(%r13)
 	mr	%r31,%r3
 	bcl	20,31,1f
 1:	mflr	%r12
-	addi	%r12,%r12,user_code - 1b
+	addi	%r12,%r12,2f - 1b
 	mtsrr0	%r12
 	mfmsr	%r11
 	ori	%r11,%r11,MSR_PR | MSR_EE | MSR_IR | MSR_DR
 	mtsrr1	%r11
 	rfid
 
-user_code:
-	CALL_WITH_REGS
+2:	CALL_WITH_REGS \level
 	li	%r0,USER_RETURN_MAGIC
 	sc
 	trap
+.endm
+
+	.globl	hcall_raw_user
+hcall_raw_user:
+	CALL_FROM_USER 1
+
+	.globl	ucall_raw_user
+ucall_raw_user:
+	CALL_FROM_USER 2
 
 /* Reached from exception_entry, in supervisor state, with r13 valid. */
 	.globl	user_return

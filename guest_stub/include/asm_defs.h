@@ -15,6 +15,9 @@
 #define MSR_PR		0x4000
 #define MSR_EE		0x8000
 
+/* Secure state (3.1 book III 3.2.1), above the low half-word. */
+#define MSR_S		0x400000
+
 #ifdef __LITTLE_ENDIAN__
 #define MSR_NATIVE_LE	MSR_LE
 #else

@@ -219,32 +219,32 @@
 	X(H_PKS_SIGNED_UPDATE, 0x454, 1, 8, 1) \
 	X(H_PKS_WRAP_OBJECT, 0x490, 1, 9, 1) \
 	X(H_PKS_UNWRAP_OBJECT, 0x494, 1, 7, 1) \
-	X(H_TPM_COMM, 0xef10, 1, 5, 0) \
-	X(H_RANDOM, 0x300, 1, 0, 0) \
-	X(H_SVM_PAGE_IN, 0xef00, 1, 3, 0) \
-	X(H_SVM_PAGE_OUT, 0xef04, 1, 3, 0) \
-	X(H_SVM_INIT_START, 0xef08, 1, 0, 0) \
-	X(H_SVM_INIT_DONE, 0xef0c, 1, 0, 0) \
-	X(H_SVM_INIT_ABORT, 0xef14, 1, 0, 0) \
-	X(UV_WRITE_PATE, 0xf104, 2, 3, 0) \
-	X(UV_RESTRICTED_SPR_WRITE, 0xf108, 2, 2, 0) \
-	X(UV_RESTRICTED_SPR_READ, 0xf10c, 2, 1, 0) \
-	X(UV_ESM, 0xf110, 2, 2, 0) \
-	X(UV_READ_SCOM, 0xf114, 2, 2, 0) \
-	X(UV_WRITE_SCOM, 0xf118, 2, 3, 0) \
-	X(UV_RETURN, 0xf11c, 2, 9, 0) \
-	X(UV_REGISTER_MEM_SLOT, 0xf120, 2, 5, 0) \
-	X(UV_UNREGISTER_MEM_SLOT, 0xf124, 2, 2, 0) \
-	X(UV_PAGE_IN, 0xf128, 2, 5, 0) \
-	X(UV_PAGE_OUT, 0xf12c, 2, 5, 0) \
-	X(UV_SHARE_PAGE, 0xf130, 2, 2, 0) \
-	X(UV_UNSHARE_PAGE, 0xf134, 2, 2, 0) \
-	X(UV_PAGE_INVAL, 0xf138, 2, 3, 0) \
-	X(UV_SVM_TERMINATE, 0xf13c, 2, 1, 0) \
-	X(UV_UNSHARE_ALL_PAGES, 0xf140, 2, 0, 0) \
-	X(UV_READ_MEM, 0xf144, 2, 4, 0) \
-	X(UV_WRITE_MEM, 0xf148, 2, 4, 0) \
-	X(UV_ESMB_GET_FILE, 0xf14c, 2, 9, 0) \
-	X(UV_SEND_SBE_COMMAND, 0xf150, 2, 3, 0)
+	X(H_TPM_COMM, 0xef10, 1, 5, 1) \
+	X(H_RANDOM, 0x300, 1, 0, 1) \
+	X(H_SVM_PAGE_IN, 0xef00, 1, 3, 1) \
+	X(H_SVM_PAGE_OUT, 0xef04, 1, 3, 1) \
+	X(H_SVM_INIT_START, 0xef08, 1, 0, 1) \
+	X(H_SVM_INIT_DONE, 0xef0c, 1, 0, 1) \
+	X(H_SVM_INIT_ABORT, 0xef14, 1, 0, 1) \
+	X(UV_WRITE_PATE, 0xf104, 2, 3, 1) \
+	X(UV_RESTRICTED_SPR_WRITE, 0xf108, 2, 2, 1) \
+	X(UV_RESTRICTED_SPR_READ, 0xf10c, 2, 1, 1) \
+	X(UV_ESM, 0xf110, 2, 2, 1) \
+	X(UV_READ_SCOM, 0xf114, 2, 2, 1) \
+	X(UV_WRITE_SCOM, 0xf118, 2, 3, 1) \
+	X(UV_RETURN, 0xf11c, 2, 9, 1) \
+	X(UV_REGISTER_MEM_SLOT, 0xf120, 2, 5, 1) \
+	X(UV_UNREGISTER_MEM_SLOT, 0xf124, 2, 2, 1) \
+	X(UV_PAGE_IN, 0xf128, 2, 5, 1) \
+	X(UV_PAGE_OUT, 0xf12c, 2, 5, 1) \
+	X(UV_SHARE_PAGE, 0xf130, 2, 2, 1) \
+	X(UV_UNSHARE_PAGE, 0xf134, 2, 2, 1) \
+	X(UV_PAGE_INVAL, 0xf138, 2, 3, 1) \
+	X(UV_SVM_TERMINATE, 0xf13c, 2, 1, 1) \
+	X(UV_UNSHARE_ALL_PAGES, 0xf140, 2, 0, 1) \
+	X(UV_READ_MEM, 0xf144, 2, 4, 1) \
+	X(UV_WRITE_MEM, 0xf148, 2, 4, 1) \
+	X(UV_ESMB_GET_FILE, 0xf14c, 2, 9, 1) \
+	X(UV_SEND_SBE_COMMAND, 0xf150, 2, 3, 1)
 
 #endif

@@ -7,6 +7,7 @@
 #define STUB_MMU_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* PIDR while the tree is in use. */
 #define STUB_PID	1
@@ -16,6 +17,10 @@ bool mmu_enable_radix(void);
 
 /* On every CPU that uses it: set PIDR. */
 void mmu_enter_process(void);
+
+/* Where the tree is: process table, root, directory. */
+#define MMU_TABLES	3
+void mmu_tables(uint64_t tables[MMU_TABLES]);
 
 /* tlbie of the whole process, seen by all CPUs; needs mmu_enable_radix(). */
 void mmu_tlbie_process(void);

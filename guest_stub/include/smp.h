@@ -48,6 +48,9 @@ unsigned int smp_count(void);
  */
 bool smp_run(unsigned int count, void (*work)(void *arg, unsigned int index), void *arg);
 
+/* Wait until all CPUs but this one are stopped. False when one does not stop in time. */
+bool smp_wait(void);
+
 struct spinlock {
 	volatile uint32_t taken;
 };

@@ -24,6 +24,14 @@ int64_t hcall_args(struct hcall_regs *regs, uint64_t number, const uint64_t *arg
 	return (int64_t)regs->r[3];
 }
 
+int64_t ucall_args(struct hcall_regs *regs, uint64_t number, const uint64_t *args,
+		   unsigned int count)
+{
+	hcall_fill(regs, number, args, count);
+	ucall_raw(regs);
+	return (int64_t)regs->r[3];
+}
+
 #define CODE_CASE(code)				\
 	case (code):				\
 		return #code;

@@ -73,6 +73,13 @@ bool mmu_enable_radix(void)
 	return true;
 }
 
+void mmu_tables(uint64_t tables[MMU_TABLES])
+{
+	tables[0] = (uintptr_t)process_table;
+	tables[1] = (uintptr_t)root;
+	tables[2] = (uintptr_t)directory;
+}
+
 void mmu_tlbie_process(void)
 {
 	uint64_t rb = 1ull << 10;			/* IS = 1: by PID */

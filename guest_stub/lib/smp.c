@@ -123,6 +123,17 @@ bool smp_run(unsigned int count, void (*work)(void *arg, unsigned int index), vo
 	return all;
 }
 
+bool smp_wait(void)
+{
+	unsigned int n;
+
+	for (n = 1; n < platform.cpu_count; n++) {
+		if (!wait_until_stopped(platform.cpu_server[n]))
+			return false;
+	}
+	return true;
+}
+
 bool spin_trylock(struct spinlock *lock)
 {
 	return !__atomic_exchange_n(&lock->taken, 1, __ATOMIC_ACQUIRE);

@@ -5,6 +5,7 @@
  *	seed=N count=N		(1, 2000)
  *	cpus=N			on several CPUs at once; only one CPU gives the same calls
  *				again for the same seed, since codes depend on the order
+ *	tpm=1			H_TPM_COMM too
  *
  * An address that a call may write to is never below FREE_RAM_BASE: the guest itself is
  * there. All RAM above is fair game, and its contents are lost.
@@ -245,8 +246,8 @@ static uint64_t choose_number(struct prng *prng)
 		do {
 			c = &candidates[prng_below(prng, CANDIDATE_COUNT)];
 			/* QEMU says on its stderr each time that it has no TPM proxy. */
-		} while (!c->number || (!c->served && (c->number == H_TPM_COMM ||
-						       prng_below(prng, 4))));
+		} while (!c->number || (!c->served && prng_below(prng, 4)) ||
+			 (c->number == H_TPM_COMM && !arg_number("tpm", 0)));
 		return c->number;
 	}
 }

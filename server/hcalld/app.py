@@ -14,6 +14,8 @@ from typing import TextIO
 import structlog
 import trio
 
+from hcalld.backends.base import TpmBackend
+from hcalld.backends.tpms import Tpms
 from hcalld.config import Profile, Profiles
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
@@ -24,6 +26,9 @@ from hcalld.stores.base import Store
 from hcalld.stores.directory import StateDirectory
 from hcalld.stores.keys import KeySource
 from hcalld.stores.memory import MemoryDirectory
+
+TPM_WAIT_US = 100
+"""A TPM's response is waited for so long before the event loop's turn, which costs as much."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +99,9 @@ def build_directory(options: ServeOptions) -> StateDirectory | MemoryDirectory:
     return directory
 
 
-def build_server(options: ServeOptions, directory: StateDirectory | MemoryDirectory) -> Server:
+def build_server(
+    options: ServeOptions, directory: StateDirectory | MemoryDirectory, tpms: Tpms
+) -> Server:
     """The server for the options.
 
     Raises:
@@ -104,10 +111,14 @@ def build_server(options: ServeOptions, directory: StateDirectory | MemoryDirect
     def open_store(profile: Profile) -> Store:
         return directory.open(profile.partition)
 
+    def open_tpm(profile: Profile) -> TpmBackend | None:
+        return tpms.open(profile.tpm, profile.partition, profile.source)
+
     observers: list[Observer] = [] if options.trace is None else [Trace(options.trace)]
     return Server(
         Profiles(options.profile_dir, refuse_unknown=options.refuse_unknown),
         open_store,
+        open_tpm=open_tpm,
         flush_stores=directory.flush_stores,
         observers=observers,
         allowed_uids=options.allowed_uids,
@@ -153,10 +164,15 @@ async def serve(options: ServeOptions) -> None:
         HcalldError: it cannot go on, as when the trace cannot be written; in a group.
     """
     directory = build_directory(options)
-    server = build_server(options, directory)
+    tpms = Tpms(
+        directory if isinstance(directory, StateDirectory) else None,
+        wait_us=TPM_WAIT_US if options.spin_us else 0,
+    )
+    server = build_server(options, directory, tpms)
     log = structlog.get_logger()
     with contextlib.ExitStack() as stack:
         stack.callback(directory.close)
+        stack.callback(tpms.close)
         sockets = _open_sockets(options, stack)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)

@@ -6,9 +6,10 @@ out when the guest is powered on (``domain/attribute_orders.py``).
 
 A profile directory holds one ``<name>.toml`` a partition. The top-level keys are the
 attributes an HMC has, under the HMC's names (``domain/attributes.py``); the table
-``[hcalld]`` holds what only an emulator needs. A guest is matched by QEMU's ``-uuid``,
-then by its ``-name``; what matches nothing gets ``default.toml``, or the built-in
-defaults, or is refused, as configured.
+``[hcalld]`` holds what only an emulator needs, the table ``[tpm]`` which TPM of this host
+the guest has, the table ``[pef]`` whether it may become a secure VM. A guest is matched
+by QEMU's ``-uuid``, then by its ``-name``; what matches nothing gets ``default.toml``, or
+the built-in defaults, or is refused, as configured.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ import msgspec
 from hcalld.core.errors import ConfigError
 from hcalld.domain.attribute_records import Value, flatten, with_orders
 from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.hypervisor.half import HypervisorSettings
+from hcalld.domain.pef.machine import PefSettings
+from hcalld.domain.ultravisor.abi import PAGE_SIZE
 
 DEFAULT_PROFILE = "default"
 UNNAMED_PARTITION = "default"
@@ -42,6 +46,58 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Replaces the deadline of every call."""
 
 
+TpmKind = Literal["none", "swtpm", "socket", "device"]
+
+
+class TpmChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A profile's table ``[tpm]``: which TPM of this host H_TPM_COMM reaches.
+
+    It is no attribute of the partition and is not stored: paths and programs are the
+    host's, and a partition that is moved to another host finds others there.
+    """
+
+    backend: TpmKind = "none"
+    path: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """Of the socket or device."""
+    program: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """swtpm, by name or path."""
+    timeout_ms: Annotated[int, msgspec.Meta(ge=100, le=600_000)] = 90_000
+    """For one command: less than the call's deadline, which is QEMU's."""
+
+    def __post_init__(self) -> None:
+        needs_path = self.backend in ("socket", "device")
+        if needs_path and self.path is None:
+            raise ValueError(f'backend is "{self.backend}", which needs a path')
+        if self.path is not None:
+            if not needs_path:
+                raise ValueError(f'path is for backend "socket" or "device", not "{self.backend}"')
+            if not self.path.startswith("/"):
+                raise ValueError(f"path {self.path!r} is not absolute, expected one that is")
+        if self.program is not None and self.backend != "swtpm":
+            raise ValueError(f'program is for backend "swtpm", not "{self.backend}"')
+
+
+class PefChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A profile's table ``[pef]``: whether the guest may become a secure VM.
+
+    It is no attribute of the partition: who may be secure, and on how much memory, is the
+    host's to say.
+    """
+
+    enabled: bool = False
+    """UV_* and H_SVM_* are served; the guest can reach its TPM through them too."""
+    page_shift: Literal[12, 16] | None = None
+    """log2 of the guest kernel's page: 4 KiB or 64 KiB. QEMU's guess, 64 KiB, if absent."""
+    secure_memory_mib: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] | None = None
+    """Secure memory that it may have at a time; the rest is paged out. No limit if absent."""
+
+    def settings(self) -> PefSettings:
+        """The same, for both halves."""
+        limit = self.secure_memory_mib
+        pages = None if limit is None else (limit << 20) // PAGE_SIZE
+        return PefSettings(self.page_shift, HypervisorSettings(resident_pages=pages))
+
+
 BUILT_IN = "built-in"
 """Source of the profile of a guest that has none."""
 
@@ -54,6 +110,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     orders: dict[str, Value] = {}
     """The attributes that it names, by dotted name."""
     emulation: Emulation = Emulation()
+    tpm: TpmChoice = TpmChoice()
+    pef: PefChoice = PefChoice()
 
     @property
     def attributes(self) -> PartitionAttributes:
@@ -84,13 +142,27 @@ def parse_profile(text: str, partition: str, source: str) -> Profile:
             "the value of QEMU's -uuid"
         )
     try:
+        tpm = msgspec.convert(raw.pop("tpm", {}), TpmChoice)
+    except (msgspec.ValidationError, ValueError) as error:
+        known = ", ".join(TpmChoice.__struct_fields__)
+        raise ConfigError(f"{source}: [tpm]: {error}; keys are: {known}") from None
+    try:
+        pef = msgspec.convert(raw.pop("pef", {}), PefChoice)
+    except msgspec.ValidationError as error:
+        known = ", ".join(PefChoice.__struct_fields__)
+        raise ConfigError(f"{source}: [pef]: {error}; keys are: {known}") from None
+    try:
         attributes = msgspec.convert(raw, PartitionAttributes)
     except (msgspec.ValidationError, ValueError) as error:
         known = ", ".join(PartitionAttributes.__struct_fields__)
-        raise ConfigError(f"{source}: {error}; keys are: {known}, and table [hcalld]") from None
+        raise ConfigError(
+            f"{source}: {error}; keys are: {known}, and tables [hcalld], [tpm] and [pef]"
+        ) from None
     given = {name for name in raw if name != "pks"} | {f"pks.{name}" for name in raw.get("pks", {})}
     orders = {name: value for name, value in flatten(attributes).items() if name in given}
-    return Profile(partition=partition, source=source, orders=orders, emulation=emulation)
+    return Profile(
+        partition=partition, source=source, orders=orders, emulation=emulation, tpm=tpm, pef=pef
+    )
 
 
 class Profiles:

@@ -14,6 +14,7 @@ from hcalld.config import Profile
 from hcalld.core.call import Call, buffer_max_size
 from hcalld.core.errors import HcallError
 from hcalld.core.outcome import Outcome
+from hcalld.core.pages import PageRange
 from hcalld.core.records import Run
 from hcalld.domain.attribute_records import Value
 from hcalld.runtime.driver import Execution
@@ -49,6 +50,10 @@ class NoWire:
     async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
         """See GuestAccess."""
         raise AssertionError(f"call {call.seq} writes before its reply: {segments}")
+
+    async def set_pages(self, call: f.Call, ranges: tuple[PageRange, ...]) -> None:
+        """See GuestAccess."""
+        raise AssertionError(f"call {call.seq} sets pages before its reply: {ranges}")
 
 
 class InProcess:

@@ -134,12 +134,30 @@ class Lab:
         contents = {"/run.sh": script.encode(), **(files or {})}
         initrd = self.artifacts / f"initrd-{next(self._initrds)}"
         initrd.write_bytes(self.require(userland).read_bytes() + initramfs.overlay(contents))
+        vmlinux = self.require(f"kernel-{kernel}")
+        cmdline = f"console=hvc0 {append}".strip()
+        return self.linux_of(
+            vmlinux, initrd, cmdline, chardev=chardev, failures=failures, **options
+        )
+
+    def linux_of(
+        self,
+        vmlinux: Path,
+        initrd: Path,
+        cmdline: str,
+        daemon: Daemon | None = None,
+        *,
+        chardev: str | None = None,
+        failures: Sequence[str] = LINUX_FAILURES,
+        **options: Any,
+    ) -> Machine:
+        """Boots Linux from files, with the whole of a command line; see ``linux``."""
         guest = Guest(
             qemu=self.require("qemu"),
-            kernel=self.require(f"kernel-{kernel}"),
+            kernel=vmlinux,
             initrd=initrd,
-            append=f"console=hvc0 {append}".strip(),
-            chardev=chardev,
+            append=cmdline,
+            chardev=socket_chardev(daemon.socket) if daemon is not None else chardev,
             failures=failures,
             **{"memory_mib": 512, **options},
         )

@@ -8,6 +8,7 @@ what depends on firmware; ``make soak`` has all.
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,11 +83,15 @@ def boots() -> Iterator[Any]:
 
 
 def toml(profile: dict[str, Any]) -> str:
-    """A profile as TOML: numbers, and tables of numbers."""
-    lines = [f"{key} = {value}" for key, value in profile.items() if not isinstance(value, dict)]
+    """A profile as TOML: numbers and texts, and tables of them, which JSON writes alike."""
+    lines = [
+        f"{key} = {json.dumps(value)}"
+        for key, value in profile.items()
+        if not isinstance(value, dict)
+    ]
     for key, table in profile.items():
         if isinstance(table, dict):
-            lines += [f"[{key}]", *(f"{name} = {value}" for name, value in table.items())]
+            lines += [f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
     return "\n".join(lines) + "\n"
 
 

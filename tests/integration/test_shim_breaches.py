@@ -76,7 +76,7 @@ BREACHES: dict[str, Callable[[f.Call], bytes]] = {
     "garbage": lambda call: b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
     "zeros": lambda call: bytes(64),
     "wrong magic": lambda call: header(s.FrameType.REPLY, magic=0x48434C51),
-    "unknown type": lambda call: header(24),
+    "unknown type": lambda call: header(26),
     "type beyond all": lambda call: header(0xFFFF),
     "shim's own type": lambda call: header(s.FrameType.EVENT, bytes(8)),
     "type zero": lambda call: header(0),
@@ -105,7 +105,7 @@ BREACHES: dict[str, Callable[[f.Call], bytes]] = {
     "reply that sets r3 twice": lambda call: raw_reply(call, fixed_reply(1 << 3) + bytes(8)),
     "reply that sets r13": lambda call: raw_reply(call, fixed_reply(1 << 13) + bytes(8)),
     "reply with fewer registers than said": lambda call: raw_reply(call, fixed_reply(1 << 4)),
-    "reply with undefined context": lambda call: raw_reply(call, fixed_reply(0, 4)),
+    "reply with undefined context": lambda call: raw_reply(call, fixed_reply(0, 8)),
     "reply that sets NIP at level 1": lambda call: raw_reply(call, fixed_reply(0, 1)),
     "reply with 65 segments": lambda call: raw_reply(
         call, fixed_reply(write_count=65) + 65 * struct.pack(">QII", 0x1000, 8, 1)
@@ -283,7 +283,7 @@ GREETINGS: dict[str, bytes] = {
     "garbage": b"220 mail.example ESMTP\r\n" * 4,
     "version 0": welcome(version=0),
     "version 2": welcome(version=2),
-    "a feature that was not offered": welcome(features=s.Feature.SC2),
+    "a feature that was not offered": welcome(features=s.Feature.COMMANDS),
     "frames too small": welcome(max_frame_size=s.MIN_MAX_FRAME - 1),
     "frames too large": welcome(max_frame_size=s.MAX_MAX_FRAME),
     "larger than any frame before it": header(s.FrameType.WELCOME, size=s.MIN_MAX_FRAME + 1),

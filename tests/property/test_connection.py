@@ -27,13 +27,16 @@ from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
 VCPU_MAX = 2
-VCPUS = range(VCPU_MAX + 1)
+VCPUS = (*range(VCPU_MAX + 1), s.MACHINE_VCPU)
 INSTANCE = bytes(range(16))
 GPR = (0,) * len(s.REGISTERS)
 
 segments = st.lists(st.tuples(st.just(0x1000), st.integers(0, 3)), max_size=2).map(tuple)
 requests = st.integers(0, 2)
 kinds = st.sampled_from([s.EventKind.RESET] * 3 + [s.EventKind.STOP, s.EventKind.CONTINUE])
+
+
+PAGES = (f.PageRange(0, s.STATE_PAGE_SIZE, s.PageState.UNSHARED),)
 
 
 class Conversation(RuleBasedStateMachine):
@@ -54,11 +57,12 @@ class Conversation(RuleBasedStateMachine):
     def connect(self) -> None:
         """Negotiate; nothing can cross before READY."""
         self.ends = {role: Connection(role) for role in Role}
-        self.views = {role: View(role, self.reset, VCPU_MAX) for role in Role}
+        # The machine itself calls, too.
+        self.views = {role: View(role, self.reset, VCPU_MAX + 1) for role in Role}
         self.under_way: dict[Role, deque[tuple[f.Frame, int]]] = {r: deque() for r in Role}
         self.bytes: dict[Role, bytearray] = {role: bytearray() for role in Role}
         self.received = dict.fromkeys(Role, 0)
-        features = s.Feature.SC2
+        features = s.Feature.SC2 | s.Feature.PAGE_STATES
         for role, frame in (
             (
                 Role.SHIM,
@@ -132,7 +136,7 @@ class Conversation(RuleBasedStateMachine):
     @rule(
         vcpu=st.sampled_from(VCPUS),
         step=st.sampled_from([1, 1, 1, 1, 5, 0]),
-        level=st.sampled_from([1, 1, 2, 3]),
+        level=st.sampled_from([1, 1, 2, 2, 3, 4]),
         data=st.data(),
     )
     def call(self, vcpu: int, step: int, level: int, data: st.DataObject) -> None:
@@ -145,11 +149,16 @@ class Conversation(RuleBasedStateMachine):
         vcpu, seq = self.key(Role.SHIM, data)
         self.say(Role.SHIM, f.Cancel(vcpu, self.run(Role.SHIM, data), seq, reason))
 
-    @rule(data=st.data(), context=st.sampled_from([0, 0, 0, s.CONTEXT_NIP]))
-    def reply(self, data: st.DataObject, context: int) -> None:
+    @rule(
+        data=st.data(),
+        context=st.sampled_from([0, 0, 0, s.CONTEXT_NIP]),
+        pages=st.sampled_from([(), (), PAGES]),
+        registers=st.sampled_from([(), (), ((4, 1),)]),
+    )
+    def reply(self, data: st.DataObject, context: int, pages: Any, registers: Any) -> None:
         vcpu, seq = self.key(Role.DAEMON, data)
         reset = self.run(Role.DAEMON, data)
-        self.say(Role.DAEMON, f.Reply(vcpu, reset, seq, 0, context=context))
+        self.say(Role.DAEMON, f.Reply(vcpu, reset, seq, 0, registers, context=context, pages=pages))
 
     @rule(data=st.data(), effect=st.sampled_from(s.Effect))
     def cancelled(self, data: st.DataObject, effect: s.Effect) -> None:
@@ -167,6 +176,11 @@ class Conversation(RuleBasedStateMachine):
         zero = (f.WriteSegment(0, 64, None),)
         self.say(Role.DAEMON, f.Write(vcpu, self.run(Role.DAEMON, data), seq, request, zero))
 
+    @rule(data=st.data(), request=requests)
+    def change_pages(self, data: st.DataObject, request: int) -> None:
+        vcpu, seq = self.key(Role.DAEMON, data)
+        self.say(Role.DAEMON, f.Pages(vcpu, self.run(Role.DAEMON, data), seq, request, PAGES))
+
     @rule(data=st.data(), is_right=st.sampled_from([True, True, True, False]))
     def answer(self, data: st.DataObject, is_right: bool) -> None:
         """The shim answers what it was asked, or something else."""
@@ -179,11 +193,15 @@ class Conversation(RuleBasedStateMachine):
             asked = data.draw(
                 st.builds(f.Read, *map(st.just, (vcpu, reset, seq, request)), segments)
                 | st.just(f.Write(vcpu, reset, seq, request, ()))
+                | st.just(f.Pages(vcpu, reset, seq, request, PAGES))
             )
         # Of a call that is not live any more, nothing is read or written.
         status = s.AccessStatus.OK if view.is_live(key) else s.AccessStatus.NO_CALL
         if isinstance(asked, f.Write):
             self.say(Role.SHIM, f.WriteReply(vcpu, reset, seq, asked.request, status, 0))
+            return
+        if isinstance(asked, f.Pages):
+            self.say(Role.SHIM, f.PagesReply(vcpu, reset, seq, asked.request, status, 0))
             return
         found = tuple(
             (status, bytes(size) if status is s.AccessStatus.OK else b"")

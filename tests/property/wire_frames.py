@@ -27,7 +27,7 @@ s64 = st.integers(-(1 << 63), (1 << 63) - 1)
 vcpus = st.integers(0, s.NO_VCPU - 1)
 datas = st.binary(max_size=40)
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
-features = st.builds(s.Feature, st.integers(0, 7))
+features = st.builds(s.Feature, st.integers(0, 15))
 
 buffers = st.builds(
     f.BufferSpec,
@@ -118,6 +118,31 @@ def few(items: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
 NAME: Final = (vcpus, u32, u64)
 """The fields that name a call: ``vcpu``, ``reset``, ``seq``."""
 
+page_ranges = st.builds(
+    f.PageRange,
+    u64.map(lambda gpa: gpa & -s.STATE_PAGE_SIZE),
+    u64.map(lambda size: size & -s.STATE_PAGE_SIZE),
+    st.sampled_from([s.PageState(bits) for bits in (0, 1, 3)]),
+)
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> f.Reply:
+    """NIP and MSR bits only where they are to be set; MSR[S] is not cleared."""
+    context = draw(st.integers(0, 3))
+    nip = draw(u64) if context & s.CONTEXT_NIP else 0
+    msr, msr_mask = 0, 0
+    if context & s.CONTEXT_MSR:
+        msr_mask = draw(st.sampled_from([0, s.MSR_EE, s.MSR_S, s.MSR_EE | s.MSR_S]))
+        msr = msr_mask & draw(st.sampled_from([s.MSR_S, s.MSR_EE | s.MSR_S]))
+    kept = page_ranges.filter(lambda pages: s.PageState.PAGED_OUT not in pages.state)
+    pages = draw(st.just(()) | few(kept))
+    writes = draw(few(write_segments()))
+    vcpu, reset, seq = (draw(part) for part in NAME)
+    status, values = draw(s64), draw(registers)
+    return f.Reply(vcpu, reset, seq, status, values, writes, context, nip, msr, msr_mask, pages)
+
+
 STRATEGIES: Final[dict[FrameType, st.SearchStrategy[f.Frame]]] = {
     FrameType.HELLO: st.builds(
         f.Hello,
@@ -147,15 +172,7 @@ STRATEGIES: Final[dict[FrameType, st.SearchStrategy[f.Frame]]] = {
         *(u64, u64, u64, u64),
         segments(),
     ),
-    FrameType.REPLY: st.builds(
-        f.Reply,
-        *NAME,
-        s64,
-        registers,
-        few(write_segments()),
-        st.integers(0, 3),
-        *(u64, u64, u64),
-    ),
+    FrameType.REPLY: replies(),
     FrameType.CANCEL: st.builds(f.Cancel, *NAME, st.sampled_from(s.CancelReason)),
     FrameType.CANCELLED: st.builds(f.Cancelled, *NAME, st.sampled_from(s.Effect)),
     FrameType.COMMAND: st.builds(f.Command, *NAME, st.booleans(), u32, datas),
@@ -165,6 +182,10 @@ STRATEGIES: Final[dict[FrameType, st.SearchStrategy[f.Frame]]] = {
     FrameType.WRITE: st.builds(f.Write, *NAME, u32, few(write_segments())),
     FrameType.WRITE_REPLY: st.builds(
         f.WriteReply, *NAME, u32, st.sampled_from(s.AccessStatus), u32
+    ),
+    FrameType.PAGES: st.builds(f.Pages, *NAME, u32, few(page_ranges)),
+    FrameType.PAGES_REPLY: st.builds(
+        f.PagesReply, *NAME, u32, st.sampled_from(s.AccessStatus), u32
     ),
     FrameType.EVENT: events,
     FrameType.EVENT_ACK: st.builds(f.EventAck, st.sampled_from(s.EventKind), u32, u32),

@@ -18,9 +18,9 @@ from hcallproto.wire import schema as s
 from hcallproto.wire.schema import FrameType
 
 _T = FrameType
-_CALL_TYPES = {9, 10, 11, 12, 13, 14, 15, 16, 17, 18}
-_REQUEST_TYPES = {_T.ACCEPT, _T.ANNOUNCE, _T.EVENT, _T.EVENT_ACK, 15, 16, 17, 18}
-_FEATURES = 7
+_CALL_TYPES = {9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 23, 24}
+_REQUEST_TYPES = {_T.ACCEPT, _T.ANNOUNCE, _T.EVENT, _T.EVENT_ACK, 15, 16, 17, 18, 23, 24}
+_FEATURES = 15
 
 
 def parse(data: bytes) -> tuple[Any, Any] | None:
@@ -96,9 +96,18 @@ def _payload_rules(header: Any, p: Any) -> Iterator[str]:
             for n in range(32):
                 if fixed.register_mask >> n & 1 and (n == 3 or n not in s.REGISTERS):
                     yield f"register {n}"
-            if fixed.context > s.CONTEXT_NIP | s.CONTEXT_MSR:
-                yield "context"
+            yield from _context_rules(fixed)
             yield from _write_rules(p.writes)
+            if p.pages is not None:
+                yield from _page_rules(p.pages)
+                if not p.pages.ranges:
+                    yield "no page states"
+                if any(e.state & 2 for e in p.pages.ranges):
+                    yield "page out"
+        case _T.PAGES:
+            yield from _page_rules(p.pages)
+        case _T.PAGES_REPLY:
+            yield from _member(s.AccessStatus, fixed.status)
         case _T.WRITE:
             yield from _write_rules(p.segments)
         case _T.CANCEL:
@@ -125,6 +134,29 @@ def _payload_rules(header: Any, p: Any) -> Iterator[str]:
         case _T.CONTROL:
             yield from _member(s.ControlAction, fixed.action)
             yield from _at_most(len(p.text.encode()), s.MAX_TEXT_SIZE, "text")
+
+
+def _context_rules(fixed: Any) -> Iterator[str]:
+    if fixed.context > 7:
+        yield "context"
+    if fixed.nip and not fixed.context & 1:
+        yield "NIP that is not to be set"
+    if fixed.msr_mask and not fixed.context & 2:
+        yield "MSR that is not to be set"
+    changeable = {0, 0x8000, 0x400000, 0x408000}
+    if fixed.msr_mask not in changeable or fixed.msr | fixed.msr_mask != fixed.msr_mask:
+        yield "MSR bits"
+    if fixed.msr_mask & 0x400000 and not fixed.msr & 0x400000:
+        yield "MSR[S] cleared"
+
+
+def _page_rules(pages: Any) -> Iterator[str]:
+    yield from _at_most(len(pages.ranges), s.MAX_SEGMENTS, "ranges")
+    for pages_range in pages.ranges:
+        if pages_range.gpa % 4096 or pages_range.size % 4096:
+            yield "half a page"
+        if pages_range.state not in (0, 1, 3):
+            yield "state of a page"
 
 
 def _write_rules(segments: Any) -> Iterator[str]:
@@ -219,7 +251,8 @@ def frame_of(header: Any, p: Any) -> f.Frame:
                 status=fixed.status,
                 registers=tuple(zip(numbers, p.registers, strict=True)),
                 writes=_writes(p.writes),
-                context=fixed.context,
+                pages=_pages(p.pages) if p.pages is not None else (),
+                context=fixed.context & 3,
                 nip=fixed.nip,
                 msr=fixed.msr,
                 msr_mask=fixed.msr_mask,
@@ -245,12 +278,21 @@ def frame_of(header: Any, p: Any) -> f.Frame:
             return f.WriteReply(
                 **name, request=h.request, status=status, bad_segment=fixed.bad_segment
             )
+        case _T.PAGES:
+            return f.Pages(**name, request=h.request, ranges=_pages(p.pages))
+        case _T.PAGES_REPLY:
+            status = s.AccessStatus(fixed.status)
+            return f.PagesReply(**name, request=h.request, status=status, bad_range=fixed.bad_range)
         case _T.EVENT:
             return f.Event(s.EventKind(fixed.kind), h.vcpu, h.request, h.reset)
         case _T.EVENT_ACK:
             return f.EventAck(s.EventKind(fixed.kind), h.request, h.reset)
         case _T.CONTROL:
             return f.Control(s.ControlAction(fixed.action), p.text, h.reset)
+
+
+def _pages(pages: Any) -> tuple[f.PageRange, ...]:
+    return tuple(f.PageRange(e.gpa, e.size, s.PageState(e.state)) for e in pages.ranges)
 
 
 def _values(container: Any) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
 Key = tuple[int, int]
-Answer = f.ReadReply | f.WriteReply
-Request = f.Read | f.Write
+Answer = f.ReadReply | f.WriteReply | f.PagesReply
+Request = f.Read | f.Write | f.Pages
 
 
 class Verdict(enum.Enum):
@@ -114,7 +114,7 @@ class View:
                     frame.vcpu not in self.live
                     and not is_known
                     and frame.seq > self.newest_seq
-                    and frame.level in (1, 2)
+                    and frame.level in (1, 2, 3)
                     and len(self.live) < self.vcpu_max
                 )
             case f.Cancel():
@@ -130,14 +130,16 @@ class View:
                     is_known
                     and key not in self.asked
                     and (not frame.context or self.levels.get(key) == 2)
+                    and (not frame.pages or self.levels.get(key) in (2, 3))
+                    and not (frame.registers and self.levels.get(key) == 3)
                 )
                 if fine and key in self.cancelling:
                     return Verdict.DROP
             case f.Cancelled():
                 fine = key in self.cancelling and key not in self.asked
-            case f.Read() | f.Write():
+            case f.Read() | f.Write() | f.Pages():
                 fine = is_known and key not in self.asked and frame.request != 0
-            case f.ReadReply() | f.WriteReply():
+            case f.ReadReply() | f.WriteReply() | f.PagesReply():
                 fine = key in self.asked and _fits(frame, self.asked[key])
         return Verdict.TAKE if fine else Verdict.REFUSE
 
@@ -157,9 +159,9 @@ class View:
                 del self.live[frame.vcpu]
             case f.Cancelled():
                 self.cancelling.remove(key)
-            case f.Read() | f.Write():
+            case f.Read() | f.Write() | f.Pages():
                 self.asked[key] = frame
-            case f.ReadReply() | f.WriteReply():
+            case f.ReadReply() | f.WriteReply() | f.PagesReply():
                 del self.asked[key]
 
 
@@ -168,6 +170,8 @@ def _fits(answer: Answer, request: Request) -> bool:
         return False
     if isinstance(answer, f.WriteReply):
         return isinstance(request, f.Write)
+    if isinstance(answer, f.PagesReply):
+        return isinstance(request, f.Pages)
     return (
         isinstance(request, f.Read)
         and len(answer.segments) == len(request.segments)

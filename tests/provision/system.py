@@ -56,11 +56,13 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
         "make",
     ),
     "stub": ("gcc-powerpc64le-linux-gnu", "make"),
-    "bench": ("gcc", "libc6-dev", "strace"),
+    "bench": ("gcc", "libc6-dev", "strace", "swtpm"),
     "ci": ("make",),
     # What tests compare with: programs that this project did not write.
     "tests": (
+        "binutils-powerpc64le-linux-gnu",
         "cpio",
+        "device-tree-compiler",
         "efitools",
         "git",
         "openssl",

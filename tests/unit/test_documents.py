@@ -21,9 +21,10 @@ import click
 import msgspec
 import pytest
 from click.testing import CliRunner
+from tests.esm import INITRD, kernel_elf
 
 from hcalld.cli import cli
-from hcalld.config import Emulation, parse_profile
+from hcalld.config import Emulation, PefChoice, TpmChoice, parse_profile
 from hcalld.core.records import Run
 from hcalld.domain.attributes import PartitionAttributes, PksAttributes
 from hcalld.stores.directory import StateDirectory
@@ -239,7 +240,7 @@ def test_hcalld_when_a_document_shows_it_then_its_options_exist(command: Command
     parser.parse_args(words)
 
 
-RUNNABLE: Final = ("state", "ctl", "secvar", "list", "qemu-args")
+RUNNABLE: Final = ("state", "ctl", "secvar", "esm", "list", "qemu-args")
 RUN_HERE: Final = [
     command
     for command in shown_commands()
@@ -251,11 +252,13 @@ RUN_HERE: Final = [
 def test_state_when_the_documents_commands_are_run_then_each_succeeds(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert {"state", "ctl", "secvar"} <= {command.words[1] for command in RUN_HERE}
+    assert {"state", "ctl", "secvar", "esm"} <= {command.words[1] for command in RUN_HERE}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HCALLD_STATE_DIR", os.fspath(tmp_path / "state"))
     pathlib.Path("pin.bin").write_bytes(bytes(range(32)))
-    pathlib.Path("vmlinux").write_bytes(b"a kernel")
+    pathlib.Path("vmlinux").write_bytes(kernel_elf())
+    pathlib.Path("initrd.img").write_bytes(INITRD)
+    pathlib.Path("disk.pass").write_bytes(b"a passphrase")
     for name in ("export.pass", "hcalld.pass"):
         pathlib.Path(name).write_text("a passphrase of some length\n")
         pathlib.Path(name).chmod(0o600)
@@ -331,11 +334,19 @@ def test_toml_when_the_user_guide_gives_the_defaults_then_they_are():
     profile = parse_profile(first.text, "lpar7", str(first))
     assert profile.attributes == PartitionAttributes()
     assert profile.emulation == Emulation()
+    assert profile.tpm == TpmChoice()
+    assert profile.pef == PefChoice()
 
 
 def test_keys_when_a_profile_has_them_then_the_user_guide_names_each():
     text = (ROOT / "docs" / "using.md").read_text()
-    kinds: tuple[type[msgspec.Struct], ...] = (PartitionAttributes, PksAttributes, Emulation)
+    kinds: tuple[type[msgspec.Struct], ...] = (
+        PartitionAttributes,
+        PksAttributes,
+        Emulation,
+        TpmChoice,
+        PefChoice,
+    )
     for kind in kinds:
         for field in msgspec.structs.fields(kind):
             name = field.encode_name
@@ -347,12 +358,10 @@ def test_keys_when_a_profile_has_them_then_the_user_guide_names_each():
 
 def device_properties() -> dict[str, str]:
     """Property to default, as the series' own document lists them."""
-    (document,) = SERIES.glob("*-docs-*.patch")
+    added = "".join(patch.read_text() for patch in sorted(SERIES.glob("*-docs-*.patch")))
     return {
         match[1]: match[2] or ""
-        for match in re.finditer(
-            r"^\+``([a-z-]+)``(?: \(([^)]*)\))?$", document.read_text(), re.MULTILINE
-        )
+        for match in re.finditer(r"^\+``([a-z-]+)``(?: \(([^)]*)\))?$", added, re.MULTILINE)
     }
 
 
@@ -442,9 +451,10 @@ NOT_HERE: Final = frozenset(
         "papr_hcalls.rst",
         "plpks_sed_ops.c",
         "docs/specs/",
+        "opt/ibm/pef",
     }
 )
-"""Names of files that users make, that Linux has, or that are in the series."""
+"""Names of files that users make, that Linux or an initrd has, or that are in the series."""
 
 
 @pytest.mark.parametrize("document", PROJECT_DOCUMENTS, ids=name_of)

@@ -16,14 +16,19 @@ from hcallproto.abi.spec import Level
 from hcallproto.codegen.errors import CodegenError
 from hcallproto.wire.schema import VERSION, Feature
 
-_LEVEL_FEATURES = {Level.SC2: Feature.SC2, Level.COMMAND: Feature.COMMANDS}
+_LEVEL_FEATURES = {
+    Level.SC2: Feature.SC2 | Feature.PAGE_STATES,
+    Level.COMMAND: Feature.COMMANDS,
+}
 """Features that are of use only when a call of the level is served."""
 
 
 def capabilities() -> dict[str, Any]:
     """The capabilities as a JSON-able object."""
     served_levels = {call.level for call in CALLS if not call.decode_only}
-    idle = [bit for level, bit in _LEVEL_FEATURES.items() if level not in served_levels]
+    idle = [
+        bit for level, bits in _LEVEL_FEATURES.items() if level not in served_levels for bit in bits
+    ]
     return {
         "type": "spapr-hcall",
         "protocol-versions": [VERSION],

@@ -43,6 +43,9 @@ _LAYOUTS = (
     "READ_DATA",
     "WRITE",
     "WRITE_REPLY",
+    "PAGES",
+    "PAGE_RANGE",
+    "PAGES_REPLY",
     "EVENT",
     "EVENT_ACK",
     "CONTROL",
@@ -55,6 +58,7 @@ _ENUMS = (
     schema.CancelReason,
     schema.EventKind,
     schema.ControlAction,
+    schema.ShimCall,
     schema.GoodbyeReason,
 )
 
@@ -70,12 +74,13 @@ _BOUNDS = (
     ("MAX_DT_PROPERTIES", "root properties in one announcement"),
     ("MAX_DT_NAME_SIZE", "bytes of a property's name"),
     ("MAX_DT_VALUE_SIZE", "bytes of a property's value"),
-    ("MAX_SEGMENTS", "memory segments in one REPLY, READ or WRITE"),
+    ("MAX_SEGMENTS", "memory segments in one REPLY, READ or WRITE; page ranges in one frame"),
     ("MAX_RAM_REGIONS", "regions in one RAM frame"),
     ("MAX_DESCRIPTORS", "file descriptors with one RAM frame"),
     ("MAX_TEXT_SIZE", "bytes of a name, program string or reason"),
     ("MAX_CANCELLING", "calls of one virtual CPU that are cancelled and not yet acknowledged"),
     ("BUFFER_PAGE_SIZE", "bytes of the page that a PAGE_BOUNDED buffer does not leave"),
+    ("STATE_PAGE_SIZE", "bytes of the page that has a state of its own"),
 )
 
 

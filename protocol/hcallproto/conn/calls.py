@@ -14,7 +14,13 @@ from typing import Any
 
 from hcallproto.conn.states import CALL, CallState
 from hcallproto.wire import frames as f
-from hcallproto.wire.schema import MAX_CANCELLING, NO_VCPU, AccessStatus, FrameType
+from hcallproto.wire.schema import (
+    LEVEL_SHIM,
+    MAX_CANCELLING,
+    NO_VCPU,
+    AccessStatus,
+    FrameType,
+)
 
 CallFrame = (
     f.Call
@@ -27,6 +33,8 @@ CallFrame = (
     | f.ReadReply
     | f.Write
     | f.WriteReply
+    | f.Pages
+    | f.PagesReply
 )
 
 
@@ -42,7 +50,7 @@ class _Track:
         state: where the call stands.
         level: LEV of ``sc``, 0 for a COMMAND, None if it was over when it was cancelled.
         request: number of the memory request outstanding.
-        request_type: READ or WRITE.
+        request_type: READ, WRITE or PAGES.
         asked: (gpa, size) pairs of a READ.
     """
 
@@ -59,6 +67,7 @@ class _Track:
 
 _NO_SEQ = -1
 _LEVEL_ULTRACALL = 2
+_LEVELS_WITH_PAGES = (_LEVEL_ULTRACALL, LEVEL_SHIM)
 _T = FrameType
 _NONE = CallState.NONE
 _LIVE = CallState.LIVE
@@ -206,6 +215,10 @@ def _check_reply(track: _Track, frame: f.Reply) -> None:
         raise CallRuleError("REPLY to a COMMAND")
     if frame.context and track.level != _LEVEL_ULTRACALL:
         raise CallRuleError("REPLY changes NIP or MSR of a call whose level is not 2")
+    if frame.pages and track.level not in _LEVELS_WITH_PAGES:
+        raise CallRuleError("REPLY has page states of a call whose level is neither 2 nor 3")
+    if track.level == LEVEL_SHIM and frame.registers:
+        raise CallRuleError("REPLY sets registers, and the shim itself made the call")
 
 
 def _check_command_reply(track: _Track, frame: f.CommandReply) -> None:
@@ -220,6 +233,10 @@ def _begin_read(track: _Track, frame: f.Read) -> None:
 
 def _begin_write(track: _Track, frame: f.Write) -> None:
     _begin_request(track, _T.WRITE, frame.request)
+
+
+def _begin_pages(track: _Track, frame: f.Pages) -> None:
+    _begin_request(track, _T.PAGES, frame.request)
 
 
 def _begin_request(track: _Track, frame_type: FrameType, request: int) -> None:
@@ -244,6 +261,10 @@ def _check_write_reply(track: _Track, frame: f.WriteReply) -> None:
     _check_answer(track, _T.WRITE, frame.request)
 
 
+def _check_pages_reply(track: _Track, frame: f.PagesReply) -> None:
+    _check_answer(track, _T.PAGES, frame.request)
+
+
 def _check_answer(track: _Track, frame_type: FrameType, request: int) -> None:
     if request != track.request or track.request_type is not frame_type:
         raise CallRuleError(
@@ -259,5 +280,7 @@ _CHECKS: Mapping[FrameType, Callable[[_Track, Any], None]] = {
     _T.WRITE: _begin_write,
     _T.READ_REPLY: _check_read_reply,
     _T.WRITE_REPLY: _check_write_reply,
+    _T.PAGES: _begin_pages,
+    _T.PAGES_REPLY: _check_pages_reply,
 }
 """What a frame must be beside allowed; each raises CallRuleError before it changes anything."""

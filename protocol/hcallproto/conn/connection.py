@@ -32,13 +32,18 @@ from hcallproto.wire.decode import check_magic, decode, decode_header
 from hcallproto.wire.encode import encode
 from hcallproto.wire.schema import (
     HEADER_SIZE,
+    LEVEL_SHIM,
     MAX_MAX_FRAME,
     MAX_VCPUS,
     MIN_MAX_FRAME,
+    ControlAction,
     EventKind,
     Feature,
     FrameType,
 )
+
+_REQUESTS = (FrameType.READ, FrameType.WRITE, FrameType.PAGES)
+_ANSWERS = (FrameType.READ_REPLY, FrameType.WRITE_REPLY, FrameType.PAGES_REPLY)
 
 
 class Connection:
@@ -210,6 +215,8 @@ class Connection:
         """Apply the tables. False: the receiver must drop the frame."""
         frame_type = f.FRAME_TYPES[type(frame)]
         if frame_type in CALL_FRAMES:
+            if frame_type is FrameType.REPLY:
+                self._check_page_states(frame)
             call_frame: CallFrame = frame  # type: ignore[assignment]  # by CALL_FRAMES
             if frame.reset != self.reset:
                 return self._stale(frame_type, call_frame, is_received=is_received)
@@ -230,26 +237,37 @@ class Connection:
                 self.calls.clear()
             case f.EventAck():
                 self._acknowledged(frame)
+            case f.Control(action=ControlAction.ATTEND):
+                self._check_attend()
         after = CONNECTION[self.state, frame_type]
         if after is not self.state:
             self._enter(after)
         return True
 
+    def _check_page_states(self, reply: f.Frame) -> None:
+        assert isinstance(reply, f.Reply)
+        if reply.pages and Feature.PAGE_STATES not in self.features:
+            raise RemoteProtocolError(Breach.FEATURE, "page states without PAGE_STATES")
+
+    def _check_attend(self) -> None:
+        if Feature.PAGE_STATES not in self.features:
+            raise RemoteProtocolError(Breach.FEATURE, "CONTROL ATTEND without PAGE_STATES")
+
     def _stale(self, frame_type: FrameType, frame: CallFrame, *, is_received: bool) -> bool:
         """A frame of a run that a reset has ended, or a wrong count.
 
-        The shim drops the daemon's until the reset is acknowledged, but READ and WRITE
-        want their answer (NO_CALL); the daemon drops the answers.
+        The shim drops the daemon's until the reset is acknowledged, but READ, WRITE and
+        PAGES want their answer (NO_CALL); the daemon drops the answers.
         """
         if frame.reset > self.reset:
             raise CallRuleError(f"{frame_type.name} of reset {frame.reset}, now {self.reset}")
-        is_answer = frame_type in (FrameType.READ_REPLY, FrameType.WRITE_REPLY)
+        is_answer = frame_type in _ANSWERS
         if self.role is Role.DAEMON:
             if is_answer:
                 return False
         elif is_received:
             if frame.reset >= self._acknowledged_reset:
-                return frame_type in (FrameType.READ, FrameType.WRITE)
+                return frame_type in _REQUESTS
         elif is_answer:
             return True
         raise CallRuleError(f"{frame_type.name} of reset {frame.reset}, now {self.reset}")
@@ -306,3 +324,7 @@ class Connection:
         self.features = welcome.features
         if Feature.SC2 in self.features:
             self.calls.levels = (1, 2)
+        if Feature.PAGE_STATES in self.features:
+            # The shim makes calls too, one at a time of them for no virtual CPU.
+            self.calls.levels = (*self.calls.levels, LEVEL_SHIM)
+            self.calls.vcpu_max += 1

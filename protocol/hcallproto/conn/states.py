@@ -82,6 +82,8 @@ CONNECTION: Final[Mapping[tuple[State, FrameType], State]] = {
     (State.READY, _T.READ_REPLY): State.READY,
     (State.READY, _T.WRITE): State.READY,
     (State.READY, _T.WRITE_REPLY): State.READY,
+    (State.READY, _T.PAGES): State.READY,
+    (State.READY, _T.PAGES_REPLY): State.READY,
     (State.READY, _T.EVENT): State.READY,
     (State.READY, _T.EVENT_ACK): State.READY,
     (State.READY, _T.CONTROL): State.READY,
@@ -104,8 +106,10 @@ CALL: Final[Mapping[tuple[CallState, FrameType], CallState]] = {
     (CallState.LIVE, _T.COMMAND_REPLY): CallState.NONE,
     (CallState.LIVE, _T.READ): CallState.ACCESSING,
     (CallState.LIVE, _T.WRITE): CallState.ACCESSING,
+    (CallState.LIVE, _T.PAGES): CallState.ACCESSING,
     (CallState.ACCESSING, _T.READ_REPLY): CallState.LIVE,
     (CallState.ACCESSING, _T.WRITE_REPLY): CallState.LIVE,
+    (CallState.ACCESSING, _T.PAGES_REPLY): CallState.LIVE,
     (CallState.NONE, _T.CANCEL): CallState.CANCELLING,
     (CallState.LIVE, _T.CANCEL): CallState.CANCELLING,
     (CallState.ACCESSING, _T.CANCEL): CallState.CANCELLING_ACCESSING,
@@ -113,8 +117,10 @@ CALL: Final[Mapping[tuple[CallState, FrameType], CallState]] = {
     (CallState.CANCELLING, _T.COMMAND_REPLY): CallState.CANCELLING,
     (CallState.CANCELLING, _T.READ): CallState.CANCELLING_ACCESSING,
     (CallState.CANCELLING, _T.WRITE): CallState.CANCELLING_ACCESSING,
+    (CallState.CANCELLING, _T.PAGES): CallState.CANCELLING_ACCESSING,
     (CallState.CANCELLING_ACCESSING, _T.READ_REPLY): CallState.CANCELLING,
     (CallState.CANCELLING_ACCESSING, _T.WRITE_REPLY): CallState.CANCELLING,
+    (CallState.CANCELLING_ACCESSING, _T.PAGES_REPLY): CallState.CANCELLING,
     (CallState.CANCELLING, _T.CANCELLED): CallState.NONE,
 }
 """(state, frame type) to the state after it, for the call that the frame names."""
@@ -125,5 +131,7 @@ CALL_FRAMES: Final = frozenset(frame_type for _, frame_type in CALL)
 FRAME_FEATURES: Final[Mapping[FrameType, Feature]] = {
     _T.COMMAND: Feature.COMMANDS,
     _T.COMMAND_REPLY: Feature.COMMANDS,
+    _T.PAGES: Feature.PAGE_STATES,
+    _T.PAGES_REPLY: Feature.PAGE_STATES,
 }
 """Frame types that need a feature in force."""

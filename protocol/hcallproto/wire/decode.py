@@ -370,13 +370,81 @@ def _reply(h: Header, r: _Reader) -> f.Reply:
     status, mask, context, write_count, nip, msr, msr_mask = r.fixed(layout.REPLY)
     if mask & ~REPLY_REGISTER_MASK:
         _breach(Breach.BOUNDS, f"REPLY sets registers 0x{mask:x}")
-    if context & ~(s.CONTEXT_NIP | s.CONTEXT_MSR):
-        _breach(Breach.LAYOUT, f"REPLY has undefined context bits 0x{context:x}")
+    if context or nip or msr or msr_mask:
+        check_context(context, nip, msr, msr_mask)
     numbers = [n for n in s.REGISTERS if mask >> n & 1]
     values = struct.unpack(f">{len(numbers)}Q", r.take(8 * len(numbers)))
     registers = tuple(zip(numbers, values, strict=True))
     writes = _write_segments(r, write_count) if write_count else ()
-    return f.Reply(h.vcpu, h.reset, h.seq, status, registers, writes, context, nip, msr, msr_mask)
+    pages: tuple[f.PageRange, ...] = ()
+    if context & s.CONTEXT_PAGES:
+        context &= ~s.CONTEXT_PAGES
+        pages = _page_ranges(r)
+        if not pages:
+            _breach(Breach.LAYOUT, "REPLY announces page states and has none")
+        if any(s.PageState.PAGED_OUT in state for _, _, state in pages):
+            _breach(Breach.BOUNDS, "REPLY pages out, which only PAGES can")
+    return f.Reply(
+        *(h.vcpu, h.reset, h.seq, status, registers, writes, context, nip, msr, msr_mask, pages)
+    )
+
+
+_CONTEXT_BITS = s.CONTEXT_NIP | s.CONTEXT_MSR | s.CONTEXT_PAGES
+
+
+def check_context(context: int, nip: int, msr: int, msr_mask: int) -> None:
+    """Check what a REPLY changes of its caller's context.
+
+    Raises:
+        RemoteProtocolError: undefined bits, values that are not to be set, or MSR bits that are
+            not the daemon's to change.
+    """
+    if context & ~_CONTEXT_BITS:
+        _breach(Breach.LAYOUT, f"REPLY has undefined context bits 0x{context:x}")
+    if nip and not context & s.CONTEXT_NIP:
+        _breach(Breach.LAYOUT, f"REPLY has NIP 0x{nip:x}, and does not say that it is to be set")
+    if msr_mask and not context & s.CONTEXT_MSR:
+        _breach(Breach.LAYOUT, f"REPLY has MSR bits 0x{msr_mask:x} that are not to be set")
+    if msr & ~msr_mask:
+        _breach(Breach.LAYOUT, f"REPLY has MSR bits 0x{msr:x} outside of its mask 0x{msr_mask:x}")
+    if msr_mask & ~s.REPLY_MSR_BITS:
+        _breach(Breach.BOUNDS, f"REPLY changes MSR bits 0x{msr_mask:x}")
+    if msr_mask & ~msr & s.MSR_S:
+        _breach(Breach.BOUNDS, "REPLY clears MSR[S]")
+
+
+_STATES = {
+    int(state): state
+    for state in (
+        s.PageState(0),
+        s.PageState.UNSHARED,
+        s.PageState.UNSHARED | s.PageState.PAGED_OUT,
+    )
+}
+
+
+def _page_ranges(r: _Reader) -> tuple[f.PageRange, ...]:
+    (count,) = r.fixed(layout.PAGES)
+    r.count(count, s.MAX_SEGMENTS, "page ranges")
+    ranges = []
+    for _ in range(count):
+        gpa, size, number = r.fixed(layout.PAGE_RANGE)
+        if (gpa | size) % s.STATE_PAGE_SIZE:
+            _breach(Breach.BOUNDS, f"page range 0x{gpa:x}, 0x{size:x} bytes, is not of whole pages")
+        state = _STATES.get(number)
+        if state is None:
+            _breach(Breach.LAYOUT, f"{number} is no state of a page")
+        ranges.append(f.PageRange(gpa, size, state))
+    return tuple(ranges)
+
+
+def _pages(h: Header, r: _Reader) -> f.Pages:
+    return f.Pages(h.vcpu, h.reset, h.seq, h.request, _page_ranges(r))
+
+
+def _pages_reply(h: Header, r: _Reader) -> f.PagesReply:
+    status, index = r.fixed(layout.PAGES_REPLY)
+    return f.PagesReply(h.vcpu, h.reset, h.seq, h.request, r.enum(s.AccessStatus, status), index)
 
 
 def _cancel(h: Header, r: _Reader) -> f.Cancel:
@@ -464,6 +532,8 @@ _DECODERS: dict[s.FrameType, Callable[[Header, _Reader], f.Frame]] = {
     s.FrameType.READ_REPLY: _read_reply,
     s.FrameType.WRITE: _write,
     s.FrameType.WRITE_REPLY: _write_reply,
+    s.FrameType.PAGES: _pages,
+    s.FrameType.PAGES_REPLY: _pages_reply,
     s.FrameType.EVENT: _event,
     s.FrameType.EVENT_ACK: _event_ack,
     s.FrameType.CONTROL: _control,
@@ -476,7 +546,7 @@ _CALL = _T.CALL
 _WITH_VCPU = frozenset(
     {
         *(_T.CALL, _T.REPLY, _T.CANCEL, _T.CANCELLED, _T.COMMAND, _T.COMMAND_REPLY),
-        *(_T.READ, _T.READ_REPLY, _T.WRITE, _T.WRITE_REPLY, _T.EVENT),
+        *(_T.READ, _T.READ_REPLY, _T.WRITE, _T.WRITE_REPLY, _T.PAGES, _T.PAGES_REPLY, _T.EVENT),
     }
 )
 _WITH_SEQ = _WITH_VCPU - {_T.EVENT}
@@ -488,6 +558,8 @@ _WITH_REQUEST = frozenset(
         _T.READ_REPLY,
         _T.WRITE,
         _T.WRITE_REPLY,
+        _T.PAGES,
+        _T.PAGES_REPLY,
         _T.EVENT,
         _T.EVENT_ACK,
     }

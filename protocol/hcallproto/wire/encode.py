@@ -11,7 +11,7 @@ from hcallproto.errors import LocalProtocolError, RemoteProtocolError
 from hcallproto.wire import frames as f
 from hcallproto.wire import layout
 from hcallproto.wire import schema as s
-from hcallproto.wire.decode import decode, decode_header
+from hcallproto.wire.decode import check_context, decode, decode_header
 
 __all__ = ["encode"]
 
@@ -132,7 +132,7 @@ def _call(frame: f.Call) -> list[bytes]:
 
 def _reply(frame: f.Reply) -> bytes:
     """A whole REPLY frame: every call ends with one, so it has no part in the general way."""
-    vcpu, reset, seq, status, registers, writes, context, nip, msr, msr_mask = frame
+    vcpu, reset, seq, status, registers, writes, context, nip, msr, msr_mask, pages = frame
     mask = 0
     values = []
     for number, value in registers:
@@ -145,14 +145,25 @@ def _reply(frame: f.Reply) -> bytes:
             )
         mask |= bit
         values.append(value)
-    if context & ~(s.CONTEXT_NIP | s.CONTEXT_MSR):
-        raise LocalProtocolError(f"REPLY has undefined context bits 0x{context:x}")
+    if context or nip or msr or msr_mask or pages:
+        if context & s.CONTEXT_PAGES:
+            raise LocalProtocolError("REPLY has context bits 0x4, which follow from its pages")
+        if pages:
+            context |= s.CONTEXT_PAGES
+        try:
+            check_context(context, nip, msr, msr_mask)
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(str(error)) from None
     parts = [
         layout.REPLY.pack(status, mask, context, len(writes), nip, msr, msr_mask),
         _PACK_U64S[len(values)](*values),
     ]
     if writes:
         parts += _write_segments(writes)
+    if pages:
+        if any(s.PageState.PAGED_OUT in state for _, _, state in pages):
+            raise LocalProtocolError("REPLY pages out, which only PAGES can")
+        parts += _page_ranges(pages)
     size = s.HEADER_SIZE + sum(map(len, parts))
     return b"".join((layout.HEADER.pack(_REPLY, 0, size, vcpu, reset, 0, seq), *parts))
 
@@ -195,6 +206,28 @@ def _write_reply(frame: f.WriteReply) -> list[bytes]:
     return [layout.WRITE_REPLY.pack(frame.status, frame.bad_segment)]
 
 
+def _page_ranges(ranges: tuple[f.PageRange, ...]) -> list[bytes]:
+    for gpa, size, state in ranges:
+        if (gpa | size) % s.STATE_PAGE_SIZE:
+            raise LocalProtocolError(
+                f"page range 0x{gpa:x}, 0x{size:x} bytes, is not of whole pages"
+            )
+        if state not in (0, s.PageState.UNSHARED, s.PageState.UNSHARED | s.PageState.PAGED_OUT):
+            raise LocalProtocolError(f"{state!r} is no state of a page")
+    return [
+        layout.PAGES.pack(_bound(len(ranges), s.MAX_SEGMENTS, "page ranges")),
+        *(layout.PAGE_RANGE.pack(*pages) for pages in ranges),
+    ]
+
+
+def _pages(frame: f.Pages) -> list[bytes]:
+    return _page_ranges(frame.ranges)
+
+
+def _pages_reply(frame: f.PagesReply) -> list[bytes]:
+    return [layout.PAGES_REPLY.pack(frame.status, frame.bad_range)]
+
+
 def _event(frame: f.Event) -> list[bytes]:
     return [layout.EVENT.pack(frame.kind)]
 
@@ -224,11 +257,13 @@ _PAYLOADS: dict[type[f.Frame], Callable[[Any], list[bytes]]] = {
     f.ReadReply: _read_reply,
     f.Write: _write,
     f.WriteReply: _write_reply,
+    f.Pages: _pages,
+    f.PagesReply: _pages_reply,
     f.Event: _event,
     f.EventAck: _event_ack,
     f.Control: _control,
 }
-_CHECKED = (f.Read, f.Write, f.Cancelled, f.WriteReply, f.EventAck)
+_CHECKED = (f.Read, f.Write, f.Pages, f.Cancelled, f.WriteReply, f.PagesReply, f.EventAck)
 """Their bounds are checked as they are encoded, because a call waits for it."""
 
 

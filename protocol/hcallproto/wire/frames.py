@@ -24,6 +24,7 @@ from hcallproto.wire.schema import (
     Feature,
     FrameType,
     GoodbyeReason,
+    PageState,
     RefusedReason,
     SegmentStatus,
 )
@@ -197,8 +198,19 @@ class WriteSegment(NamedTuple):
     data: bytes | None
 
 
+class PageRange(NamedTuple):
+    """Pages, and the state that they are to have."""
+
+    gpa: int
+    size: int
+    state: PageState
+
+
 class Reply(NamedTuple):
-    """The answer to a call. ``registers`` are (number, value) pairs in rising order."""
+    """The answer to a call. ``registers`` are (number, value) pairs in rising order.
+
+    ``context`` is without CONTEXT_PAGES, which says no more than that there are ``pages``.
+    """
 
     vcpu: int
     reset: int
@@ -210,6 +222,7 @@ class Reply(NamedTuple):
     nip: int = 0
     msr: int = 0
     msr_mask: int = 0
+    pages: tuple[PageRange, ...] = ()
 
 
 class Cancel(NamedTuple):
@@ -292,6 +305,27 @@ class WriteReply(NamedTuple):
     bad_segment: int
 
 
+class Pages(NamedTuple):
+    """The daemon changes the states of pages during a call."""
+
+    vcpu: int
+    reset: int
+    seq: int
+    request: int
+    ranges: tuple[PageRange, ...]
+
+
+class PagesReply(NamedTuple):
+    """What became of a PAGES."""
+
+    vcpu: int
+    reset: int
+    seq: int
+    request: int
+    status: AccessStatus
+    bad_range: int
+
+
 class Event(NamedTuple):
     """Something happened to the machine."""
 
@@ -335,6 +369,8 @@ Frame = (
     | ReadReply
     | Write
     | WriteReply
+    | Pages
+    | PagesReply
     | Event
     | EventAck
     | Control
@@ -358,6 +394,8 @@ FRAME_TYPES: Mapping[type[Frame], FrameType] = {
     ReadReply: FrameType.READ_REPLY,
     Write: FrameType.WRITE,
     WriteReply: FrameType.WRITE_REPLY,
+    Pages: FrameType.PAGES,
+    PagesReply: FrameType.PAGES_REPLY,
     Event: FrameType.EVENT,
     EventAck: FrameType.EVENT_ACK,
     Control: FrameType.CONTROL,

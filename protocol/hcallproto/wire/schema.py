@@ -21,6 +21,7 @@ from construct import (
     Const,
     Construct,
     GreedyBytes,
+    If,
     Int8ub,
     Int16ub,
     Int32ub,
@@ -43,6 +44,12 @@ HEADER_SIZE = 32
 
 NO_VCPU = 0xFFFFFFFF
 """Header field ``vcpu`` of a frame that belongs to no virtual CPU."""
+
+MACHINE_VCPU = 0xFFFFFFFE
+"""Header field ``vcpu`` of a call that the shim makes for the machine, not for a virtual CPU."""
+
+LEVEL_SHIM = 3
+"""Level of a call that the shim makes by itself; the ISA reserves this LEV."""
 
 NO_DESCRIPTOR = 0xFFFF
 """RAM region field ``fd_index`` of a region that came without a file descriptor."""
@@ -74,6 +81,8 @@ class FrameType(enum.IntEnum):
     EVENT = 19
     EVENT_ACK = 20
     CONTROL = 22
+    PAGES_REPLY = 23
+    PAGES = 24
 
 
 FLAG_RESENT = 1
@@ -84,7 +93,27 @@ WRITE_FLAG_ZERO = 1
 
 CONTEXT_NIP = 1
 CONTEXT_MSR = 2
+CONTEXT_PAGES = 4
 """REPLY ``context`` bits."""
+
+MSR_EE = 1 << 15
+MSR_S = 1 << 22
+REPLY_MSR_BITS = MSR_EE | MSR_S
+"""MSR bits that a REPLY may change; it can set MSR[S], but not clear it."""
+
+
+class PageState(enum.IntFlag):
+    """What the shim knows of a page. PAGED_OUT goes with UNSHARED."""
+
+    UNSHARED = 1
+    PAGED_OUT = 2
+
+
+class ShimCall(enum.IntEnum):
+    """r3 of a call of LEVEL_SHIM."""
+
+    PAGE_IN = 1
+    ATTEND = 2
 
 
 class BufferKind(enum.IntEnum):
@@ -175,6 +204,7 @@ class ControlAction(enum.IntEnum):
     STOP = 1
     TERMINATE = 2
     RESET = 3
+    ATTEND = 4
 
 
 class GoodbyeReason(enum.IntEnum):
@@ -193,6 +223,7 @@ class Feature(enum.IntFlag):
     SHARED_RAM = 1
     SC2 = 2
     COMMANDS = 4
+    PAGE_STATES = 8
 
 
 # -- bounds (docs/wire.rst, "Bounds") ---------------------------------------------------
@@ -202,7 +233,7 @@ MIN_MAX_FRAME = 128 * 1024
 DEFAULT_MAX_FRAME = 1024 * 1024
 MAX_MAX_FRAME = 16 * 1024 * 1024
 MAX_SEGMENTS = 64
-"""Memory segments in one REPLY, READ or WRITE frame."""
+"""Memory segments in one REPLY, READ or WRITE frame, and ranges of page states."""
 MAX_BUFFERS = 4
 """Buffer descriptors of one announced call, and segments of one CALL frame."""
 MAX_VCPUS = 4096
@@ -223,6 +254,8 @@ MAX_CANCELLING = 8
 """Cancelled calls of one virtual CPU that the daemon has not yet acknowledged."""
 BUFFER_PAGE_SIZE = 4096
 """The page that a ``PAGE_BOUNDED`` buffer must not leave."""
+STATE_PAGE_SIZE = 4096
+"""The page that has a state of its own; any guest's page is a multiple of it."""
 
 
 HEADER = Struct(
@@ -349,7 +382,7 @@ CALL_SEGMENT = Struct(
 REPLY = Struct(
     "status" / Int64sb * "r3 for the guest",
     "register_mask" / Int32ub * "bit n set: rn follows (r0, r2, r4 to r12, r31)",
-    "context" / Int16ub * "bit 0: set NIP; bit 1: set MSR bits",
+    "context" / Int16ub * "bit 0: set NIP; bit 1: set MSR bits; bit 2: page states follow",
     "write_count" / Int16ub * "memory segments that follow the registers",
     "nip" / Int64ub * "new NIP, or 0",
     "msr" / Int64ub * "new values of the MSR bits in ``msr_mask``, or 0",
@@ -415,6 +448,23 @@ WRITE_REPLY = Struct(
     "bad_segment" / Int32ub * "first segment that is not RAM, or 0",
 )
 
+PAGES = Struct(
+    "range_count" / Int32ub * "ranges that follow",
+    "reserved" / Const(b"\0\0\0\0"),
+)
+
+PAGE_RANGE = Struct(
+    "gpa" / Int64ub * "first byte, a multiple of 4096",
+    "size" / Int64ub * "bytes, a multiple of 4096",
+    "state" / Int8ub * "bit 0: unshared; bit 1: paged out, and unshared",
+    "reserved" / Const(b"\0" * 7),
+)
+
+PAGES_REPLY = Struct(
+    "status" / Int32ub * "see AccessStatus; anything but OK: no state has changed",
+    "bad_range" / Int32ub * "first range that is not RAM, or 0",
+)
+
 # -- events -----------------------------------------------------------------------------
 
 EVENT = Struct(
@@ -442,6 +492,8 @@ def _data_size(ctx: Any) -> int:
 
 _CALL_ENTRY = Struct("spec" / CALL_SPEC, "buffers" / Array(this.spec.buffer_count, BUFFER_SPEC))
 _WRITE_ENTRY = Struct("head" / WRITE_SEGMENT, "data" / Bytes(_data_size))
+
+_PAGES = Struct("head" / PAGES, "ranges" / Array(this.head.range_count, PAGE_RANGE))
 
 _ANNOUNCEMENT = (
     "announcement" / ANNOUNCEMENT,
@@ -474,6 +526,7 @@ PAYLOADS: dict[FrameType, Construct[Any, Any]] = {
         "fixed" / REPLY,
         "registers" / Array(lambda ctx: ctx.fixed.register_mask.bit_count(), Int64ub),
         "writes" / Array(this.fixed.write_count, _WRITE_ENTRY),
+        "pages" / If(lambda ctx: ctx.fixed.context & CONTEXT_PAGES, _PAGES),
         Terminated,
     ),
     FrameType.CANCEL: Struct("fixed" / CANCEL, Terminated),
@@ -497,6 +550,8 @@ PAYLOADS: dict[FrameType, Construct[Any, Any]] = {
         "fixed" / WRITE, "segments" / Array(this.fixed.segment_count, _WRITE_ENTRY), Terminated
     ),
     FrameType.WRITE_REPLY: Struct("fixed" / WRITE_REPLY, Terminated),
+    FrameType.PAGES: Struct("pages" / _PAGES, Terminated),
+    FrameType.PAGES_REPLY: Struct("fixed" / PAGES_REPLY, Terminated),
     FrameType.EVENT: Struct("fixed" / EVENT, Terminated),
     FrameType.EVENT_ACK: Struct("fixed" / EVENT_ACK, Terminated),
     FrameType.CONTROL: Struct("fixed" / CONTROL, "text" / TEXT, Terminated),

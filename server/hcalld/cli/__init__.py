@@ -22,6 +22,7 @@ _COMMANDS = {
     "state": "hcalld.cli.state",
     "ctl": "hcalld.cli.ctl",
     "secvar": "hcalld.cli.secvar",
+    "esm": "hcalld.cli.esm",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""
 

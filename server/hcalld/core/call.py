@@ -46,6 +46,8 @@ class Call:
     msr: int = 0
     pidr: int = 0
     lpidr: int = 0
+    is_resent: bool = False
+    """It may have been carried out before, as far as effects outside the store go."""
 
     def __getitem__(self, name: str) -> int:
         return self.args[name]

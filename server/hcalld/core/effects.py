@@ -94,6 +94,25 @@ class Note(Effect[None]):
     text: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class TpmTransmit(Effect[bytes]):
+    """Send a command to the partition's TPM, once, and wait for the whole response.
+
+    Opens the partition's session with the TPM. Raises BackendUnavailable in the handler if
+    no response comes; the session is closed then, and what the TPM did is not known.
+    """
+
+    command: bytes = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TpmClose(Effect[None]):
+    """Close the partition's session with its TPM, if there is one.
+
+    Raises BackendUnavailable in the handler if the TPM did not free what belonged to it.
+    """
+
+
 class GuestMemoryError(Exception):
     """An address range is not guest RAM, or the call is no longer alive."""
 

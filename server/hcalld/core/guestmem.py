@@ -23,6 +23,11 @@ class RamMap:
                 self._starts.append(gpa)
                 self._ends.append(gpa + size)
 
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """All of RAM as (first byte, byte after the last) pairs."""
+        return tuple(zip(self._starts, self._ends, strict=True))
+
     def contains(self, gpa: int, size: int) -> bool:
         """True if ``size`` bytes at ``gpa`` are all RAM; an empty range asks for ``gpa``."""
         index = bisect.bisect_right(self._starts, gpa) - 1

@@ -34,6 +34,9 @@ Handler = Callable[[Call, ModelT], Coroutine[Effect[Any], Any, Outcome]]
 Gate = Callable[[ModelT], None]
 """Raises HcallError when no call of the family is served at all."""
 
+Admission = Callable[[Hcall, int, ModelT], None]
+"""Raises HcallError when the caller, by its MSR, may not make this call."""
+
 
 class HandlerSet(Generic[ModelT]):
     """Handlers of one family over one model.
@@ -46,11 +49,21 @@ class HandlerSet(Generic[ModelT]):
         async def h_pks_get_config(call: Call, keystore: Keystore) -> Outcome: ...
     """
 
-    def __init__(self, family: Family, *, gate: Gate[ModelT] | None = None) -> None:
+    def __init__(
+        self,
+        family: Family,
+        *,
+        gate: Gate[ModelT] | None = None,
+        admission: Admission[ModelT] | None = None,
+    ) -> None:
         self.family = family
         self.gate = gate
         """Run before the arguments are looked at."""
+        self.admission = admission
+        """Run after the gate, before the arguments are looked at."""
         self.by_call: dict[Hcall, Handler[ModelT]] = {}
+        self.prepared: dict[Hcall, Handler[ModelT]] = {}
+        """Handlers of calls that are declared decode_only: tested, and not served yet."""
 
     def handles(self, hcall: Hcall) -> Callable[[Handler[ModelT]], Handler[ModelT]]:
         """Decorator: bind a coroutine function to a call of the family."""
@@ -63,6 +76,21 @@ class HandlerSet(Generic[ModelT]):
 
         def bind(handler: Handler[ModelT]) -> Handler[ModelT]:
             self.by_call[hcall] = handler
+            return handler
+
+        return bind
+
+    def prepares(self, hcall: Hcall) -> Callable[[Handler[ModelT]], Handler[ModelT]]:
+        """Decorator: bind a coroutine function to a call that is declared decode_only."""
+        if hcall not in self.family.calls:
+            raise ValueError(f"{hcall.name} is not declared in family {self.family.name}")
+        if hcall in self.prepared:
+            raise ValueError(f"{hcall.name} has a handler already")
+        if not hcall.decode_only:
+            raise ValueError(f"{hcall.name} is declared as served")
+
+        def bind(handler: Handler[ModelT]) -> Handler[ModelT]:
+            self.prepared[hcall] = handler
             return handler
 
         return bind

@@ -4,10 +4,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from hcalld.core.errors import HcallError
+from hcalld.core.pages import PageRange
 from hcallproto.abi.returns import H, U
 from hcallproto.abi.spec import Hcall
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Context:
+    """Where the caller goes on, if not after its call."""
+
+    nip: int
+    msr: int
+    """New values of the bits of ``msr_mask``."""
+    msr_mask: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -20,12 +32,25 @@ class Outcome:
         writes: (guest real address, bytes) pairs; they travel in the reply and are
             carried out before the vCPU goes on, all or none.
         why: for a refusal, the reason in words (never for the guest).
+        result: r3 of a success that gives a number instead of a code.
+        zeros: (guest real address, size) pairs, zeroed after the writes, with the reply.
+        pages: bits of pages, set after that, with the reply.
+        context: where the caller goes on.
+        notes: for the trace, beside those of the ``Note`` effect: what is said after the
+            model was changed.
+        terminate: why the guest must be taken down; "" if it goes on.
     """
 
     code: H | U
     registers: tuple[tuple[int, int], ...] = ()
     writes: tuple[tuple[int, bytes], ...] = dataclasses.field(default=(), repr=False)
     why: str = ""
+    result: int | None = None
+    zeros: tuple[tuple[int, int], ...] = ()
+    pages: tuple[PageRange, ...] = ()
+    context: Context | None = None
+    notes: Sequence[str] = ()
+    terminate: str = ""
 
 
 def refusal(hcall: Hcall, error: HcallError) -> Outcome:

@@ -15,7 +15,12 @@ from hcalld.core.handlers import HandlerSet, Model, ModelT
 from hcalld.core.records import Record
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.keystore import Keystore
+from hcalld.domain.pef.machine import PefMachine
+from hcalld.domain.tpm import TpmModel
 from hcalld.families.pks.handlers import HANDLERS as PKS
+from hcalld.families.svm.handlers import HANDLERS as SVM
+from hcalld.families.tpm.handlers import HANDLERS as TPM
+from hcalld.families.uv.handlers import HANDLERS as UV
 
 __all__ = ["SERVED", "Model", "Served"]
 
@@ -31,6 +36,17 @@ class Served(Generic[ModelT]):
     Raises StoreError for records that cannot be read, ConfigError for attributes that
     do not fit them.
     """
+    needs_tpm: bool = False
+    """Served only where the partition has a TPM; elsewhere the shim is told nothing of it."""
+    needs_pef: bool = False
+    """Served only where the partition may be a secure VM, and its QEMU can have one."""
+    shares: str | None = None
+    """The family before it whose model it uses too, instead of building one."""
 
 
-SERVED: tuple[Served[Any], ...] = (Served(PKS, Keystore),)
+SERVED: tuple[Served[Any], ...] = (
+    Served(PKS, Keystore),
+    Served(TPM, TpmModel, needs_tpm=True),
+    Served(UV, PefMachine.build, needs_pef=True),
+    Served(SVM, PefMachine.build, needs_pef=True, shares=UV.family.name),
+)

@@ -34,15 +34,15 @@ class Trace:
 
 
 def _line(answered: Answered) -> str:
-    frame = answered.frame
+    frame, outcome = answered.frame, answered.outcome
     return render_call(
         answered.hcall,
         frame.registers(),
         level=frame.level,
         buffers=answered.buffers,
-        status=answered.outcome.code,
-        outputs=dict(answered.outcome.registers),
-        reason="; ".join(filter(None, (answered.outcome.why, *answered.notes))),
+        status=outcome.code if outcome.result is None else outcome.result,
+        outputs=dict(outcome.registers),
+        reason="; ".join(filter(None, (outcome.why, *answered.notes))),
         duration_ns=answered.duration_ns,
         where=f"{answered.partition} cpu{frame.vcpu} #{frame.seq}",
     )

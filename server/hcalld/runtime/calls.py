@@ -3,7 +3,8 @@
 
 What needs no waiting is answered where it arrives. A call that has to wait gets a task of
 its own, which the shim can cancel and a reset ends. It can be stopped wherever it waits,
-and has changed nothing then, for a handler changes its model only after its last effect.
+and has changed nothing then, for a handler changes its model only after its last effect;
+only a TPM may have carried out what was sent to it.
 
 This is the one place where an exception of a handler is caught: the guest gets
 H_HARDWARE, the log the traceback, and everything else lives on. ``strict`` re-raises it
@@ -24,7 +25,9 @@ from hcalld.core.call import Call
 from hcalld.core.effects import GuestMemoryError
 from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.outcome import Outcome, refusal
+from hcalld.core.pages import PageRange
 from hcalld.core.records import RecordedReply
+from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.outbox import Outbox
@@ -41,13 +44,16 @@ from hcallproto.wire.encode import encode
 _REQUEST_MAX = 0xFFFF_FFFF
 
 
+_MemoryReply = f.ReadReply | f.WriteReply | f.PagesReply
+
+
 @dataclasses.dataclass(slots=True)
 class _Request:
-    """A READ or WRITE that waits for its reply."""
+    """A READ, WRITE or PAGES that waits for its reply."""
 
     number: int
     done: trio.Event = dataclasses.field(default_factory=trio.Event)
-    reply: f.ReadReply | f.WriteReply | None = None
+    reply: _MemoryReply | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -114,7 +120,7 @@ class Calls:
             return
         entry = self._entries.get(entry_key(frame.gpr[2], frame.level))
         if entry is None:
-            code = H.FUNCTION if frame.level == Level.SC1 else U.FUNCTION
+            code: H | U = H.FUNCTION if frame.level == Level.SC1 else U.FUNCTION
             self._reply(frame, None, Outcome(code, why="no handler for this call"), (), started)
             return
         execution: Execution | None = None
@@ -122,6 +128,8 @@ class Calls:
             model = partition.model(entry.family)
             if entry.gate is not None:
                 entry.gate(model)
+            if entry.admission is not None:
+                entry.admission(entry.hcall, frame.msr, model)
             ram = self.ram
             call = Call(
                 entry.hcall,
@@ -132,6 +140,7 @@ class Calls:
                 frame.msr,
                 frame.pidr,
                 frame.lpidr,
+                frame.is_resent,
             )
             execution = Execution(frame, entry, call, partition, model, ram, self)
             outcome = execution.start()
@@ -176,8 +185,8 @@ class Calls:
             if pending.request is not None:
                 pending.request.done.set()
 
-    def memory_reply(self, reply: f.ReadReply | f.WriteReply) -> None:
-        """The shim's answer to a READ or WRITE."""
+    def memory_reply(self, reply: _MemoryReply) -> None:
+        """The shim's answer to a READ, WRITE or PAGES."""
         pending = self._pending.get((reply.vcpu, reply.seq))
         request = pending.request if pending is not None else None
         if request is not None and request.number == reply.request:
@@ -227,7 +236,8 @@ class Calls:
             assert outcome is not None
             self._reply(frame, entry, outcome, _notes(execution), pending.started)
             return
-        self._outbox.queue(f.Cancelled(frame.vcpu, frame.reset, frame.seq, s.Effect.NONE))
+        effect = s.Effect.MAY_REMAIN if execution.may_remain else s.Effect.NONE
+        self._outbox.queue(f.Cancelled(frame.vcpu, frame.reset, frame.seq, effect))
         if self._observers:
             told = Outcome(
                 entry.hcall.timeout_code, why=f"cancelled by the shim: {cancel.reason.name}"
@@ -255,14 +265,54 @@ class Calls:
             except StoreError as error:
                 outcome = self._store_failed(entry, error)
                 reply = _reply_frame(frame, outcome)
+        if outcome.terminate:
+            # Before the reply: the caller must not go on.
+            self._terminate(outcome.terminate)
         self._outbox.queue(reply)
         self.answered_count += 1
+        if frame.level != Level.SC1:
+            self._after_ultracall(frame, entry, outcome)
         if outcome.why and entry is not None:
             self._log.debug(
                 "refused", call=entry.hcall.name, code=code_name(outcome.code), reason=outcome.why
             )
         if self._observers:
             self._observe(frame, entry, outcome, notes, started)
+
+    # -- secure VMs -----------------------------------------------------------------------
+
+    def _terminate(self, why: str) -> None:
+        self._log.error("guest taken down", reason=why)
+        self._outbox.queue(f.Control(s.ControlAction.TERMINATE, why, self._connection.reset))
+
+    def ram_changed(self) -> None:
+        """There is a RAM map: the first one of the connection, or memory came or went."""
+        machine = self._partition.pef
+        if machine is None:
+            return
+        if machine.state is VmState.ABORT:
+            self._terminate("it was taken down before, and the daemon ended")
+        elif machine.is_wanting(self.ram.map.ranges):
+            self._ask_to_attend()
+
+    def _after_ultracall(self, frame: f.Call, entry: Entry | None, outcome: Outcome) -> None:
+        """Say what became of a UV_ESM; ask for an ATTEND if there is anything to do."""
+        if outcome.context is not None:
+            self._log.info("guest enters secure mode", nip=hex(outcome.context.nip))
+        elif entry is not None and entry.hcall.sets_context:
+            self._log.warning("guest does not become secure", reason=outcome.why)
+        if frame.level == s.LEVEL_SHIM and frame.number == s.ShimCall.ATTEND:
+            if outcome.code is U.BUSY:
+                self._ask_to_attend()
+            return
+        machine = self._partition.pef
+        if machine is not None and machine.is_wanting():
+            self._ask_to_attend()
+
+    def _ask_to_attend(self) -> None:
+        self._outbox.queue(f.Control(s.ControlAction.ATTEND, "", self._connection.reset))
+
+    # -- what is told of a call -----------------------------------------------------------
 
     def _replay(self, frame: f.Call, started: int) -> bool:
         """Answer a resent call with its recorded reply, if there is one.
@@ -278,7 +328,7 @@ class Calls:
         self.answered_count += 1
         if self._observers:
             entry = self._entries.get(entry_key(frame.number, frame.level))
-            outcome = Outcome(_code_of(entry, reply.status), reply.registers)
+            outcome = _outcome_of(entry, reply)
             notes = ("recorded reply",)
             self._observe(frame, entry, outcome, notes, started, is_replayed=True)
         return True
@@ -301,7 +351,7 @@ class Calls:
             entry.hcall if entry is not None else None,
             _buffers(frame, entry) if entry is not None else {},
             outcome,
-            notes,
+            (*notes, *outcome.notes),
             time.perf_counter_ns() - started,
             is_replayed,
         )
@@ -341,12 +391,22 @@ class Calls:
             bad = segments[min(reply.bad_segment, len(segments) - 1)]
             raise GuestMemoryError(bad.gpa, bad.size, f"the shim says {reply.status.name}")
 
+    async def set_pages(self, call: f.Call, ranges: tuple[PageRange, ...]) -> None:
+        """See GuestAccess."""
+        number = self._request_number()
+        frame = f.Pages(call.vcpu, call.reset, call.seq, number, _wire_ranges(ranges))
+        reply = await self._ask(frame)
+        assert isinstance(reply, f.PagesReply)
+        if reply.status is not s.AccessStatus.OK:
+            bad = ranges[min(reply.bad_range, len(ranges) - 1)]
+            raise GuestMemoryError(bad.gpa, bad.size, f"the shim says {reply.status.name}")
+
     def _request_number(self) -> int:
         number = self._next_request
         self._next_request = number % _REQUEST_MAX + 1
         return number
 
-    async def _ask(self, frame: f.Read | f.Write) -> f.ReadReply | f.WriteReply | None:
+    async def _ask(self, frame: f.Read | f.Write | f.Pages) -> _MemoryReply | None:
         pending = self._pending[frame.vcpu, frame.seq]
         request = pending.request = _Request(frame.request)
         self._outbox.queue(frame)
@@ -362,7 +422,29 @@ def _reply_frame(frame: f.Call, outcome: Outcome) -> f.Reply:
     writes: tuple[f.WriteSegment, ...] = ()
     if outcome.writes:
         writes = tuple(f.WriteSegment(gpa, len(data), data) for gpa, data in outcome.writes)
-    return f.Reply(frame.vcpu, frame.reset, frame.seq, outcome.code, outcome.registers, writes)
+    if outcome.zeros:
+        writes += tuple(f.WriteSegment(gpa, size, None) for gpa, size in outcome.zeros)
+    status = outcome.code if outcome.result is None else outcome.result
+    name = (frame.vcpu, frame.reset, frame.seq)
+    context = outcome.context
+    if context is None:
+        pages = _wire_ranges(outcome.pages) if outcome.pages else ()
+        return f.Reply(*name, status, outcome.registers, writes, pages=pages)
+    return f.Reply(
+        *name,
+        status,
+        outcome.registers,
+        writes,
+        s.CONTEXT_NIP | s.CONTEXT_MSR,
+        context.nip,
+        context.msr,
+        context.msr_mask,
+        _wire_ranges(outcome.pages),
+    )
+
+
+def _wire_ranges(ranges: Sequence[PageRange]) -> tuple[f.PageRange, ...]:
+    return tuple(f.PageRange(gpa, size, s.PageState(state)) for gpa, size, state in ranges)
 
 
 def _buffers(frame: f.Call, entry: Entry) -> dict[str, bytes | None]:
@@ -379,5 +461,12 @@ def _notes(execution: Execution | None) -> tuple[str, ...]:
     return tuple(execution.notes) if execution is not None else ()
 
 
-def _code_of(entry: Entry | None, status: int) -> H | U:
-    return entry.hcall.return_codes(status) if entry is not None else H(status)
+def _outcome_of(entry: Entry | None, reply: f.Reply) -> Outcome:
+    """What a recorded reply was, as far as those who watch are told."""
+    status = reply.status
+    if entry is None:
+        return Outcome(H(status), reply.registers)
+    codes = entry.hcall.return_codes
+    if entry.hcall.result and status >= 0:
+        return Outcome(codes["SUCCESS"], reply.registers, result=status)
+    return Outcome(codes(status), reply.registers)

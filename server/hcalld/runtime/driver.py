@@ -26,14 +26,18 @@ from hcalld.core.effects import (
     Now,
     ReadBuffer,
     ReadGuest,
+    TpmClose,
+    TpmTransmit,
     WriteGuest,
     ZeroGuest,
 )
-from hcalld.core.errors import HcallError, StoreError
+from hcalld.core.errors import BackendUnavailable, HcallError, StoreError
 from hcalld.core.handlers import Model
 from hcalld.core.outcome import Outcome
+from hcalld.core.pages import PageRange, SetPages
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.partition import Entry, Partition
+from hcalld.runtime.tpm import TpmExchange
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
@@ -51,16 +55,21 @@ class GuestAccess(Protocol):
     async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
         """Write or zero guest memory. Raises GuestMemoryError."""
 
+    async def set_pages(self, call: f.Call, ranges: tuple[PageRange, ...]) -> None:
+        """Set states of pages. Raises GuestMemoryError."""
+
 
 class Execution:
     """One call on its way through its handler."""
 
     __slots__ = (
         "_coroutine",
+        "_exchange",
         "_pending",
         "call",
         "entry",
         "frame",
+        "may_remain",
         "model",
         "notes",
         "partition",
@@ -86,8 +95,11 @@ class Execution:
         self.ram = ram
         self.wire = wire
         self.notes: list[str] = []
+        self.may_remain = False
+        """It has had an effect outside the store, or may have: stopping undoes nothing."""
         self._coroutine: Coroutine[Effect[Any], Any, Outcome] | None = None
         self._pending: Effect[Any] | None = None
+        self._exchange: TpmExchange | None = None
 
     def start(self) -> Outcome | None:
         """Run the handler until it ends or has to wait.
@@ -108,7 +120,7 @@ class Execution:
                 except MustWait:
                     self._pending = effect
                     return None
-                except (GuestMemoryError, HcallError) as error:
+                except (BackendUnavailable, GuestMemoryError, HcallError) as error:
                     effect = coroutine.throw(error)
                 else:
                     effect = coroutine.send(answer)
@@ -133,7 +145,12 @@ class Execution:
             while True:
                 try:
                     answer, error = await self._perform(effect), None
-                except (GuestMemoryError, HcallError, StoreError) as raised:
+                except (
+                    BackendUnavailable,
+                    GuestMemoryError,
+                    HcallError,
+                    StoreError,
+                ) as raised:
                     error = raised
                 # What was waited for may have come together with the end of the call: the
                 # handler must not go on then, and change what nobody is told of.
@@ -144,6 +161,8 @@ class Execution:
             return outcome
         finally:
             coroutine.close()
+            if self._exchange is not None:
+                self._exchange.abandon()
 
     # -- effects ------------------------------------------------------------------------
 
@@ -170,12 +189,29 @@ class Execution:
             case WriteGuest(gpa, data):
                 self._must_be_ram(gpa, len(data))
                 segment = f.WriteSegment(gpa, len(data), data)
+                self.may_remain = True
                 return await self.wire.write(self.frame, (segment,))
             case ZeroGuest(gpa, size):
                 self._must_be_ram(gpa, size)
+                self.may_remain = True
                 return await self.wire.write(self.frame, (f.WriteSegment(gpa, size, None),))
+            case SetPages(ranges):
+                for gpa, size, _ in ranges:
+                    self._must_be_ram(gpa, size)
+                self.may_remain = True
+                return await self.wire.set_pages(self.frame, ranges)
             case Flush():
                 return await self.partition.flush()
+            case TpmTransmit():
+                exchange = self._exchange
+                assert exchange is not None
+                try:
+                    return await exchange.finish()
+                finally:
+                    self._exchange = None
+            case TpmClose():
+                assert self.partition.tpm is not None
+                return await self.partition.tpm.close()
             case _:
                 raise TypeError(f"no driver for effect {effect!r}")
 
@@ -217,6 +253,17 @@ class Execution:
         if self.partition.is_dirty:
             raise MustWait
 
+    def _tpm_transmit(self, effect: TpmTransmit) -> bytes:
+        if self._exchange is None:
+            assert self.partition.tpm is not None
+            self.may_remain = True
+            exchange = self.partition.tpm.exchange(effect.command)
+            response = exchange.start()
+            if response is not None:
+                return response
+            self._exchange = exchange
+        raise MustWait
+
     def _entropy(self, effect: Entropy) -> bytes:
         return os.urandom(effect.size)
 
@@ -231,6 +278,7 @@ _IMMEDIATE: Mapping[type[Effect[Any]], Callable[[Execution, Any], Any]] = {
     ReadBuffer: Execution._read_buffer,
     ReadGuest: Execution._read_guest,
     Flush: Execution._flush,
+    TpmTransmit: Execution._tpm_transmit,
     Entropy: Execution._entropy,
     Now: Execution._now,
     Note: Execution._note,

@@ -16,13 +16,16 @@ from typing import Any
 from hcalld.config import Profile
 from hcalld.core.call import Limits, Plan, buffer_max_size
 from hcalld.core.errors import StoreError
-from hcalld.core.handlers import Handler, Model
-from hcalld.core.records import Change, RecordedReply, Run
+from hcalld.core.handlers import Admission, Handler, Model
+from hcalld.core.records import Change, Record, RecordedReply, Run
 from hcalld.domain.attribute_orders import Carried, connect
 from hcalld.domain.attribute_records import load as load_attributes
 from hcalld.domain.attributes import PartitionAttributes
-from hcalld.families.registry import SERVED
+from hcalld.domain.pef.machine import PefMachine
+from hcalld.families.registry import SERVED, Served
+from hcalld.families.uv import shim_calls
 from hcalld.runtime.flushing import FlushRounds
+from hcalld.runtime.tpm import TpmSession
 from hcalld.stores.base import Store
 from hcallproto.abi.spec import BufferShape, Direction, Family, Hcall, Level
 from hcallproto.wire import frames as f
@@ -41,6 +44,7 @@ class Entry:
     handler: Handler[Any]
     family: str
     gate: Callable[[Any], None] | None
+    admission: Admission[Any] | None
     inline: Mapping[str, int]
     """Address argument to index of its buffer descriptor in the announcement."""
 
@@ -94,6 +98,7 @@ class Partition:
         profile: its configuration.
         open_store: opens its store; raises StoreError.
         rounds: flushes its store, with those of other partitions; by default alone.
+        tpm: its TPM; None: it has none.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class Partition:
         profile: Profile,
         open_store: Callable[[], Store],
         rounds: FlushRounds | None = None,
+        tpm: TpmSession | None = None,
     ) -> None:
         self.profile = profile
         self.id = profile.partition
@@ -114,14 +120,25 @@ class Partition:
         self._store: Store | None = None
         self._models: dict[str, Model] = {}
         self._rounds = rounds or FlushRounds()
+        self.tpm = tpm
+        self.page_shift = 0
+        """QEMU's guess of the guest kernel's page size, as a power of 2; 0: none."""
 
     # -- what it serves -----------------------------------------------------------------
+
+    def _served(self, *, has_pef: bool) -> list[Served[Any]]:
+        """The families that are there for it."""
+        return [
+            served
+            for served in SERVED
+            if (self.tpm is not None or not served.needs_tpm) and (has_pef or not served.needs_pef)
+        ]
 
     def entries(self, *, shared_ram: bool, levels: frozenset[Level]) -> dict[int, Entry]:
         """The calls it serves, by ``number << 2 | level``."""
         limits = self.attributes.limits()
         entries = {}
-        for served in SERVED:
+        for served in self._served(has_pef=Level.SC2 in levels):
             for hcall, handler in served.handlers.by_call.items():
                 if hcall.level not in levels:
                     continue
@@ -132,9 +149,25 @@ class Partition:
                     handler=handler,
                     family=served.handlers.family.name,
                     gate=served.handlers.gate,
+                    admission=served.handlers.admission,
                     inline={name: index for index, name in enumerate(inline)},
                 )
         return entries
+
+    def shim_entries(self) -> dict[int, Entry]:
+        """QEMU's own calls, which are not announced."""
+        return {
+            entry_key(hcall.number, s.LEVEL_SHIM): Entry(
+                hcall=hcall,
+                plan=Plan(hcall, self.attributes.limits()),
+                handler=handler,
+                family=shim_calls.FAMILY.name,
+                gate=None,
+                admission=None,
+                inline={},
+            )
+            for hcall, handler in shim_calls.HANDLERS.by_call.items()
+        }
 
     @staticmethod
     def _inline_buffers(hcall: Hcall, limits: Limits, *, shared_ram: bool) -> list[str]:
@@ -153,7 +186,8 @@ class Partition:
         limits = self.attributes.limits()
         deadline_ms = self.profile.emulation.deadline_ms
         calls = [_spec_of(entry, limits, deadline_ms) for entry in entries.values()]
-        families: Sequence[Family] = [served.handlers.family for served in SERVED]
+        served = self._served(has_pef=Level.SC2 in levels)
+        families: Sequence[Family] = [one.handlers.family for one in served]
         if self.profile.emulation.unserved == "function":
             calls += [
                 _answer_spec(hcall)
@@ -186,6 +220,8 @@ class Partition:
             self._connect(self._store, run.instance)
         if self._store.begin_run(run):
             self._models = {}
+        if self.tpm is not None:
+            self.tpm.begin_run(run)
         self._load(self._store)
 
     def _connect(self, store: Store, instance: bytes) -> None:
@@ -199,11 +235,31 @@ class Partition:
         held = load_attributes(loaded.records)
         assert held is not None, "connecting puts attributes in force"
         self.attributes = held.attributes
-        self._models = {
-            served.handlers.family.name: served.build(self.attributes, loaded.records)
-            for served in SERVED
-        }
+        self._models = {}
+        for served in self._served(has_pef=self.may_be_secure):
+            model = self._build(served, loaded.records)
+            self._models[served.handlers.family.name] = model
         self.replies = {reply.vcpu: reply for reply in loaded.replies}
+
+    def _build(self, served: Served[Any], records: Sequence[Record]) -> Model:
+        if served.shares is not None:
+            return self._models[served.shares]
+        model: Model = served.build(self.attributes, records)
+        if isinstance(model, PefMachine):
+            model.configure(self.profile.pef.settings())
+            model.hint(self.page_shift)
+        return model
+
+    @property
+    def may_be_secure(self) -> bool:
+        """True if its guest may become a secure VM."""
+        return self.profile.pef.enabled
+
+    @property
+    def pef(self) -> PefMachine | None:
+        """Its secure VM's model, if it may have one and the store does not rest."""
+        model = self._models.get(shim_calls.FAMILY.name)
+        return model if isinstance(model, PefMachine) else None
 
     def model(self, family: str) -> Model:
         """A family's model; loads it again if the store rests.
@@ -268,6 +324,8 @@ class Partition:
     async def close(self) -> None:
         """Close the store and give up its ownership, after a flush that is under way."""
         self._models = {}
+        if self.tpm is not None:
+            await self.tpm.aclose()
         store = self._store
         if store is not None:
             await self._rounds.until_unused(store)

@@ -14,12 +14,14 @@ from collections.abc import Callable, Collection
 import structlog
 import trio
 
+from hcalld.backends.base import TpmBackend
 from hcalld.config import Profile, Profiles
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
 from hcalld.runtime.flushing import FlushRounds, flush_each
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import Session
+from hcalld.runtime.tpm import TpmSession
 from hcalld.runtime.transport import (
     SocketTransport,
     StreamTransport,
@@ -42,6 +44,7 @@ class Server:
     Args:
         profiles: which guest gets which attributes.
         open_store: opens the store of a profile's partition.
+        open_tpm: gives the TPM of a profile's partition, or None; may raise ConfigError.
         flush_stores: flushes stores that ``open_store`` opened, together.
         observers: told of every answered call.
         allowed_uids: who may connect to a unix socket; None: anybody that can open it.
@@ -54,6 +57,7 @@ class Server:
         profiles: Profiles,
         open_store: Callable[[Profile], Store],
         *,
+        open_tpm: Callable[[Profile], TpmBackend | None] = lambda _: None,
         flush_stores: FlushStores = flush_each,
         observers: Collection[Observer] = (),
         allowed_uids: Collection[int] | None = None,
@@ -63,6 +67,7 @@ class Server:
         self.profiles = profiles
         self.sessions: dict[str, Session] = {}
         self._open_store = open_store
+        self._open_tpm = open_tpm
         self._rounds = FlushRounds(flush_stores)
         self._observers = list(observers)
         self._allowed_uids = allowed_uids
@@ -94,8 +99,10 @@ class Server:
                 f"partition {profile.partition!r} is in use by another guest "
                 f"({owner.transport.peer}); give each QEMU its own -name or -uuid"
             )
+        backend = self._open_tpm(profile)
+        tpm = None if backend is None else TpmSession(backend)
         self.sessions[profile.partition] = session
-        return Partition(profile, lambda: self._open_store(profile), self._rounds)
+        return Partition(profile, lambda: self._open_store(profile), self._rounds, tpm)
 
     def release(self, partition: Partition, session: Session) -> None:
         """The session is over, and its partition free."""

@@ -40,7 +40,10 @@ FAREWELL_SECONDS = 1
 FAST_TURNS = 64
 """Calls answered without a turn of the event loop before other guests get theirs."""
 
-SERVED_FEATURES = s.Feature.SHARED_RAM
+SECURE_FEATURES = s.Feature.SC2 | s.Feature.PAGE_STATES
+"""What a guest needs of its QEMU to become a secure VM."""
+
+SERVED_FEATURES = s.Feature.SHARED_RAM | SECURE_FEATURES
 
 _LEVELS = {
     False: frozenset({Level.SC1}),
@@ -257,7 +260,7 @@ class Session:
                 self._accept(frame)
             case f.Ram():
                 self._ram(frame)
-            case f.ReadReply() | f.WriteReply():
+            case f.ReadReply() | f.WriteReply() | f.PagesReply():
                 assert self._calls is not None
                 self._calls.memory_reply(frame)
             case f.Cancel():
@@ -281,15 +284,28 @@ class Session:
             raise VersionMismatch(text)
         self.hello = hello
         partition = self.partition = await self._owner.claim(hello, self)
+        partition.page_shift = hello.page_shift
         self.log = self.log.bind(partition=partition.id)
         partition.begin(Run(hello.instance, hello.reset))
         self._log_orders(partition)
         features = hello.features & SERVED_FEATURES
         if not self.transport.passes_descriptors:
             features &= ~s.Feature.SHARED_RAM
+        is_pef = partition.may_be_secure and features & SECURE_FEATURES == SECURE_FEATURES
+        if not is_pef:
+            features &= ~SECURE_FEATURES
+            if partition.may_be_secure:
+                self.log.warning(
+                    "no secure mode",
+                    reason="the guest's QEMU offers none: its CPU has no MSR[S] (use -cpu power9 "
+                    "or newer), or it was built with an older series",
+                )
         shared_ram = bool(features & s.Feature.SHARED_RAM)
-        levels = _LEVELS[bool(features & s.Feature.SC2)]
+        levels = _LEVELS[is_pef]
         self._entries = partition.entries(shared_ram=shared_ram, levels=levels)
+        announcement = partition.announcement(self._entries, levels=levels)
+        if is_pef:
+            self._entries |= partition.shim_entries()
         assert self._nursery is not None
         self._calls = Calls(
             self.connection,
@@ -301,7 +317,6 @@ class Session:
             self.log,
             strict=self._strict,
         )
-        announcement = partition.announcement(self._entries, levels=levels)
         max_frame_size = min(hello.max_frame_size, s.DEFAULT_MAX_FRAME)
         self._outbox.queue(
             f.Welcome(s.VERSION, max_frame_size, features, announcement, hello.reset)
@@ -348,6 +363,7 @@ class Session:
         descriptors = self.transport.take_descriptors(ram.descriptor_count)
         self._calls.ram.close()
         self._calls.ram = SharedRam(ram.regions, descriptors)
+        self._calls.ram_changed()
 
     def _event(self, event: f.Event) -> None:
         self.log.info("event", kind=event.kind.name)
@@ -358,6 +374,8 @@ class Session:
         assert self.hello is not None
         self._calls.reset()
         self.partition.begin(Run(self.hello.instance, event.reset))
+        if self.partition.tpm is not None and self._nursery is not None:
+            self._nursery.start_soon(self.partition.tpm.settle)
         self._outbox.queue(f.EventAck(event.kind, event.request, event.reset))
 
 

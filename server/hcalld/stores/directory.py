@@ -25,6 +25,7 @@ from typing import Final
 
 from hcalld.core.errors import StoreError
 from hcalld.core.secret import Secret
+from hcalld.crypto.seal import derive_key
 from hcalld.stores.base import Store
 from hcalld.stores.fsync import make_directory, sync_directory
 from hcalld.stores.group import JOURNALS_NAME, GroupCommit
@@ -198,6 +199,14 @@ class StateDirectory:
             ConfigError: the key's source is no such thing.
         """
         self._key(may_create=True)
+
+    def key_for(self, purpose: str) -> Secret:
+        """A key for what is kept beside the stores; always the same one for a purpose.
+
+        Raises:
+            StoreError, ConfigError: as ``unlock``.
+        """
+        return derive_key(self._key(may_create=True), purpose)
 
     def move_key(self, target: KeySource, *, forget: bool) -> str:
         """Keep the master key in another place; see ``Keyring.move``.

@@ -9,7 +9,7 @@ made up and repeat; nothing else is faked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hcalld.core.call import Call, Plan
@@ -22,10 +22,12 @@ from hcalld.core.effects import (
     Now,
     ReadBuffer,
     ReadGuest,
+    TpmClose,
+    TpmTransmit,
     WriteGuest,
     ZeroGuest,
 )
-from hcalld.core.errors import HcallError
+from hcalld.core.errors import BackendUnavailable, HcallError
 from hcalld.core.handlers import Handler, HandlerSet, Model
 from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.records import RecordedReply, Run
@@ -53,6 +55,8 @@ class PureMachine:
         store: its store; in memory by default. It is entered with a run of its own; one
             that another machine of this kind has entered is taken over as by a daemon
             that was restarted, with the attributes in force.
+        tpm: its TPM, from command to response; may raise BackendUnavailable. It has a
+            session from the first command on.
 
     Raises:
         ConfigError: the attributes are refused.
@@ -64,6 +68,7 @@ class PureMachine:
         *,
         guest: FakeGuest | None = None,
         store: Store | None = None,
+        tpm: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self.attributes = attributes or PartitionAttributes()
         """Those in force."""
@@ -73,6 +78,8 @@ class PureMachine:
         """The effects of the last call."""
         self.notes: list[str] = []
         self.flush_count = 0
+        self.has_tpm_session = False
+        self._tpm = tpm
         self._profile: Orders = flatten(self.attributes)
         self._power_count = 0
         self._reset_count = 0
@@ -120,10 +127,11 @@ class PureMachine:
         held = load(loaded.records)
         assert held is not None, "connecting puts attributes in force"
         self.attributes = held.attributes
-        self.models: dict[str, Model] = {
-            served.handlers.family.name: served.build(self.attributes, loaded.records)
-            for served in SERVED
-        }
+        self.models: dict[str, Model] = {}
+        for served in SERVED:
+            shared = self.models.get(served.shares or "")
+            model = shared or served.build(self.attributes, loaded.records)
+            self.models[served.handlers.family.name] = model
 
     def reset(self) -> None:
         """The machine's system reset."""
@@ -133,7 +141,7 @@ class PureMachine:
             model.begin_run()
 
     def hcall(self, hcall: Hcall, *registers: int, vcpu: int = 0) -> Outcome:
-        """Make a call with values for its arguments, in order.
+        """Make a call of a normal VM's kernel with values for its arguments, in order.
 
         Returns:
             The outcome; its writes have been carried out.
@@ -155,6 +163,9 @@ class PureMachine:
             gate = self._sets[family].gate
             if gate is not None:
                 gate(model)
+            admission = self._sets[family].admission
+            if admission is not None:
+                admission(hcall, 0, model)
             call = Call(hcall, plan.arguments(registers, self.guest.ram), vcpu, self.guest.ram)
             outcome = run_pure(
                 handler(call, model),
@@ -195,6 +206,16 @@ class PureMachine:
             case Flush():
                 self.flush_count += 1
                 return self.store.flush()
+            case TpmTransmit(command):
+                if self._tpm is None:
+                    raise BackendUnavailable("the machine has no TPM")
+                self.has_tpm_session = False
+                response = self._tpm(command)
+                self.has_tpm_session = True
+                return response
+            case TpmClose():
+                self.has_tpm_session = False
+                return None
             case Note(text):
                 return self.notes.append(text)
             case _:

@@ -18,6 +18,7 @@ import trio
 from tests.unit.hcalld.runtime.shim import Shim, hello
 
 from hcalld.app import ServeOptions, TcpOptions, build_directory, build_server, serve
+from hcalld.backends.tpms import Tpms
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
 from hcalld.runtime.transport import SocketTransport
 from hcalld.testing.pks import build_auth, label
@@ -249,7 +250,7 @@ def test_build_server_when_the_state_directory_cannot_be_made_then_nothing_happe
 ):
     (tmp_path / "file").write_text("")
     options = ServeOptions(state_dir=tmp_path / "file" / "state")
-    server = build_server(options, build_directory(options))
+    server = build_server(options, build_directory(options), Tpms(None))
     profile = server.profiles.find("lpar7", bytes(16))
     with pytest.raises(StoreError):
         server._open_store(profile)

@@ -13,9 +13,18 @@ from collections.abc import Iterator, Mapping
 import msgspec
 import pytest
 
-from hcalld.config import UNNAMED_PARTITION, Emulation, Profile, Profiles, parse_profile
+from hcalld.config import (
+    UNNAMED_PARTITION,
+    Emulation,
+    PefChoice,
+    Profile,
+    Profiles,
+    TpmChoice,
+    parse_profile,
+)
 from hcalld.core.errors import ConfigError
 from hcalld.domain.attributes import PartitionAttributes, PksAttributes
+from hcalld.domain.pef.machine import PefSettings
 
 NO_UUID = bytes(16)
 UUID = "5f6e0f3c-6f3c-4c43-a36e-0d6b0a2c3a51"
@@ -127,7 +136,9 @@ def test_parse_when_a_key_has_a_wrong_value_then_the_message_names_it(key: str, 
         ("keystore_kbyte = 64", "keystore_kbyte", "keystore_kbytes"),
         ("[hcalld]\nguest = 'x'", "guest", "deadline_ms"),
         ("[pks]\nmax_password = 64", "max_password", "keystore_kbytes"),
-        ("[tpm]\nkind = 'swtpm'", "tpm", "table [hcalld]"),
+        ("[tpm]\nkind = 'swtpm'", "kind", "backend"),
+        ("[pef]\nenable = true", "enable", "secure_memory_mib"),
+        ("[vtpm]\nkind = 'swtpm'", "vtpm", "tables [hcalld], [tpm] and [pef]"),
     ],
 )
 def test_parse_when_a_key_is_unknown_then_the_message_names_it_and_those_there_are(
@@ -373,3 +384,95 @@ def unprivileged() -> Iterator[None]:
     finally:
         if is_root:
             os.seteuid(0)
+
+
+# -- the TPM ----------------------------------------------------------------------------
+
+
+def test_parse_when_there_is_no_table_then_there_is_no_tpm():
+    assert parse("").tpm == TpmChoice(backend="none")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('backend = "none"', TpmChoice()),
+        ('backend = "swtpm"', TpmChoice(backend="swtpm")),
+        (
+            'backend = "swtpm"\nprogram = "/opt/swtpm"\ntimeout_ms = 100',
+            TpmChoice(backend="swtpm", program="/opt/swtpm", timeout_ms=100),
+        ),
+        (
+            'backend = "socket"\npath = "/run/tpm.sock"',
+            TpmChoice(backend="socket", path="/run/tpm.sock"),
+        ),
+        (
+            'backend = "device"\npath = "/dev/tpmrm0"\ntimeout_ms = 600000',
+            TpmChoice(backend="device", path="/dev/tpmrm0", timeout_ms=600_000),
+        ),
+    ],
+)
+def test_parse_when_a_tpm_is_chosen_then_it_is_no_attribute(text: str, expected: TpmChoice):
+    profile = parse(f"[tpm]\n{text}")
+    assert profile.tpm == expected
+    assert profile.orders == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('backend = "tpm2"', "backend"),
+        ("backend = 1", "backend"),
+        ('backend = "socket"', "needs a path"),
+        ('backend = "device"', "needs a path"),
+        ('backend = "device"\npath = ""', "path"),
+        ('backend = "device"\npath = "tpm0"', "not absolute"),
+        ('backend = "swtpm"\npath = "/run/x"', 'path is for backend "socket" or "device"'),
+        ('path = "/run/x"', 'path is for backend "socket" or "device"'),
+        ('backend = "socket"\npath = "/x"\nprogram = "y"', 'program is for backend "swtpm"'),
+        ("timeout_ms = 99", "timeout_ms"),
+        ("timeout_ms = 600001", "timeout_ms"),
+    ],
+)
+def test_parse_when_the_tpm_makes_no_sense_then_the_message_says_what_does(text: str, said: str):
+    message = refusal(f"[tpm]\n{text}")
+    assert "[tpm]" in message
+    assert said in message
+    assert "keys are: backend, path, program, timeout_ms" in message
+
+
+def test_parse_when_the_tpm_is_no_table_then_it_is_refused():
+    assert "[tpm]" in refusal("tpm = 1")
+
+
+# -- secure mode ----------------------------------------------------------------------------
+
+
+def test_parse_when_there_is_no_table_then_the_guest_stays_a_normal_vm():
+    assert parse("").pef == PefChoice()
+    assert not parse("").pef.enabled
+    assert parse("").pef.settings() == PefSettings()
+
+
+def test_parse_when_secure_mode_is_chosen_then_it_is_no_attribute():
+    profile = parse("[pef]\nenabled = true\npage_shift = 12\nsecure_memory_mib = 3")
+    assert profile.orders == {}
+    assert profile.pef == PefChoice(enabled=True, page_shift=12, secure_memory_mib=3)
+    settings = profile.pef.settings()
+    assert settings.page_shift == 12
+    assert settings.hypervisor.resident_pages == 48
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("enabled = 1", "enabled"),
+        ("page_shift = 13", "page_shift"),
+        ("secure_memory_mib = 0", "secure_memory_mib"),
+        ("secure_memory_mib = 16777217", "secure_memory_mib"),
+    ],
+)
+def test_parse_when_secure_mode_makes_no_sense_then_told(text: str, said: str):
+    message = refusal(f"[pef]\n{text}")
+    assert "[pef]" in message
+    assert said in message

@@ -113,7 +113,6 @@ TPM_COMM = Hcall(
         CodeWhen(H.P5, f"response size below {TPM_BUFFER_SIZE}"),
         CodeWhen(H.RESOURCE, "the TPM cannot be reached; the session is closed"),
     ),
-    decode_only=True,
     # Linux gives an unknown TPM command this long (TPM2_DURATION_DEFAULT in tpm.h);
     # making a key can take minutes.
     deadline_ms=120_000,

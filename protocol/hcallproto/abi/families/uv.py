@@ -99,7 +99,7 @@ def _from_hypervisor(
     outputs: tuple[Output, ...] = (),
     effect_may_remain: bool = True,
 ) -> Hcall:
-    """A call that the hypervisor or its firmware makes; the daemon serves none yet."""
+    """A call that the hypervisor or its firmware makes."""
     listed = [entry.code for entry in codes]
     common = (_WRONG_STATE, _BAD_MODE, _LATE)
     return Hcall(
@@ -113,7 +113,6 @@ def _from_hypervisor(
         buffers=buffers,
         outputs=outputs,
         codes=(_SUCCESS, *codes, *(entry for entry in common if entry.code not in listed)),
-        decode_only=True,
         timeout_code=U.RETRY,
         lost_code=U.RETRY,
         effect_may_remain=effect_may_remain,
@@ -200,7 +199,6 @@ ESM = Hcall(
         _WRONG_STATE,
         CodeWhen(U.RETRY, "no memory, or the VM is secure already"),
     ),
-    decode_only=True,
     # Hashing kernel and initrd, a TPM round trip and paging 1 GiB, at TCG's pace.
     deadline_ms=120_000,
     timeout_code=U.RETRY,
@@ -253,7 +251,6 @@ RETURN = Hcall(
             U.RETRY, "the deadline passed or the daemon is gone; else the call does not return"
         ),
     ),
-    decode_only=True,
     timeout_code=U.RETRY,
     lost_code=U.RETRY,
     effect_may_remain=True,
@@ -347,7 +344,6 @@ def _range_call(name: str, number: int, doc: str, refused: str) -> Hcall:
             _WRONG_STATE,
             CodeWhen(U.RETRY, "the deadline passed or the daemon is gone; may be called again"),
         ),
-        decode_only=True,
         timeout_code=U.RETRY,
         lost_code=U.RETRY,
         effect_may_remain=True,
@@ -399,7 +395,6 @@ UNSHARE_ALL_PAGES = Hcall(
         _WRONG_STATE,
         CodeWhen(U.RETRY, "the deadline passed or the daemon is gone; may be called again"),
     ),
-    decode_only=True,
     timeout_code=U.RETRY,
     lost_code=U.RETRY,
     effect_may_remain=True,
@@ -429,6 +424,8 @@ def _memory_call(name: str, number: int, doc: str, direction: Direction) -> Hcal
                 max_size=U32_MAX,
                 size="size",
                 secret=True,
+                # It is refused before anybody would look at what is in it.
+                prefetch=False,
             ),
         ),
         effect_may_remain=direction is Direction.IN,
@@ -487,7 +484,6 @@ ESMB_GET_FILE = Hcall(
         ),
         CodeWhen(U.RETRY, "the deadline passed or the daemon is gone"),
     ),
-    decode_only=True,
     timeout_code=U.RETRY,
     lost_code=U.RETRY,
     effect_may_remain=True,

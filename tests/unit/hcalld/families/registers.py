@@ -178,7 +178,12 @@ GOOD: dict[str, dict[str, int]] = {
 }
 """Values with which each call succeeds on a ``prepared`` machine."""
 
-CALLS = {hcall.name: hcall for served in SERVED for hcall in served.handlers.by_call}
+CALLS = {
+    hcall.name: hcall
+    for served in SERVED
+    if served.handlers.family is pks.FAMILY
+    for hcall in served.handlers.by_call
+}
 
 UPPER = 1 << 32
 TOP = 1 << 63

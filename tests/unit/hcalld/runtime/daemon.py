@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from tests.unit.hcalld.runtime.shim import RAM, Shim, hello
 
+from hcalld.backends.base import TpmBackend
 from hcalld.config import Profile, Profiles
 from hcalld.core.answered import Answered
 from hcalld.core.errors import StoreError
@@ -118,6 +119,7 @@ class Daemon:
         nursery: runs the sessions.
         profiles: which guest gets which attributes.
         strict: bugs of handlers end the test.
+        open_tpm: gives the TPM of a profile's partition.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Daemon:
         strict: bool = True,
         spin_us: int = 0,
         allowed_uids: Collection[int] | None = None,
+        open_tpm: Callable[[Profile], TpmBackend | None] = lambda _: None,
     ) -> None:
         self.nursery = nursery
         self.faults = Faults()
@@ -137,6 +140,7 @@ class Daemon:
         self.server = Server(
             profiles or Profiles(None),
             self.open_store,
+            open_tpm=open_tpm,
             observers=[self.answered.append],
             allowed_uids=allowed_uids,
             spin_us=spin_us,

@@ -30,6 +30,7 @@ from hcalld.core.effects import (
 )
 from hcalld.core.errors import HcallError, StoreError
 from hcalld.core.outcome import Outcome
+from hcalld.core.pages import PageRange
 from hcalld.core.records import Run
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
@@ -70,6 +71,12 @@ class FakeWire:
                 raise GuestMemoryError(gpa, size, self.error)
             self.memory[gpa : gpa + size] = bytes(size) if data is None else data
 
+    async def set_pages(self, call: f.Call, ranges: tuple[PageRange, ...]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.asked += [(state.name or "", gpa, size) for gpa, size, state in ranges]
+        if self.error:
+            raise GuestMemoryError(*ranges[0][:2], self.error)
+
 
 @dataclasses.dataclass
 class Bench:
@@ -101,7 +108,9 @@ class Bench:
         def handler(call: Call, _: Any) -> Coroutine[Effect[Any], Any, Outcome]:
             return body(call, self.answers)
 
-        entry = Entry(known.hcall, known.plan, handler, known.family, known.gate, known.inline)
+        entry = Entry(
+            known.hcall, known.plan, handler, known.family, known.gate, None, known.inline
+        )
         registers = {3: hcall.number, **{4 + n: value for n, value in enumerate(arguments)}}
         frame = f.Call(
             0,

@@ -53,7 +53,7 @@ def test_masks_are_hexadecimal_and_sizes_decimal():
 
 
 def test_only_ordinary_arguments_are_counted():
-    assert "\tX(UV_RETURN, 0xf11c, 2, 9, 0)" in HEADER
+    assert "\tX(UV_RETURN, 0xf11c, 2, 9, 1)" in HEADER
     assert "\tX(H_PKS_WRITE_OBJECT, 0x42c, 1, 6, 1)" in HEADER
 
 

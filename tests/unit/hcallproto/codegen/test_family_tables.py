@@ -136,7 +136,7 @@ def test_blocks_of_a_family():
 def test_index_lists_families_and_codes():
     families = unwrapped(INDEX_BLOCKS["calls all"]())
     assert "`pks <pks.rst>`__ 11 11 ``hcall-pks`` Platform KeyStore" in families
-    assert "`uv <uv.rst>`__ 20 0 none Ultracalls" in families
+    assert "`uv <uv.rst>`__ 20 20 none Ultracalls" in families
     codes = unwrapped(INDEX_BLOCKS["codes all"]())
     assert "-59 ``H_P6``, ``U_BAD_MODE``" in codes
     for code in (*H, *U):

@@ -14,7 +14,9 @@ from hcallproto.wire import schema as s
 from hcallproto.wire.encode import encode
 from hcallproto.wire.schema import FrameType
 
-ALL_FEATURES: Final = s.Feature.SHARED_RAM | s.Feature.SC2 | s.Feature.COMMANDS
+ALL_FEATURES: Final = (
+    s.Feature.SHARED_RAM | s.Feature.SC2 | s.Feature.COMMANDS | s.Feature.PAGE_STATES
+)
 NO_FEATURES: Final = s.Feature(0)
 VCPU: Final = 3
 SEQ: Final = 7
@@ -73,6 +75,8 @@ WRITE: Final = f.Write(
     VCPU, 2, SEQ, REQUEST, (f.WriteSegment(0, 4, b"data"), f.WriteSegment(64, 4096, None))
 )
 WRITE_REPLY: Final = f.WriteReply(VCPU, 2, SEQ, REQUEST, s.AccessStatus.OK, 0)
+PAGES: Final = f.Pages(VCPU, 2, SEQ, REQUEST, (f.PageRange(0x1000, 0x3000, s.PageState.UNSHARED),))
+PAGES_REPLY: Final = f.PagesReply(VCPU, 2, SEQ, REQUEST, s.AccessStatus.OK, 0)
 EVENT: Final = f.Event(s.EventKind.RESET, s.NO_VCPU, 1, 3)
 EVENT_ACK: Final = f.EventAck(s.EventKind.RESET, 1, 3)
 CONTROL: Final = f.Control(s.ControlAction.STOP, "because", 2)
@@ -95,6 +99,8 @@ SAMPLES: Final[dict[FrameType, f.Frame]] = {
     FrameType.READ_REPLY: READ_REPLY,
     FrameType.WRITE: WRITE,
     FrameType.WRITE_REPLY: WRITE_REPLY,
+    FrameType.PAGES: PAGES,
+    FrameType.PAGES_REPLY: PAGES_REPLY,
     FrameType.EVENT: EVENT,
     FrameType.EVENT_ACK: EVENT_ACK,
     FrameType.CONTROL: CONTROL,

@@ -151,6 +151,25 @@ def test_reply_when_it_sets_the_context_then_the_call_must_be_of_level_two(conte
     assert calls.live() == []
 
 
+def test_reply_when_it_has_page_states_then_the_call_must_not_be_a_hypercall():
+    reply = REPLY._replace(
+        registers=(), pages=(f.PageRange(0, s.STATE_PAGE_SIZE, s.PageState.UNSHARED),)
+    )
+    refuse(table(CALL), reply, "neither 2 nor 3")
+    refuse(table(CANCEL), reply, "neither 2 nor 3")
+    for level in (2, s.LEVEL_SHIM):
+        calls = table(call(VCPU, SEQ, level=level), levels=(1, 2, s.LEVEL_SHIM))
+        apply(calls, reply)
+        assert calls.live() == []
+
+
+def test_reply_when_the_shim_made_the_call_then_it_sets_no_register():
+    calls = table(call(VCPU, SEQ, level=s.LEVEL_SHIM), levels=(1, 2, s.LEVEL_SHIM))
+    refuse(calls, REPLY._replace(registers=((4, 5),)), "the shim itself made the call")
+    refuse(calls, REPLY._replace(registers=(), context=s.CONTEXT_NIP), "level is not 2")
+    assert apply(calls, REPLY._replace(registers=())) is True
+
+
 def test_reply_when_the_call_was_over_before_it_was_cancelled_then_it_sets_no_context():
     calls = table(CANCEL)
     refuse(calls, REPLY._replace(context=s.CONTEXT_NIP), "level is not 2")

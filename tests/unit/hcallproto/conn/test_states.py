@@ -8,6 +8,9 @@ from collections import defaultdict
 
 import pytest
 from tests.unit.hcallproto.conn.talk import (
+    CALL as CALL_SAMPLE,
+)
+from tests.unit.hcallproto.conn.talk import (
     CALL_ROADS,
     SAMPLES,
     SEQ,
@@ -16,6 +19,9 @@ from tests.unit.hcallproto.conn.talk import (
     ready,
     say,
     say_samples,
+)
+from tests.unit.hcallproto.conn.talk import (
+    REPLY as REPLY_SAMPLE,
 )
 
 from hcallproto.conn.connection import Connection
@@ -84,10 +90,12 @@ def test_call_frames_when_compared_with_the_frames_then_they_are_those_that_name
     assert set(f.FRAME_TYPES.values()) == set(FrameType)
 
 
-def test_frame_features_when_listed_then_only_commands_need_one():
+def test_frame_features_when_listed_then_only_commands_and_page_states_need_one():
     assert dict(FRAME_FEATURES) == {
         _T.COMMAND: s.Feature.COMMANDS,
         _T.COMMAND_REPLY: s.Feature.COMMANDS,
+        _T.PAGES: s.Feature.PAGE_STATES,
+        _T.PAGES_REPLY: s.Feature.PAGE_STATES,
     }
 
 
@@ -109,6 +117,8 @@ _CALL_FIRST: dict[FrameType, tuple[FrameType, ...]] = {
     _T.WRITE: CALL_ROADS[CallState.LIVE],
     _T.READ_REPLY: CALL_ROADS[CallState.ACCESSING],
     _T.WRITE_REPLY: (_T.CALL, _T.WRITE),
+    _T.PAGES: CALL_ROADS[CallState.LIVE],
+    _T.PAGES_REPLY: (_T.CALL, _T.PAGES),
     _T.EVENT_ACK: (_T.EVENT,),
 }
 """What must have been said in READY before a frame may come."""
@@ -181,18 +191,51 @@ def test_frame_when_it_comes_from_the_wrong_side_then_it_is_a_breach_of_type(
 
 
 @pytest.mark.parametrize("role", Role, ids=name)
-@pytest.mark.parametrize("frame_type", [_T.COMMAND, _T.COMMAND_REPLY], ids=name)
-def test_command_when_the_feature_is_not_in_force_then_it_is_refused(
-    frame_type: FrameType, role: Role
+@pytest.mark.parametrize(
+    ("frame_type", "feature"),
+    [
+        (_T.COMMAND, "COMMANDS"),
+        (_T.COMMAND_REPLY, "COMMANDS"),
+        (_T.PAGES, "PAGE_STATES"),
+        (_T.PAGES_REPLY, "PAGE_STATES"),
+    ],
+    ids=name,
+)
+def test_frame_when_its_feature_is_not_in_force_then_it_is_refused(
+    frame_type: FrameType, feature: str, role: Role
 ):
     connection = ready(role, features=s.Feature.SHARED_RAM | s.Feature.SC2)
     frame = SAMPLES[frame_type]
     if role.sends(frame_type):
-        with pytest.raises(LocalProtocolError, match="without feature COMMANDS"):
+        with pytest.raises(LocalProtocolError, match=f"without feature {feature}"):
             connection.send(frame)
     else:
         connection.receive_data(encode(frame))
-        with pytest.raises(RemoteProtocolError, match="without feature COMMANDS") as caught:
+        with pytest.raises(RemoteProtocolError, match=f"without feature {feature}") as caught:
+            connection.next_frame()
+        assert caught.value.breach is Breach.FEATURE
+
+
+@pytest.mark.parametrize("role", Role, ids=name)
+@pytest.mark.parametrize(
+    "frame",
+    [
+        REPLY_SAMPLE._replace(pages=(f.PageRange(0, 4096, s.PageState.UNSHARED),)),
+        f.Control(s.ControlAction.ATTEND, "", 2),
+    ],
+    ids=["REPLY", "CONTROL"],
+)
+def test_page_states_when_the_feature_is_not_in_force_then_they_are_refused(
+    frame: f.Frame, role: Role
+):
+    connection = ready(role, features=s.Feature.SC2)
+    say(connection, CALL_SAMPLE._replace(level=2))
+    if role is Role.DAEMON:
+        with pytest.raises(LocalProtocolError, match="without PAGE_STATES"):
+            connection.send(frame)
+    else:
+        connection.receive_data(encode(frame))
+        with pytest.raises(RemoteProtocolError, match="without PAGE_STATES") as caught:
             connection.next_frame()
         assert caught.value.breach is Breach.FEATURE
 
@@ -200,9 +243,12 @@ def test_command_when_the_feature_is_not_in_force_then_it_is_refused(
 # -- a call's -------------------------------------------------------------------------------
 
 # In a state where something is outstanding, answers must fit it: READ is what was asked.
-_ASKED_WRITE = {
-    CallState.ACCESSING: (_T.CALL, _T.WRITE),
-    CallState.CANCELLING_ACCESSING: (_T.CALL, _T.WRITE, _T.CANCEL),
+_ASKED = {
+    answer: {
+        CallState.ACCESSING: (_T.CALL, request),
+        CallState.CANCELLING_ACCESSING: (_T.CALL, request, _T.CANCEL),
+    }
+    for answer, request in ((_T.WRITE_REPLY, _T.WRITE), (_T.PAGES_REPLY, _T.PAGES))
 }
 
 
@@ -210,8 +256,8 @@ def call_in(role: Role, state: CallState, frame_type: FrameType) -> Connection:
     """A connection whose sample call is in a state where the frame is the right kind."""
     connection = ready(role)
     road = CALL_ROADS[state]
-    if frame_type is _T.WRITE_REPLY:
-        road = _ASKED_WRITE.get(state, road)
+    if frame_type in _ASKED:
+        road = _ASKED[frame_type].get(state, road)
     if frame_type is _T.COMMAND_REPLY:
         road = tuple(_T.COMMAND if step is _T.CALL else step for step in road)
     say_samples(connection, road)

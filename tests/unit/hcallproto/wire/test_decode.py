@@ -91,10 +91,10 @@ def test_check_magic_when_the_bytes_may_become_a_frame_then_it_is_silent(data: b
 
 _CALL_TYPES = {
     *(_T.CALL, _T.REPLY, _T.CANCEL, _T.CANCELLED, _T.COMMAND, _T.COMMAND_REPLY),
-    *(_T.READ, _T.READ_REPLY, _T.WRITE, _T.WRITE_REPLY),
+    *(_T.READ, _T.READ_REPLY, _T.WRITE, _T.WRITE_REPLY, _T.PAGES, _T.PAGES_REPLY),
 }
 _REQUEST_TYPES = {
-    *(_T.READ, _T.READ_REPLY, _T.WRITE, _T.WRITE_REPLY),
+    *(_T.READ, _T.READ_REPLY, _T.WRITE, _T.WRITE_REPLY, _T.PAGES, _T.PAGES_REPLY),
     *(_T.ACCEPT, _T.ANNOUNCE, _T.EVENT, _T.EVENT_ACK),
 }
 
@@ -338,15 +338,15 @@ def test_property_value_when_it_is_empty_or_any_bytes_then_it_is_fine():
 # -- negotiation ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("features", [0, 7, 8, 1 << 63])
+@pytest.mark.parametrize("features", [0, 7, 15, 16, 1 << 63])
 def test_features_when_undefined_then_only_an_offer_may_have_them(features: int):
     hello = read(frame(_T.HELLO, part(s.HELLO, features=features), text(b""), text(b"")))
     assert isinstance(hello, f.Hello)
-    assert hello.features == features & 7
+    assert hello.features == features & 15
     assert isinstance(hello.features, s.Feature)
     either(
         frame(_T.WELCOME, part(s.WELCOME, features=features), part(s.ANNOUNCEMENT)),
-        is_fine=features <= 7,
+        is_fine=features <= 15,
         breach=Breach.FEATURE,
         match="undefined features",
     )
@@ -513,10 +513,61 @@ def test_reply_when_it_sets_registers_then_values_come_lowest_first():
     assert reply.registers == tuple(zip((0, 2, 12, 31), values, strict=True))
 
 
-@pytest.mark.parametrize("context", [0, 1, 2, 3, 4, 0x8000])
+@pytest.mark.parametrize("context", [0, 1, 2, 3, 8, 0x8000])
 def test_context_when_bits_are_undefined_then_it_is_a_breach(context: int):
     data = frame(_T.REPLY, part(s.REPLY, context=context))
     either(data, is_fine=context <= 3, breach=Breach.LAYOUT, match="undefined context")
+
+
+@pytest.mark.parametrize(
+    ("fields", "breach", "match"),
+    [
+        ({"nip": 4}, Breach.LAYOUT, "does not say that it is to be set"),
+        ({"context": 2, "nip": 4}, Breach.LAYOUT, "does not say that it is to be set"),
+        ({"context": 1, "msr_mask": s.MSR_S}, Breach.LAYOUT, "not to be set"),
+        ({"context": 2, "msr": s.MSR_S}, Breach.LAYOUT, "outside of its mask"),
+        ({"context": 2, "msr_mask": s.MSR_S}, Breach.BOUNDS, r"clears MSR\[S\]"),
+        *(
+            ({"context": 2, "msr_mask": 1 << bit, "msr": 1 << bit}, Breach.BOUNDS, "changes MSR")
+            for bit in range(64)
+            if 1 << bit not in (s.MSR_EE, s.MSR_S)
+        ),
+    ],
+)
+def test_context_when_it_is_not_the_daemons_to_change_then_it_is_a_breach(
+    fields: dict[str, int], breach: Breach, match: str
+):
+    data = frame(_T.REPLY, part(s.REPLY, **fields))
+    either(data, is_fine=False, breach=breach, match=match)
+
+
+@pytest.mark.parametrize("state", range(5))
+def test_page_state_when_it_is_none_then_it_is_a_breach(state: int):
+    ranges = part(s.PAGES, range_count=1) + part(s.PAGE_RANGE, gpa=0, size=4096, state=state)
+    is_fine = state in (0, 1, 3)
+    data = frame(_T.PAGES, ranges, request=1)
+    either(data, is_fine=is_fine, breach=Breach.LAYOUT, match="no state of a page")
+    data = frame(_T.REPLY, part(s.REPLY, context=s.CONTEXT_PAGES), ranges)
+    breach = Breach.BOUNDS if state == 3 else Breach.LAYOUT
+    either(data, is_fine=state < 2, breach=breach, match="no state of a page|only PAGES can")
+
+
+@pytest.mark.parametrize(("gpa", "size"), [(1, 4096), (4096, 1), (2048, 2048), (1 << 63, 8)])
+def test_page_range_when_it_is_not_of_whole_pages_then_it_is_a_breach(gpa: int, size: int):
+    ranges = part(s.PAGES, range_count=1) + part(s.PAGE_RANGE, gpa=gpa, size=size, state=0)
+    data = frame(_T.PAGES, ranges, request=1)
+    either(data, is_fine=False, breach=Breach.BOUNDS, match="not of whole pages")
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 65])
+def test_page_ranges_when_there_are_too_many_or_none_then_it_is_a_breach(count: int):
+    ranges = part(s.PAGES, range_count=count)
+    ranges += count * part(s.PAGE_RANGE, gpa=4096, size=4096, state=1)
+    data = frame(_T.PAGES, ranges, request=1)
+    either(data, is_fine=count <= 64, breach=Breach.BOUNDS, match="page ranges, at most 64")
+    data = frame(_T.REPLY, part(s.REPLY, context=s.CONTEXT_PAGES), ranges)
+    breach = Breach.BOUNDS if count else Breach.LAYOUT
+    either(data, is_fine=0 < count <= 64, breach=breach, match="page ranges, at most|has none")
 
 
 @pytest.mark.parametrize("flags", [0, 1, 2, 3, 1 << 31])

@@ -67,6 +67,8 @@ def test_frame_types_when_listed_then_they_are_those_of_version_one():
         "EVENT": 19,
         "EVENT_ACK": 20,
         "CONTROL": 22,
+        "PAGES_REPLY": 23,
+        "PAGES": 24,
     }
     assert set(s.PAYLOADS) == set(FrameType)
 

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hypervisor's records: what it knows of its VM, and the pages that are out.
+
+All in namespace ``svm``, all of lifetime RUN, for they are of no use without the
+ultravisor's (``hcalld.domain.ultravisor.records``)::
+
+    v                    the VM's phase
+    s  slot (u16)        a memory slot: start, size
+    g  chunk (u32)       page states of 256 MiB, as runs: (first u16, count u16, state u8)
+    o  page (u64)        where a page that is out is: number of a page of ``c``
+    c  number (u32)      64 KiB of ciphertext
+
+A value begins with the version of its format.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from hcalld.core.errors import StoreError
+from hcalld.core.records import Lifetime, Record
+from hcalld.domain.hypervisor.memory import MAX_PAGES
+from hcalld.domain.hypervisor.states import GfnState, VmPhase
+from hcalld.domain.ultravisor.abi import PAGE_SIZE
+
+NAMESPACE: Final = "svm"
+VALUE_VERSION: Final = 1
+
+VM_TAG: Final = b"v"
+SLOT_TAG: Final = b"s"
+CHUNK_TAG: Final = b"g"
+OUT_TAG: Final = b"o"
+CONTENT_TAG: Final = b"c"
+
+CHUNK_PAGES: Final = 4096
+"""Pages of 64 KiB whose states are one record."""
+
+SLOT_NUMBER: Final = struct.Struct(">H")
+CHUNK_NUMBER: Final = struct.Struct(">I")
+PAGE_NUMBER: Final = struct.Struct(">Q")
+CONTENT_NUMBER: Final = struct.Struct(">I")
+_SLOT: Final = struct.Struct(">QQ")
+_RUN: Final = struct.Struct(">HHB")
+_SIZES: Final = {
+    VM_TAG: 0,
+    SLOT_TAG: SLOT_NUMBER.size,
+    CHUNK_TAG: CHUNK_NUMBER.size,
+    OUT_TAG: PAGE_NUMBER.size,
+    CONTENT_TAG: CONTENT_NUMBER.size,
+}
+
+
+def put(key: bytes, content: bytes) -> Record:
+    """A record."""
+    return Record(NAMESPACE, key, bytes((VALUE_VERSION,)) + content, Lifetime.RUN)
+
+
+def malformed(key: bytes, why: str) -> StoreError:
+    """What to say of a malformed record."""
+    return StoreError(
+        f"hypervisor record {key[:64].hex()} is malformed ({why}): reset the guest, which ends "
+        "such records, or report a bug"
+    )
+
+
+def content_of(record: Record) -> tuple[bytes, int, bytes]:
+    """Tag, number and content of a record.
+
+    Raises:
+        StoreError: malformed, or written by a newer version.
+    """
+    key, value = record.key, record.value
+    if value and value[0] > VALUE_VERSION:
+        raise StoreError(
+            f"hypervisor record {key[:64].hex()} has format {value[0]}, this version knows up to "
+            f"{VALUE_VERSION}: it was written by a newer hcalld, use that one"
+        )
+    if value[:1] != bytes((VALUE_VERSION,)) or record.lifetime is not Lifetime.RUN:
+        raise malformed(key, "bad head")
+    if _SIZES.get(key[:1]) != len(key) - 1:
+        raise malformed(key, "unknown kind; a newer hcalld's?")
+    return key[:1], int.from_bytes(key[1:], "big"), value[1:]
+
+
+def decode_phase(key: bytes, content: bytes) -> VmPhase:
+    """The VM's phase."""
+    if len(content) != 1 or content[0] not in set(VmPhase):
+        raise malformed(key, "no phase of a VM")
+    return VmPhase(content[0])
+
+
+def encode_slot(start: int, size: int) -> bytes:
+    """A memory slot."""
+    return _SLOT.pack(start, size)
+
+
+def decode_slot(key: bytes, content: bytes) -> tuple[int, int]:
+    """Start and size of a memory slot."""
+    if len(content) != _SLOT.size:
+        raise malformed(key, f"{len(content)} bytes, expected {_SLOT.size}")
+    start, size = _SLOT.unpack(content)
+    return start, size
+
+
+def encode_runs(runs: Iterable[tuple[int, int, GfnState]]) -> bytes:
+    """Runs of (first, after the last, state), counted from the chunk's begin."""
+    return b"".join(_RUN.pack(low, high - low, state) for low, high, state in runs)
+
+
+def decode_runs(key: bytes, content: bytes) -> list[tuple[int, int, GfnState]]:
+    """See ``encode_runs``."""
+    if not content or len(content) % _RUN.size:
+        raise malformed(key, f"{len(content)} bytes of page states")
+    runs = []
+    end = 0
+    for low, size, state in _RUN.iter_unpack(content):
+        known = state in set(GfnState) and state != GfnState.NORMAL
+        if low < end or not size or low + size > CHUNK_PAGES or not known:
+            raise malformed(key, f"page states {low} + {size} are {state}")
+        end = low + size
+        runs.append((low, end, GfnState(state)))
+    return runs
+
+
+def decode_out(key: bytes, content: bytes) -> int:
+    """Number of the page that holds the ciphertext."""
+    number = int.from_bytes(content, "big")
+    if len(content) != CONTENT_NUMBER.size or not 0 < number <= MAX_PAGES:
+        raise malformed(key, "no page of the hypervisor's")
+    return number
+
+
+def check_content(key: bytes, number: int, content: bytes) -> None:
+    """Raises StoreError if this is no page of ciphertext."""
+    if len(content) != PAGE_SIZE or not 0 < number <= MAX_PAGES:
+        raise malformed(key, f"{len(content)} bytes of page {number}")

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests that become secure: a TPM with a key, a blob, and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.console import LINUX_FAILURES
+from tests.e2e.daemon import Daemon, run_hcalld
+from tests.e2e.lab import PARTITION, Lab, LinuxKernel, Userland
+from tests.e2e.machine import Machine
+from tests.esm import private_pem, public_pem
+from tests.provision import initramfs
+
+PROFILE = """\
+[tpm]
+backend = "swtpm"
+
+[pef]
+enabled = true
+"""
+SVM = "/sys/devices/system/cpu/svm"
+"""What the CPU that reads it is in."""
+
+
+def svm_of_each(cpus: int) -> str:
+    """A script that prints it for each CPU."""
+    return f"""\
+for cpu in $(seq 0 {cpus - 1}); do
+    echo "svm $cpu $(taskset -c $cpu cat {SVM})"
+done
+"""
+
+
+def must(*words: str | Path) -> str:
+    """Runs a command of hcalld that succeeds; gives its output."""
+    done = run_hcalld(*map(str, words))
+    assert done.returncode == 0, (words, done.stderr)
+    return done.stdout
+
+
+class SecureLab:
+    """A daemon whose guests may be secure, and blobs for them.
+
+    Args:
+        lab: What starts things.
+        profile: More of the guests' profile; TOML that begins within ``[pef]``.
+        options: More options of the daemon.
+        is_started: The daemon is started, once its TPM has a key.
+    """
+
+    def __init__(
+        self, lab: Lab, profile: str = "page_shift = 12\n", *options: str, is_started: bool = True
+    ) -> None:
+        lab.require("swtpm")
+        self.lab = lab
+        self.folder = lab.artifacts
+        profiles = self.folder / "profiles"
+        profiles.mkdir()
+        (profiles / "default.toml").write_text(PROFILE + profile, "utf-8")
+        self.daemon: Daemon = lab.daemon("--profile-dir", str(profiles), *options, is_started=False)
+        self.pubkey = self.folder / "machine.pem"
+        self.provision(self.daemon.state_dir, self.pubkey)
+        (self.folder / "owner.pem").write_bytes(public_pem(1))
+        (self.folder / "owner.key").write_bytes(private_pem(1))
+        if is_started:
+            self.daemon.start()
+
+    def provision(self, state_dir: Path, pubkey: Path) -> None:
+        """Gives the TPM of a daemon's partition a wrapping key."""
+        words = ("--state-dir", state_dir, "-p", PARTITION, "--pubkey", pubkey)
+        must("esm", "provision-tpm", *words)
+
+    def initrd(self, script: str, *, files: Mapping[str, bytes], userland: Userland) -> Path:
+        """A guest's initrd, without a blob."""
+        path = self.folder / "initrd"
+        contents = {"/run.sh": script.encode(), **files}
+        path.write_bytes(self.lab.require(userland).read_bytes() + initramfs.overlay(contents))
+        return path
+
+    def blob(
+        self,
+        kernel: Path,
+        initrd: Path,
+        cmdline: str,
+        *,
+        recipient: Path | None = None,
+        attached: Mapping[str, bytes] | None = None,
+    ) -> Path:
+        """Makes a blob with ``hcalld esm``, and puts it before the initrd; gives the whole."""
+        words: list[str | Path] = ["--kernel", kernel, "--initrd", initrd, "--cmdline", cmdline]
+        words += ["--owner", self.folder / "owner.pem", "--recipient", recipient or self.pubkey]
+        for name, content in (attached or {}).items():
+            path = self.folder / f"attached-{name}"
+            path.write_bytes(content)
+            words += ["--attach", f"{name}={path}"]
+        blob, whole = self.folder / "blob", self.folder / "initrd.esm"
+        must("esm", "make", *words, "--force", "-o", blob)
+        must("esm", "add", blob, initrd, "--force", "-o", whole)
+        return whole
+
+    def linux(
+        self,
+        script: str,
+        *,
+        append: str = "swiotlb=force",
+        kernel: LinuxKernel = "own",
+        files: Mapping[str, bytes] | None = None,
+        userland: Userland = "initramfs",
+        attached: Mapping[str, bytes] | None = None,
+        recipient: Path | None = None,
+        **options: Any,
+    ) -> Machine:
+        """Boots Linux with a blob that is made for it."""
+        cmdline = f"console=hvc0 svm=1 {append}".strip()
+        vmlinux = self.lab.require(f"kernel-{kernel}")
+        initrd = self.initrd(script, files=files or {}, userland=userland)
+        whole = self.blob(vmlinux, initrd, cmdline, recipient=recipient, attached=attached)
+        return self.start(vmlinux, whole, cmdline, **options)
+
+    def start(
+        self,
+        vmlinux: Path,
+        initrd: Path,
+        cmdline: str,
+        *,
+        failures: Sequence[str] = LINUX_FAILURES,
+        **options: Any,
+    ) -> Machine:
+        """Boots Linux as it is given."""
+        return self.lab.linux_of(
+            vmlinux, initrd, cmdline, self.daemon, failures=failures, **options
+        )
