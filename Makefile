@@ -26,7 +26,12 @@ comma := ,
 with = $(PROVISION) run --with $(subst $(empty) $(empty),$(comma),$(strip $(1))) --
 
 # A run that must not skip anything for want of a tool, nor leave a tier out.
-require = HCALLD_REQUIRE=$(1) $(PYTEST) -p tests.provision.tiers --tiers=$(2)
+require = HCALLD_REQUIRE=$(1) $(PYTEST) -p tests.provision.tiers --tiers=$(2) $(parallel)
+
+# Guests and tests mostly wait for one processor: one process for each of them. JOBS=0 for none,
+# which a debugger needs.
+JOBS ?= auto
+parallel = -n $(JOBS) --dist worksteal
 
 .PHONY: help
 help: ## Show this list

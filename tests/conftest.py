@@ -26,7 +26,7 @@ from typing import Final
 
 import hypothesis
 import pytest
-from tests.provision.tiers import TierCheck
+from tests.provision.tiers import TierCheck, is_worker
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 ARTIFACTS: Final = ROOT / "tests" / "artifacts"
@@ -200,7 +200,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Chooses the Hypothesis profile, and starts the check of the whole run."""
     hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
     required = required_tiers()
-    if required and not config.getoption("tiers", ""):
+    if required and not config.getoption("tiers", "") and not is_worker(config):
         # Asked for alone, soak or bench tests need not use every tool.
         check = TierCheck(sorted(on_demand(config) or required))
         config.pluginmanager.register(check, "hcalld-markers")

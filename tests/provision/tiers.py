@@ -30,28 +30,22 @@ class TierCheck:
     def __init__(self, required: list[str]) -> None:
         self.required = required
         self.ran: Counter[str] = Counter()
-        self.markers: dict[str, set[str]] = {}
         self.skipped: list[tuple[str, str]] = []
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Notes the markers of each test."""
-        self.markers = {item.nodeid: {mark.name for mark in item.iter_markers()} for item in items}
-
-    def count(self, nodeid: str) -> None:
+    def count(self, report: pytest.TestReport) -> None:
         """Counts a test that ran, for its folder and for those of its markers that are tiers."""
-        marked = self.markers.get(nodeid, set()) & set(self.required)
-        self.ran.update({tier_of(nodeid)} | marked)
+        self.ran.update({tier_of(report.nodeid)} | (report.keywords.keys() & set(self.required)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Counts a test that ran, or keeps why it did not."""
         if report.skipped:
             # An expected failure is reported as skipped as well, but it ran.
             if hasattr(report, "wasxfail"):
-                self.count(report.nodeid)
+                self.count(report)
             else:
                 self.skipped.append((report.nodeid, reason_of(report.longrepr)))
         elif report.when == "call":
-            self.count(report.nodeid)
+            self.count(report)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Fails a run that would have passed."""
@@ -93,6 +87,11 @@ def reason_of(longrepr: object) -> str:
     return str(longrepr)
 
 
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of several processes that share a run: the run is judged by the other."""
+    return hasattr(config, "workerinput")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the option that names the tiers."""
     parser.addoption(
@@ -103,5 +102,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Starts the check when tiers are named."""
     required = [tier for tier in config.getoption("--tiers").split(",") if tier]
-    if required:
+    if required and not is_worker(config):
         config.pluginmanager.register(TierCheck(required), "hcalld-tiers")
