@@ -40,7 +40,8 @@ def broken_rules(header: Any, payload: Any) -> list[str]:
 
 def _header_rules(header: Any) -> Iterator[str]:
     kind = header.type
-    if header.flags not in (0, s.FLAG_RESENT if kind in (_T.CALL, _T.COMMAND) else 0):
+    known = {_T.CALL: s.FLAG_RESENT | s.FLAG_ALONE, _T.COMMAND: s.FLAG_RESENT}
+    if header.flags & ~known.get(kind, 0):
         yield "flags"
     if kind not in _CALL_TYPES and header.seq:
         yield "seq of a frame without a call"
@@ -185,7 +186,7 @@ def _announcement_rules(p: Any) -> Iterator[str]:
     for call in p.calls:
         yield from _at_most(len(call.buffers), s.MAX_BUFFERS, "buffers")
         yield from _member(s.Disposition, call.spec.disposition)
-        if call.spec.flags > s.CALL_FLAG_WAIT | s.CALL_FLAG_PROBLEM_STATE:
+        if call.spec.flags > s.CALL_FLAG_WAIT | s.CALL_FLAG_PROBLEM_STATE | s.CALL_FLAG_SECURE:
             yield "flags of a call"
         for buffer in call.buffers:
             yield from _member(s.BufferKind, buffer.kind)
@@ -243,7 +244,8 @@ def frame_of(header: Any, p: Any) -> f.Frame:
                 )
                 for e in p.segments
             )
-            return f.Call(**name, **resent, **values, segments=segments)
+            is_alone = bool(h.flags & s.FLAG_ALONE)
+            return f.Call(**name, **resent, **values, segments=segments, is_alone=is_alone)
         case _T.REPLY:
             numbers = [n for n in range(32) if fixed.register_mask >> n & 1]
             return f.Reply(

@@ -219,6 +219,8 @@ class Hcall:
     """What r3 holds when it is neither a code of ``codes`` nor negative; "" for nothing."""
     sets_context: bool = False
     """A success may change NIP and MSR: the caller goes on elsewhere."""
+    of_secure_vm: bool = False
+    """Forwarded with MSR[S] = 1 only; a normal VM's is QEMU's."""
 
     @property
     def from_problem_state(self) -> bool:

@@ -47,7 +47,10 @@ def _breach(breach: Breach, text: str) -> NoReturn:
 
 
 _TYPES: dict[int, s.FrameType] = {int(t): t for t in s.FrameType}
-_RESENDABLE = (s.FrameType.CALL, s.FrameType.COMMAND)
+_FLAGS = {
+    s.FrameType.CALL: s.FLAG_RESENT | s.FLAG_ALONE,
+    s.FrameType.COMMAND: s.FLAG_RESENT,
+}
 _new = tuple.__new__  # a named tuple from its values, at half the cost of the class's own
 _MAGIC_BYTES = s.MAGIC.to_bytes(4, "big")
 
@@ -89,7 +92,7 @@ def decode_header(data: bytes | bytearray, offset: int = 0) -> Header:
         _breach(Breach.TYPE, f"unknown frame type {number}")
     if size < s.HEADER_SIZE:
         _breach(Breach.SIZE, f"frame size {size} is below the header's {s.HEADER_SIZE}")
-    if flags and not (flags == s.FLAG_RESENT and frame_type in _RESENDABLE):
+    if flags and flags & ~_FLAGS.get(frame_type, 0):
         _breach(Breach.LAYOUT, f"{frame_type.name} has undefined flags 0x{flags:x}")
     return _new(Header, (frame_type, flags, size, vcpu, reset, request, seq))
 
@@ -169,7 +172,7 @@ class _Reader:
 
 _DT_STRING = re.compile(rb"[a-z0-9-]+")
 _DT_NAME = re.compile(rb"[A-Za-z0-9,._+?#-]+")
-_CALL_FLAGS = s.CALL_FLAG_WAIT | s.CALL_FLAG_PROBLEM_STATE
+_CALL_FLAGS = s.CALL_FLAG_WAIT | s.CALL_FLAG_PROBLEM_STATE | s.CALL_FLAG_SECURE
 
 
 def _hello(h: Header, r: _Reader) -> f.Hello:
@@ -326,7 +329,7 @@ def _call(h: Header, data: bytes | bytearray, offset: int) -> f.Call:
             vcpu,
             reset,
             seq,
-            flags != 0,
+            bool(flags & s.FLAG_RESENT),
             values[0],
             values[2:15],
             values[15],
@@ -334,6 +337,7 @@ def _call(h: Header, data: bytes | bytearray, offset: int) -> f.Call:
             values[17],
             values[18],
             segments,
+            bool(flags & s.FLAG_ALONE),
         ),
     )
 

@@ -267,6 +267,11 @@ _CHECKED = (f.Read, f.Write, f.Pages, f.Cancelled, f.WriteReply, f.PagesReply, f
 """Their bounds are checked as they are encoded, because a call waits for it."""
 
 
+def _flags(frame: f.Frame) -> int:
+    flags = s.FLAG_RESENT if getattr(frame, "is_resent", False) else 0
+    return flags | (s.FLAG_ALONE if getattr(frame, "is_alone", False) else 0)
+
+
 def encode(frame: f.Frame) -> bytes:
     """The bytes of a frame.
 
@@ -279,7 +284,7 @@ def encode(frame: f.Frame) -> bytes:
         parts = _PAYLOADS[type(frame)](frame)
         header = layout.HEADER.pack(
             f.FRAME_TYPES[type(frame)],
-            s.FLAG_RESENT if getattr(frame, "is_resent", False) else 0,
+            _flags(frame),
             s.HEADER_SIZE + sum(map(len, parts)),
             getattr(frame, "vcpu", s.NO_VCPU),
             frame.reset,

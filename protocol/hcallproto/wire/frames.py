@@ -122,6 +122,7 @@ class RamRegion(NamedTuple):
     size: int
     fd_offset: int = 0
     fd_index: int = NO_DESCRIPTOR
+    generation: int = 0
 
 
 class Ram(NamedTuple):
@@ -171,6 +172,8 @@ class Call(NamedTuple):
     pidr: int
     lpidr: int
     segments: tuple[Segment, ...] = ()
+    is_alone: bool = False
+    """All other vCPUs are stopped; told of ultracalls only."""
 
     @property
     def number(self) -> int:

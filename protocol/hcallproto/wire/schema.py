@@ -87,6 +87,8 @@ class FrameType(enum.IntEnum):
 
 FLAG_RESENT = 1
 """CALL and COMMAND header flag: sent before on an earlier connection."""
+FLAG_ALONE = 2
+"""CALL header flag, of level 2: all other virtual CPUs are stopped."""
 
 WRITE_FLAG_ZERO = 1
 """WRITE segment flag: zero the range; no data follow."""
@@ -142,6 +144,8 @@ CALL_FLAG_WAIT = 1
 """Announced call: while the daemon is gone the vCPU waits for it until the deadline."""
 CALL_FLAG_PROBLEM_STATE = 2
 """Announced call: forwarded from MSR[PR] = 1 too."""
+CALL_FLAG_SECURE = 4
+"""Announced call: forwarded with MSR[S] = 1 only; else it is QEMU's."""
 
 
 class RefusedReason(enum.IntEnum):
@@ -163,12 +167,13 @@ class SegmentStatus(enum.IntEnum):
 
 
 class AccessStatus(enum.IntEnum):
-    """What became of a READ or WRITE."""
+    """What became of a READ, WRITE or PAGES."""
 
     OK = 0
     NOT_RAM = 1
     NO_CALL = 2
     TOO_LARGE = 3
+    BUSY = 4
 
 
 class CancelReason(enum.IntEnum):
@@ -348,7 +353,8 @@ RAM_REGION = Struct(
     "size" / Int64ub * "bytes",
     "fd_offset" / Int64ub * "offset of the first byte in the descriptor's file",
     "fd_index" / Int16ub * "which descriptor, or 0xffff",
-    "reserved" / Const(b"\0" * 6),
+    "reserved" / Const(b"\0\0"),
+    "generation" / Int32ub * "another than that of what was there before",
 )
 
 GOODBYE = Struct(
@@ -462,7 +468,7 @@ PAGE_RANGE = Struct(
 
 PAGES_REPLY = Struct(
     "status" / Int32ub * "see AccessStatus; anything but OK: no state has changed",
-    "bad_range" / Int32ub * "first range that is not RAM, or 0",
+    "bad_range" / Int32ub * "first range that is not RAM, or is busy, or 0",
 )
 
 # -- events -----------------------------------------------------------------------------

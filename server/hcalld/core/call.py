@@ -48,6 +48,8 @@ class Call:
     lpidr: int = 0
     is_resent: bool = False
     """It may have been carried out before, as far as effects outside the store go."""
+    is_alone: bool = True
+    """No other vCPU runs; told of ultracalls only."""
 
     def __getitem__(self, name: str) -> int:
         return self.args[name]

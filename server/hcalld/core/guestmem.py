@@ -6,22 +6,30 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 
+Region = tuple[int, int, int]
+"""(first byte, byte after the last, generation) of memory that comes and goes as one."""
+
 
 class RamMap:
     """Guest RAM as sorted, merged, half-open address ranges."""
 
-    __slots__ = ("_ends", "_starts")
+    __slots__ = ("_ends", "_starts", "regions")
 
-    def __init__(self, regions: Iterable[tuple[int, int]]) -> None:
-        """Args: ``regions`` as (gpa, size) pairs, sorted, not overlapping."""
+    def __init__(self, regions: Iterable[tuple[int, int] | Region]) -> None:
+        """Args: ``regions`` as (gpa, size, generation or nothing), sorted, not overlapping."""
         self._starts: list[int] = []
         self._ends: list[int] = []
-        for gpa, size in regions:
+        self.regions: tuple[Region, ...] = tuple(
+            (region[0], region[0] + region[1], region[2] if len(region) == 3 else 0)
+            for region in regions
+        )
+        """Memory as it was plugged: what has gone and come back has another generation."""
+        for gpa, end, _ in self.regions:
             if self._ends and self._ends[-1] == gpa:
-                self._ends[-1] = gpa + size
+                self._ends[-1] = end
             else:
                 self._starts.append(gpa)
-                self._ends.append(gpa + size)
+                self._ends.append(end)
 
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:

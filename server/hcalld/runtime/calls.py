@@ -32,6 +32,7 @@ from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
+from hcallproto.abi.registers import MSR_S
 from hcallproto.abi.returns import H, U, code_name
 from hcallproto.abi.spec import Level
 from hcallproto.conn.connection import Connection
@@ -123,6 +124,11 @@ class Calls:
             code: H | U = H.FUNCTION if frame.level == Level.SC1 else U.FUNCTION
             self._reply(frame, None, Outcome(code, why="no handler for this call"), (), started)
             return
+        machine = partition.pef
+        if machine is not None and machine.is_secure and _is_outside(frame):
+            expelled = machine.expel(entry.hcall.timeout_code)
+            self._reply(frame, entry, expelled, (), started)
+            return
         execution: Execution | None = None
         try:
             model = partition.model(entry.family)
@@ -141,6 +147,7 @@ class Calls:
                 frame.pidr,
                 frame.lpidr,
                 frame.is_resent,
+                frame.is_alone,
             )
             execution = Execution(frame, entry, call, partition, model, ram, self)
             outcome = execution.start()
@@ -292,7 +299,7 @@ class Calls:
             return
         if machine.state is VmState.ABORT:
             self._terminate("it was taken down before, and the daemon ended")
-        elif machine.is_wanting(self.ram.map.ranges):
+        elif machine.is_wanting(self.ram.map.regions):
             self._ask_to_attend()
 
     def _after_ultracall(self, frame: f.Call, entry: Entry | None, outcome: Outcome) -> None:
@@ -306,7 +313,9 @@ class Calls:
                 self._ask_to_attend()
             return
         machine = self._partition.pef
-        if machine is not None and machine.is_wanting():
+        # Memory may have come while the VM was being made secure.
+        memory = self.ram.map.regions if outcome.context is not None else None
+        if machine is not None and machine.is_wanting(memory):
             self._ask_to_attend()
 
     def _ask_to_attend(self) -> None:
@@ -470,3 +479,8 @@ def _outcome_of(entry: Entry | None, reply: f.Reply) -> Outcome:
     if entry.hcall.result and status >= 0:
         return Outcome(codes["SUCCESS"], reply.registers, result=status)
     return Outcome(codes(status), reply.registers)
+
+
+def _is_outside(frame: f.Call) -> bool:
+    """A vCPU made the call, or missed a page, with MSR[S] = 0."""
+    return frame.vcpu != s.MACHINE_VCPU and not frame.msr & MSR_S

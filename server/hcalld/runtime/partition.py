@@ -73,6 +73,8 @@ def _spec_of(entry: Entry, limits: Limits, deadline_ms: int | None) -> f.CallSpe
     flags = s.CALL_FLAG_WAIT if hcall.waits_for_daemon else 0
     if hcall.from_problem_state:
         flags |= s.CALL_FLAG_PROBLEM_STATE
+    if hcall.of_secure_vm:
+        flags |= s.CALL_FLAG_SECURE
     return f.CallSpec(
         hcall.number,
         hcall.level,

@@ -169,6 +169,7 @@ RANDOM = Hcall(
     ),
     timeout_code=H.HARDWARE,
     lost_code=H.HARDWARE,
+    of_secure_vm=True,
 )
 
 FAMILY = Family(

@@ -78,6 +78,8 @@ class HypervisorHalf:
         self.phase = VmPhase.NORMAL
         self.slots: dict[int, tuple[int, int]] = {}
         """Memory slots by id: (start, size)."""
+        self.generations: dict[int, int] = {}
+        """Which memory it is: the shim's number, another after it was gone."""
         self.gfns: Runs[GfnState] = Runs(GfnState.NORMAL)
         self.out: dict[int, int] = {}
         """Page of the VM to real address of its ciphertext."""
@@ -97,7 +99,9 @@ class HypervisorHalf:
             if tag == records.VM_TAG:
                 self.phase = records.decode_phase(key, content)
             elif tag == records.SLOT_TAG:
-                self.slots[number] = records.decode_slot(key, content)
+                start, size, generation = records.decode_slot(key, content)
+                self.slots[number] = (start, size)
+                self.generations[number] = generation
             elif tag == records.CHUNK_TAG:
                 begin = number * records.CHUNK_PAGES
                 for low, high, state in records.decode_runs(key, content):
@@ -146,7 +150,8 @@ class HypervisorHalf:
             return bytes((self.phase,))
         if tag == records.SLOT_TAG:
             slot = self.slots.get(number)
-            return None if slot is None else records.encode_slot(*slot)
+            generation = self.generations.get(number, 0)
+            return None if slot is None else records.encode_slot(*slot, generation)
         if tag == records.CHUNK_TAG:
             begin = number * records.CHUNK_PAGES
             runs = self.gfns.runs(begin, begin + records.CHUNK_PAGES)
@@ -171,6 +176,7 @@ class HypervisorHalf:
             self.memory.free(lra)
         self.out.clear()
         self.slots.clear()
+        self.generations.clear()
         self.gfns = Runs(GfnState.NORMAL)
         self.hand = 0
 
@@ -348,14 +354,17 @@ class HypervisorHalf:
 
     # -- what the hypervisor does itself ----------------------------------------------------
 
-    def set_memory(self, ranges: Iterable[tuple[int, int]]) -> None:
+    def set_memory(
+        self, ranges: Iterable[tuple[int, int]], generations: Iterable[int] = ()
+    ) -> None:
         """What RAM the VM has, as (first byte, byte after the last); before INIT_START."""
         if self.phase is VmPhase.NORMAL:
             self.slots = {
                 slot_id: (start, end - start) for slot_id, (start, end) in enumerate(ranges)
             }
+            self.generations = dict(enumerate(generations))
 
-    def plug(self, turn: Turn, start: int, size: int) -> bool:
+    def plug(self, turn: Turn, start: int, size: int, generation: int = 0) -> bool:
         """Memory was added: ``kvmppc_core_commit_memory_region_hv()``, KVM_MR_CREATE.
 
         Returns:
@@ -363,10 +372,11 @@ class HypervisorHalf:
         """
         slot_id = next(n for n in range(len(self.slots) + 1) if n not in self.slots)
         self.slots[slot_id] = (start, size)
+        self.generations[slot_id] = generation
         if self.phase is VmPhase.NORMAL:
             return True
         if not self._register(turn, slot_id):
-            del self.slots[slot_id]
+            del self.slots[slot_id], self.generations[slot_id]
             return False
         self._dirty.add(records.SLOT_TAG + records.SLOT_NUMBER.pack(slot_id))
         if self.phase is VmPhase.DONE:
@@ -380,6 +390,7 @@ class HypervisorHalf:
             return False
         (slot_id,) = found
         del self.slots[slot_id]
+        self.generations.pop(slot_id, None)
         self._dirty.add(records.SLOT_TAG + records.SLOT_NUMBER.pack(slot_id))
         low, high = start >> PAGE_SHIFT, (start + size) >> PAGE_SHIFT
         for gfn in [gfn for gfn in self.out if low <= gfn < high]:

@@ -5,7 +5,7 @@ All in namespace ``svm``, all of lifetime RUN, for they are of no use without th
 ultravisor's (``hcalld.domain.ultravisor.records``)::
 
     v                    the VM's phase
-    s  slot (u16)        a memory slot: start, size
+    s  slot (u16)        a memory slot: start, size, generation
     g  chunk (u32)       page states of 256 MiB, as runs: (first u16, count u16, state u8)
     o  page (u64)        where a page that is out is: number of a page of ``c``
     c  number (u32)      64 KiB of ciphertext
@@ -41,7 +41,7 @@ SLOT_NUMBER: Final = struct.Struct(">H")
 CHUNK_NUMBER: Final = struct.Struct(">I")
 PAGE_NUMBER: Final = struct.Struct(">Q")
 CONTENT_NUMBER: Final = struct.Struct(">I")
-_SLOT: Final = struct.Struct(">QQ")
+_SLOT: Final = struct.Struct(">QQI")
 _RUN: Final = struct.Struct(">HHB")
 _SIZES: Final = {
     VM_TAG: 0,
@@ -91,17 +91,17 @@ def decode_phase(key: bytes, content: bytes) -> VmPhase:
     return VmPhase(content[0])
 
 
-def encode_slot(start: int, size: int) -> bytes:
+def encode_slot(start: int, size: int, generation: int) -> bytes:
     """A memory slot."""
-    return _SLOT.pack(start, size)
+    return _SLOT.pack(start, size, generation)
 
 
-def decode_slot(key: bytes, content: bytes) -> tuple[int, int]:
-    """Start and size of a memory slot."""
+def decode_slot(key: bytes, content: bytes) -> tuple[int, int, int]:
+    """Start, size and generation of a memory slot."""
     if len(content) != _SLOT.size:
         raise malformed(key, f"{len(content)} bytes, expected {_SLOT.size}")
-    start, size = _SLOT.unpack(content)
-    return start, size
+    start, size, generation = _SLOT.unpack(content)
+    return start, size, generation
 
 
 def encode_runs(runs: Iterable[tuple[int, int, GfnState]]) -> bytes:

@@ -121,6 +121,7 @@ async def enter(
     ranges: Iterable[tuple[int, int]],
     verify: Verify,
     key: Key,
+    generations: Iterable[int] = (),
 ) -> Outcome:
     """Carry UV_ESM out.
 
@@ -131,6 +132,7 @@ async def enter(
         ranges: the guest's RAM, as (first byte, byte after the last).
         verify: says whether the guest is what it must be.
         key: gives the key of its blob.
+        generations: of the ranges.
 
     Raises:
         HcallError: U_P2, U_P3 or U_RETRY; nothing was begun.
@@ -140,6 +142,7 @@ async def enter(
     if not tree:
         raise HcallError(U.P3, "the device tree's address is 0")
     memory = tuple(ranges)
+    generations = tuple(generations)
     machine.ultravisor.check_begin(GUEST_LPID)
     identity = await Entropy(IDENTITY_SIZE)
     try:
@@ -150,7 +153,8 @@ async def enter(
     vm = machine.ultravisor.begin(GUEST_LPID, identity)
     turn = machine.turn()
     try:
-        verified, reader = await _verify(machine, vm, turn, kernel, tree, memory, verify, key)
+        machine.hypervisor.set_memory(memory, generations)
+        verified, reader = await _verify(machine, vm, turn, kernel, tree, verify, key)
         code = turn.hypercall(svm.INIT_DONE.number).status
         reader.check()
         if code is not H.SUCCESS:
@@ -182,11 +186,9 @@ async def _verify(
     turn: Turn,
     kernel: int,
     tree: int,
-    memory: Sequence[tuple[int, int]],
     verify: Verify,
     key: Key,
 ) -> tuple[Verified, _Reader]:
-    machine.hypervisor.set_memory(memory)
     reader = _Reader(machine, vm, turn)
     code = turn.hypercall(svm.INIT_START.number).status
     reader.check()

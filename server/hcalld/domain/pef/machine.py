@@ -15,6 +15,7 @@ from typing import Final
 
 from hcalld.core.effects import Entropy, GuestMemoryError, ReadGuest, WriteGuest, ZeroGuest
 from hcalld.core.errors import HcallError
+from hcalld.core.guestmem import Region
 from hcalld.core.outcome import Outcome
 from hcalld.core.pages import PageBits, PageRange, SetPages
 from hcalld.core.records import Change, Record
@@ -97,6 +98,7 @@ class PefMachine:
         """Pages that an operator wants out, in the order they were named."""
         self._claims: dict[int, _Read] = {}
         """Pages taken from the guest, to be read."""
+        self._is_plugging = False
 
     @classmethod
     def build(cls, attributes: PartitionAttributes, stored: Iterable[Record]) -> PefMachine:
@@ -324,14 +326,25 @@ class PefMachine:
 
     # -- QEMU, the operator, resets -----------------------------------------------------------
 
-    async def touch(self, gpa: int) -> Outcome:
+    async def touch(self, gpa: int, memory: Iterable[Region] = ()) -> Outcome:
         """A vCPU touched a page that is paged out: it may try again when this is answered.
 
         A page of a VM that is no longer, or never was, secure is simply given back. While
-        the VM is being made secure nothing of it runs: U_RETRY.
+        the VM is being made secure nothing of it runs: U_RETRY. Memory that is new is
+        paged out from the beginning (docs/wire.rst), and made the VM's first.
         """
         if self.state is VmState.ACTIVE:
             return Outcome(U.RETRY, why="the VM is being made secure")
+        if self.is_secure and memory:
+            gone, new = self._memory_changes(memory)
+            if any(low <= gpa < high for low, high in gone) or any(
+                low <= gpa < high for low, high, _ in new
+            ):
+                outcome = await self._follow_memory(gone, new)
+                if outcome.code is U.PARAMETER:
+                    why = f"memory at 0x{gpa:x} cannot be the VM's: {outcome.why}"
+                    return dataclasses.replace(outcome, terminate=why)
+                return outcome
 
         def work(turn: Turn) -> U:
             vm = self.ultravisor.vms.get(GUEST_LPID)
@@ -398,21 +411,41 @@ class PefMachine:
     # -- ATTEND ------------------------------------------------------------------------------
 
     def _memory_changes(
-        self, memory: Iterable[tuple[int, int]]
-    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """(first byte, byte after the last) of what is gone from RAM, and of what is new."""
-        now, known = Spans(), Spans()
-        for low, high in memory:
-            now.add(low, high)
-        gone = []
-        for start, size in self.hypervisor.slots.values():
-            if now.holds(start, start + size):
+        self, memory: Iterable[Region]
+    ) -> tuple[list[tuple[int, int]], list[Region]]:
+        """What is gone from RAM, as (first byte, byte after the last), and what is new.
+
+        Memory of another generation is new, and what was there is gone.
+        """
+        now: dict[int, Spans] = {}
+        for low, high, generation in memory:
+            now.setdefault(generation, Spans()).add(low, high)
+        gone, known = [], Spans()
+        for slot_id, (start, size) in self.hypervisor.slots.items():
+            there = now.get(self.hypervisor.generations.get(slot_id, 0))
+            if there is not None and there.holds(start, start + size):
                 known.add(start, start + size)
             else:
                 gone.append((start, start + size))
-        return gone, [gap for low, high in now.ranges() for gap in known.gaps(low, high)]
+        new = [
+            (*gap, generation)
+            for generation, there in now.items()
+            for low, high in there.ranges()
+            for gap in known.gaps(low, high)
+        ]
+        return gone, new
 
-    def is_wanting(self, memory: Iterable[tuple[int, int]] | None = None) -> bool:
+    async def _follow_memory(
+        self, gone: Sequence[tuple[int, int]], new: Sequence[Region]
+    ) -> Outcome:
+        """Do the first thing that memory's coming and going wants."""
+        if gone:
+            low, high = gone[0]
+            return await self.unplug(low, high - low)
+        low, high, generation = new[0]
+        return await self.plug(low, high - low, generation)
+
+    def is_wanting(self, memory: Iterable[Region] | None = None) -> bool:
         """True if ``attend`` has something to do; ``memory`` is RAM, if it may have changed."""
         if not self.is_secure:
             return False
@@ -420,17 +453,15 @@ class PefMachine:
             return True
         return memory is not None and any(self._memory_changes(memory))
 
-    async def attend(self, memory: Iterable[tuple[int, int]]) -> Outcome:
+    async def attend(self, memory: Iterable[Region]) -> Outcome:
         """Do the next thing that waits for a call of QEMU's own: U_BUSY if there is more."""
         memory = tuple(memory)
         if not self.is_wanting(memory):
             return Outcome(U.SUCCESS)
         gone, new = self._memory_changes(memory)
         excess = self.hypervisor.excess()
-        if gone:
-            outcome = await self.unplug(gone[0][0], gone[0][1] - gone[0][0])
-        elif new:
-            outcome = await self.plug(new[0][0], new[0][1] - new[0][0])
+        if gone or new:
+            outcome = await self._follow_memory(gone, new)
         elif self.wanted_out:
             gpas = tuple(self.wanted_out)[:PAGE_OUT_BATCH]
             for gpa in gpas:
@@ -446,12 +477,29 @@ class PefMachine:
             return dataclasses.replace(outcome, code=code)
         return outcome
 
-    async def plug(self, start: int, size: int) -> Outcome:
-        """Memory was added to the machine."""
+    async def plug(self, start: int, size: int, generation: int = 0) -> Outcome:
+        """Memory was added to the machine.
+
+        It is zeroed before it is the VM's, while no vCPU can touch it: so it is enough to
+        say afterwards that it is there, even if this answer is lost.
+        """
 
         def work(turn: Turn) -> U:
-            return U.SUCCESS if self.hypervisor.plug(turn, start, size) else U.PARAMETER
+            if not self.hypervisor.plug(turn, start, size, generation):
+                return U.PARAMETER
+            turn.zeros.remove(start, start + size)
+            return U.SUCCESS
 
+        if self._is_plugging:
+            return Outcome(U.BUSY, why="memory is being zeroed")
+        self._is_plugging = True
+        try:
+            for gpa, part in pieces([(start, start + size)]):
+                await ZeroGuest(gpa, part)
+        except GuestMemoryError as error:
+            return Outcome(U.BUSY, why=str(error))
+        finally:
+            self._is_plugging = False
         return await self.carry_out(work)
 
     async def unplug(self, start: int, size: int) -> Outcome:
@@ -466,6 +514,17 @@ class PefMachine:
             return U.SUCCESS
 
         return await self.carry_out(work)
+
+    def expel(self, code: H | U) -> Outcome:
+        """A vCPU runs outside of secure state, so the guest is not what was checked.
+
+        QEMU sees to it that this cannot be, but for what is beyond it: a UV_ESM whose
+        deadline passed while its answer was on the way.
+        """
+        turn = self.turn()
+        vm = self.ultravisor.vms[GUEST_LPID]
+        self.ultravisor.breach(turn, vm, "a vCPU of the secure VM runs with MSR[S] = 0")
+        return Outcome(code, why=turn.doom, notes=turn.notes(), terminate=turn.doom)
 
     async def svm_off(self) -> Outcome:
         """The hypervisor takes the VM out of secure state, as for a reset."""

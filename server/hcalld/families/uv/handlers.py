@@ -39,9 +39,23 @@ async def _by_hypervisor(call: Call, machine: PefMachine) -> Outcome:
 
 @HANDLERS.handles(uv.ESM)
 async def uv_esm(call: Call, machine: PefMachine) -> Outcome:
-    """Enter secure mode (svm-esm.c ``sys_esm()``)."""
-    ranges = call.ram.ranges
-    return await enter(machine, call["kernel"], call["fdt"], ranges, machine.verify, machine.key)
+    """Enter secure mode (svm-esm.c ``sys_esm()``).
+
+    Only with all other vCPUs stopped: what is measured must be all that runs, and QEMU
+    takes the guest down if it is not (docs/wire.rst).
+    """
+    if not call.is_alone:
+        raise HcallError(U.RETRY, "other vCPUs run")
+    regions = call.ram.regions
+    return await enter(
+        machine,
+        call["kernel"],
+        call["fdt"],
+        [(low, high) for low, high, _ in regions],
+        machine.verify,
+        machine.key,
+        [generation for _, _, generation in regions],
+    )
 
 
 @HANDLERS.handles(uv.SHARE_PAGE)

@@ -27,7 +27,9 @@ PAGE_IN = Hcall(
     codes=(
         CodeWhen(U.SUCCESS, "it is there"),
         CodeWhen(U.P3, "it cannot be brought in: the guest is taken down"),
-        CodeWhen(U.RETRY, "the VM is being made secure, or the page is wanted by others"),
+        CodeWhen(U.RETRY, "the VM is being made secure, the page is wanted by others, or new"),
+        CodeWhen(U.BUSY, "its memory is new, or was gone, and more has to be done"),
+        CodeWhen(U.PARAMETER, "its memory is new, and cannot be the VM's: it is taken down"),
     ),
 )
 
@@ -55,10 +57,10 @@ HANDLERS: HandlerSet[PefMachine] = HandlerSet(FAMILY)
 @HANDLERS.handles(PAGE_IN)
 async def page_in(call: Call, machine: PefMachine) -> Outcome:
     """Bring the page."""
-    return await machine.touch(call["gpa"])
+    return await machine.touch(call["gpa"], call.ram.regions)
 
 
 @HANDLERS.handles(ATTEND)
 async def attend(call: Call, machine: PefMachine) -> Outcome:
     """Do the next thing that waits."""
-    return await machine.attend(call.ram.ranges)
+    return await machine.attend(call.ram.regions)

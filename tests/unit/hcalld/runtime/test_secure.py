@@ -61,7 +61,8 @@ class Guest:
     ) -> f.Call:
         """A call as QEMU sends it."""
         number = hcall if isinstance(hcall, int) else hcall.number
-        return self.shim.call_frame(number, *arguments, vcpu=vcpu)._replace(level=level, msr=msr)
+        frame = self.shim.call_frame(number, *arguments, vcpu=vcpu)
+        return frame._replace(level=level, msr=msr, is_alone=level == 2)
 
     async def call(self, hcall: Hcall | int, *arguments: int, **more: Any) -> f.Reply:
         """Makes a call, and does what it asks of memory."""
@@ -240,7 +241,7 @@ async def test_an_entry_is_cancelled_and_leaves_nothing_in_the_model(boot: Boot)
     assert guest.machine.state is VmState.NORMAL
     # What it took is given back when it is missed.
     guest.states[0] = OUT
-    reply = await guest.call(s.ShimCall.PAGE_IN, 0x1234, level=3, msr=0)
+    reply = await guest.call(s.ShimCall.PAGE_IN, 0x1234, level=3)
     assert reply.pages == (f.PageRange(0, PAGE, s.PageState(0)),)
 
 
@@ -305,12 +306,87 @@ async def test_a_file_is_for_callers_in_secure_state_only(boot: Boot):
     guest = await boot()
     await guest.enter()
     name = name_registers(b"rootd")
-    refused = await guest.call(uv.ESMB_GET_FILE, 0, *name, msr=MSR_PR)
-    assert refused.status == U.PARAMETER
     reply = await guest.call(uv.ESMB_GET_FILE, 0, *name, msr=MSR_S | MSR_PR)
     assert reply.status == len(SECRET)
     data = b"".join(value.to_bytes(8, "big") for _, value in reply.registers)
     assert data[: reply.status] == SECRET
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments", "level"),
+    [
+        (uv.ESMB_GET_FILE.number, (0, *name_registers(b"rootd")), 2),
+        (uv.SHARE_PAGE.number, (4, 1), 2),
+        (svm.INIT_DONE.number, (), 1),
+        (s.ShimCall.PAGE_IN, (KERNEL,), 3),
+    ],
+)
+async def test_a_vcpu_outside_of_secure_state_ends_the_guest(
+    boot: Boot, number: int, arguments: tuple[int, ...], level: int
+):
+    guest = await boot()
+    await guest.enter()
+    guest.states[KERNEL] = OUT
+    reply = await guest.call(number, *arguments, level=level, msr=MSR_PR if level == 2 else 0)
+    assert reply.registers == reply.writes == reply.pages == ()
+    assert reply.status < 0
+    (control,) = guest.controls
+    assert control.action is s.ControlAction.TERMINATE
+    assert "MSR[S] = 0" in control.text
+    assert guest.states[KERNEL] == OUT
+    assert guest.machine.state is VmState.ABORT
+    name = name_registers(b"rootd")
+    reply = await guest.call(uv.ESMB_GET_FILE, 0, *name, msr=MSR_S | MSR_PR)
+    assert reply.status == U.PARAMETER
+
+
+async def test_other_vcpus_must_be_stopped(boot: Boot):
+    guest = await boot()
+    frame = guest.frame(uv.ESM, KERNEL, TREE, msr=0)._replace(is_alone=False)
+    await guest.shim.send(frame)
+    reply = await guest.reply_to(frame)
+    assert (reply.status, reply.context, reply.pages) == (U.RETRY, 0, ())
+    assert guest.machine.state is VmState.NORMAL
+    assert (await guest.enter()).context
+
+
+MORE = (RAM_SIZE, 1 << 20, 0, s.NO_DESCRIPTOR)
+
+
+async def test_memory_that_comes_is_the_vms_when_it_is_first_touched(boot: Boot):
+    guest = await boot()
+    await guest.enter()
+    guest.size += 1 << 20
+    for generation in (2, 3):
+        # The second time it has gone and come back while nobody looked.
+        guest.memory[RAM_SIZE:] = b"Z" * (1 << 20)
+        for page in range(RAM_SIZE, guest.size, PAGE):
+            guest.states[page] = OUT
+        region = f.RamRegion(*MORE, generation)
+        await guest.shim.send(f.Ram((*RAM.regions, region), RAM.descriptor_count, 0))
+        while guest.states[RAM_SIZE + PAGE] == OUT:
+            await guest.call(s.ShimCall.PAGE_IN, RAM_SIZE + PAGE + 8, level=3)
+        assert not any(guest.memory[RAM_SIZE:])
+        assert set(guest.machine.hypervisor.generations.values()) == {0, generation}
+        assert (await guest.call(uv.SHARE_PAGE, (RAM_SIZE >> 12), 1)).status == U.SUCCESS
+        assert guest.states[RAM_SIZE] == s.PageState(0)
+        guest.machine.wanted_out[RAM_SIZE + 2 * PAGE] = None
+        assert (await guest.attend()).status == U.SUCCESS
+        assert guest.states[RAM_SIZE + 2 * PAGE] == OUT
+    # The daemon that comes next knows which memory it was.
+    await guest.shim.close()
+    await guest.daemon.gone()
+    seq = guest.shim.seq
+    regions = (*RAM.regions, f.RamRegion(*MORE, 4))
+    guest.shim = await guest.daemon.guest(
+        hello(features=SECURE, connection=1), RAM._replace(regions=regions)
+    )
+    guest.shim.seq = seq
+    for page in range(RAM_SIZE, guest.size, PAGE):
+        guest.states[page] = OUT
+    while guest.states[RAM_SIZE] == OUT:
+        await guest.call(s.ShimCall.PAGE_IN, RAM_SIZE, level=3)
+    assert guest.states[RAM_SIZE] is s.PageState.UNSHARED
 
 
 async def test_random_numbers_are_the_ultravisors(boot: Boot):
@@ -352,7 +428,7 @@ async def test_a_guest_over_its_limit_is_paged_and_gets_its_pages_back(boot: Boo
     assert not guest.controls
     for gpa in (*range(0, RAM_SIZE, PAGE), *out):
         if guest.states[gpa] & s.PageState.PAGED_OUT:
-            await guest.call(s.ShimCall.PAGE_IN, gpa + 8, level=3, msr=0)
+            await guest.call(s.ShimCall.PAGE_IN, gpa + 8, level=3)
         assert guest.states[gpa] is s.PageState.UNSHARED
         assert guest.memory[gpa : gpa + PAGE] == (
             kernel if gpa == KERNEL else guest.memory[gpa : gpa + PAGE]
@@ -373,7 +449,7 @@ async def test_pages_that_are_out_outlive_the_daemon(boot: Boot):
     seq = guest.shim.seq
     guest.shim = await guest.daemon.guest(hello(features=SECURE, connection=1), RAM)
     guest.shim.seq = seq
-    reply = await guest.call(s.ShimCall.PAGE_IN, KERNEL, level=3, msr=0)
+    reply = await guest.call(s.ShimCall.PAGE_IN, KERNEL, level=3)
     assert reply.registers == ()
     assert guest.memory[KERNEL : KERNEL + PAGE] == kernel
     assert guest.states[KERNEL] is s.PageState.UNSHARED
@@ -386,7 +462,7 @@ async def test_a_page_that_was_altered_ends_the_guest(boot: Boot, logs: Logs):
     await guest.attend()
     (lra,) = guest.machine.hypervisor.out.values()
     guest.machine.memory.store(lra, bytes(PAGE))
-    await guest.call(s.ShimCall.PAGE_IN, KERNEL, level=3, msr=0)
+    await guest.call(s.ShimCall.PAGE_IN, KERNEL, level=3)
     (control,) = guest.controls
     assert control.action is s.ControlAction.TERMINATE
     assert guest.states[KERNEL] == OUT

@@ -62,8 +62,8 @@ def test_header_when_whole_then_its_fields_are_given():
         (b"hclp" + header(_T.CALL, 32)[4:], Breach.MAGIC),
         (header(0, 32), Breach.TYPE),
         (header(_T.CALL, 31), Breach.SIZE),
-        (header(_T.CALL, 32, flags=2), Breach.LAYOUT),
-        (header(_T.CALL, 32, flags=3), Breach.LAYOUT),
+        (header(_T.CALL, 32, flags=4), Breach.LAYOUT),
+        (header(_T.COMMAND, 32, flags=2), Breach.LAYOUT),
         (header(_T.REPLY, 32, flags=1), Breach.LAYOUT),
     ],
 )
@@ -268,10 +268,10 @@ def test_direction_when_it_is_none_then_it_is_a_breach(direction: int):
     )
 
 
-@pytest.mark.parametrize("flags", [0, 1, 2, 3, 4, 0x80])
+@pytest.mark.parametrize("flags", [0, 1, 2, 3, 4, 7, 8, 0x80])
 def test_call_flags_when_undefined_then_they_are_a_breach(flags: int):
     data = announce(part(s.CALL_SPEC, flags=flags))
-    either(data, is_fine=flags <= 3, breach=Breach.LAYOUT, match=f"undefined flags 0x{flags:x}")
+    either(data, is_fine=flags <= 7, breach=Breach.LAYOUT, match=f"undefined flags 0x{flags:x}")
 
 
 @pytest.mark.parametrize("count", around(s.MAX_DT_STRINGS))

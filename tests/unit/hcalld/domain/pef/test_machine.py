@@ -367,6 +367,7 @@ def test_memory_that_is_plugged_is_the_vms_and_empty():
     assert len(guest.machine.memory) == 0
     assert guest.call(uv.SHARE_PAGE, FRAMES, 1).code is U.P2
     assert guest.run(guest.machine.unplug(RAM_SIZE, RAM_SIZE)).code is U.PARAMETER
+    guest.guest = FakeGuest([(0, 4 * RAM_SIZE)])
     assert guest.run(guest.machine.plug(RAM_SIZE + 1, RAM_SIZE)).code is U.PARAMETER
 
 
