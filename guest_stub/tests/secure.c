@@ -20,6 +20,7 @@
 
 #define SPR_FSCR	153
 #define FSCR_SCV	(1ull << 12)
+#define FSCR_EBB	(1ull << 7)
 
 static uint64_t mfmsr(void)
 {
@@ -107,6 +108,19 @@ static void set_msr_by_rfscv(uint64_t msr)
 		     : "=&b"(there) : "r"(msr) : "lr", "ctr", "memory");
 }
 
+/* Its facility is the guest's to enable. */
+static void set_msr_by_rfebb(uint64_t msr)
+{
+	uint64_t fscr, there;
+
+	asm volatile("mfspr %0,%1" : "=r"(fscr) : "i"(SPR_FSCR));
+	asm volatile("mtspr %0,%1; isync" : : "i"(SPR_FSCR), "r"(fscr | FSCR_EBB) : "memory");
+	asm volatile("bcl 20,31,1f; 1: mflr %0; addi %0,%0,2f-1b;"
+		     "mtspr 804,%0; mtsrr1 %1; .long 0x4c000924; 2:"
+		     : "=&b"(there) : "r"(msr) : "lr", "memory");
+	asm volatile("mtspr %0,%1; isync" : : "i"(SPR_FSCR), "r"(fscr) : "memory");
+}
+
 static void hrfid(void *arg)
 {
 	uint64_t there;
@@ -125,6 +139,7 @@ static const struct {
 	{ set_msr_by_mtmsr, "mtmsr", false },
 	{ set_msr_by_rfid, "rfid", false },
 	{ set_msr_by_rfscv, "rfscv", true },
+	{ set_msr_by_rfebb, "rfebb", false },
 };
 
 static void check_forging(uint64_t secure)

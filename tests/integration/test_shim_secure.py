@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.fakedaemon import FakeDaemon, Peer, announcement
+from tests.e2e.fakedaemon import FakeDaemon, Peer, announcement, forward
+from tests.e2e.gdb import MSR, Gdb, gdb_options
 from tests.e2e.lab import Lab
 from tests.e2e.machine import ByteOrder, Machine, Memory
 from tests.e2e.ultravisor import Pager, enter, ultracall
 
-from hcallproto.abi.families import uv
+from hcallproto.abi.families import svm, uv
 from hcallproto.abi.returns import U
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -27,9 +26,6 @@ MSR_PR = 1 << 14
 FILE_STATUS = 42
 RESULT = (5, 7)
 """What the stub expects of the host in tests/secure.c."""
-
-GDB_MSR = 65
-"""Number of the MSR in gdb's description of the core (gdb-xml/power64-core.xml)."""
 
 
 ULTRAVISOR = announcement(
@@ -69,9 +65,12 @@ def serve(peer: Peer, is_secure: bool = False) -> list[f.Call]:
         assert bool(frame.msr & MSR_S) is is_secure, hex(frame.msr)
         match frame.number:
             case uv.ESM.number:
-                enter(peer, frame, registers=(RESULT,))
-                if not others_run(calls):
+                # The stub's first one is made with MSR[EE] clear, while another CPU runs.
+                assert frame.is_alone is bool(frame.msr & MSR_EE)
+                if frame.is_alone:
+                    enter(peer, frame, registers=(RESULT,))
                     return calls
+                peer.reply(frame, U.RETRY)
             case uv.ESMB_GET_FILE.number:
                 assert frame.msr & MSR_PR
                 peer.reply(frame, FILE_STATUS)
@@ -80,11 +79,6 @@ def serve(peer: Peer, is_secure: bool = False) -> list[f.Call]:
                 peer.reply(frame, U.SUCCESS)
             case number:
                 raise AssertionError(f"call 0x{number:x} was not announced")
-
-
-def others_run(calls: list[f.Call]) -> bool:
-    """The stub's first UV_ESM is made with MSR[EE] clear, while another CPU runs."""
-    return not calls[-1].msr & MSR_EE
 
 
 @pytest.mark.parametrize("threads", ["multi", "single"])
@@ -118,6 +112,41 @@ def test_reset_ends_secure_state(lab: Lab) -> None:
     serve(peer)
     serve(peer, is_secure=True)
     machine.report().must_pass("secure")
+
+
+def test_an_ultravisor_that_secures_one_of_many_ends_the_guest(lab: Lab) -> None:
+    _, peer, machine = start(lab, smp=2)
+    while (call := peer.call(60)).number != uv.ESM.number:
+        peer.reply(call, FILE_STATUS if call.number == uv.ESMB_GET_FILE.number else U.SUCCESS)
+    assert not call.is_alone
+    enter(peer, call, registers=(RESULT,))
+    machine.qmp.wait_event("GUEST_PANICKED")
+    assert machine.wait() != 0
+    assert "cannot be made secure: other vCPUs run; the guest is terminated" in machine.messages()
+
+
+RANDOM = forward(svm.RANDOM.number)._replace(flags=s.CALL_FLAG_WAIT | s.CALL_FLAG_SECURE)
+HOSTS_RANDOM = 0x5EED5EED0BADCAFE
+"""What the stub's tests/secure_host.c expects."""
+
+
+@pytest.mark.parametrize(
+    "device", [[], ["-object", "rng-builtin,id=r", "-device", "spapr-rng,rng=r"]]
+)
+def test_random_numbers(device: list[str], lab: Lab) -> None:
+    daemon = lab.fake_daemon()
+    append = f"secure_random random={int(bool(device))} require=1"
+    machine = lab.stub(append, daemon, smp=1, extra=device)
+    peer = daemon.accept()
+    peer.greet()
+    accept = peer.welcome(announcement([ultracall(uv.ESM), RANDOM]), s.Feature.SC2)
+    assert not accept.refused
+    enter(peer, peer.call(60))
+    for _ in range(3):
+        call = peer.call()
+        assert (call.number, call.level) == (svm.RANDOM.number, 1)
+        peer.reply(call, registers=((4, HOSTS_RANDOM),))
+    machine.report().must_pass("secure_random")
 
 
 def test_without_device_it_is_a_system_call(lab: Lab) -> None:
@@ -171,50 +200,22 @@ def test_paged_out_memory(threads: str, memory: Memory, lab: Lab) -> None:
     lab.measure(paged_in=pager.paged_in)
 
 
-class Gdb:
-    """A debugger, as far as needed."""
-
-    def __init__(self, path: Path) -> None:
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(20)
-        self._sock.connect(str(path))
-        self._file = self._sock.makefile("rb")
-
-    def ask(self, packet: str) -> str:
-        """Sends a packet, and gives the answer's text."""
-        checksum = sum(packet.encode()) & 0xFF
-        self._sock.sendall(f"${packet}#{checksum:02x}".encode())
-        while self._file.read(1) != b"$":
-            pass
-        text = b""
-        while (byte := self._file.read(1)) != b"#":
-            text += byte
-        self._file.read(2)
-        self._sock.sendall(b"+")
-        return text.decode()
-
-    def close(self) -> None:
-        """Lets the guest run on."""
-        self.ask("D")
-        self._file.close()
-        self._sock.close()
-
-
 @pytest.mark.parametrize("is_secure", [False, True])
 def test_debugger_does_not_change_it(is_secure: bool, lab: Lab) -> None:
     path = lab.socket_dir / "gdb.sock"
-    extra = ["-chardev", f"socket,id=gdb,path={path},server=on,wait=off", "-gdb", "chardev:gdb"]
-    _, peer, machine = start(lab, smp=1, extra=extra)
+    _, peer, machine = start(lab, smp=1, extra=gdb_options(path))
     if is_secure:
         serve(peer)
     call = peer.call()
     assert bool(call.msr & MSR_S) is is_secure
-    gdb = Gdb(path)
-    # Registers are in the byte order that the CPU is in.
-    before = int.from_bytes(bytes.fromhex(gdb.ask(f"p{GDB_MSR:x}")), "little")
-    assert before == call.msr
-    assert gdb.ask(f"P{GDB_MSR:x}={(before ^ MSR_S).to_bytes(8, 'little').hex()}") == "OK"
-    after = int.from_bytes(bytes.fromhex(gdb.ask(f"p{GDB_MSR:x}")), "little")
-    assert after == before
-    gdb.close()
+    with Gdb(path) as gdb:
+        before = gdb.register(MSR)
+        assert before == call.msr
+        assert gdb.set_register(MSR, before ^ MSR_S) == "OK"
+        assert gdb.register(MSR) == before
+        # All of them at once.
+        everything = gdb.ask("g")
+        forged = (before ^ MSR_S).to_bytes(8, "little").hex()
+        gdb.ask("G" + everything.replace(before.to_bytes(8, "little").hex(), forged))
+        assert gdb.register(MSR) == before
     assert machine.is_alive
