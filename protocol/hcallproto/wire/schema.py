@@ -309,7 +309,9 @@ CALL_SPEC = Struct(
     "number" / Int64ub * "r3 of the call",
     "level" / Int8ub * "LEV of ``sc``: 1 or 2",
     "disposition" / Int8ub * "0 forward, 1 answer ``timeout_status`` without asking",
-    "flags" / Int8ub * "bit 0: wait for a lost daemon; bit 1: also from problem state",
+    "flags"
+    / Int8ub
+    * "bit 0: wait for a lost daemon; bit 1: also from problem state; bit 2: of secure VMs only",
     "buffer_count" / Int8ub * "buffer descriptors that follow",
     "deadline_ms" / Int32ub * "milliseconds from the call to its cancellation",
     "timeout_status" / Int64sb * "r3 when the deadline passes",
