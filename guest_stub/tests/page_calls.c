@@ -196,4 +196,4 @@ static void test_page_calls(void)
 	test_tces();
 	test_forwarded();
 }
-STUB_TEST("page_calls", test_page_calls, "page", false, "calls whose buffers are paged out");
+STUB_TEST("page_calls", test_page_calls, "hosted", false, "calls whose buffers are paged out");

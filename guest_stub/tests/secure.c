@@ -116,7 +116,7 @@ static void set_msr_by_rfebb(uint64_t msr)
 	asm volatile("mfspr %0,%1" : "=r"(fscr) : "i"(SPR_FSCR));
 	asm volatile("mtspr %0,%1; isync" : : "i"(SPR_FSCR), "r"(fscr | FSCR_EBB) : "memory");
 	asm volatile("bcl 20,31,1f; 1: mflr %0; addi %0,%0,2f-1b;"
-		     "mtspr 804,%0; mtsrr1 %1; .long 0x4c000924; 2:"
+		     "mtspr 805,%0; mtsrr1 %1; .long 0x4c000924; 2:"
 		     : "=&b"(there) : "r"(msr) : "lr", "memory");
 	asm volatile("mtspr %0,%1; isync" : : "i"(SPR_FSCR), "r"(fscr) : "memory");
 }

@@ -48,7 +48,7 @@ static void test_random(void)
 		report_equal(regs.r[4], HOSTS_RANDOM, "is the ultravisor's");
 	}
 }
-STUB_TEST("secure_random", test_random, "secure", false, "who answers H_RANDOM");
+STUB_TEST("secure_random", test_random, "hosted", false, "who answers H_RANDOM");
 
 /*
  * UV_SHARE_PAGE plugs memory, and its r4 is where; UV_UNSHARE_PAGE takes it away, and is
@@ -72,4 +72,4 @@ static void test_plug(void)
 		report_code(UCALL(&regs, UV_UNSHARE_PAGE, n, memory[0]), U_SUCCESS, "it is gone");
 	}
 }
-STUB_TEST("secure_plug", test_plug, "secure", false, "memory that a secure VM gets");
+STUB_TEST("secure_plug", test_plug, "hosted", false, "memory that a secure VM gets");

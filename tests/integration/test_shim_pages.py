@@ -13,6 +13,7 @@ from tests.e2e.fakedaemon import Peer, announcement, forward
 from tests.e2e.gdb import Gdb, gdb_options
 from tests.e2e.lab import Lab
 from tests.e2e.machine import Machine
+from tests.e2e.patience import wait_until
 from tests.e2e.ultravisor import PAGE, Pager, enter, ultracall
 
 from hcallproto.abi.families import tpm, uv
@@ -228,6 +229,7 @@ def test_the_user_sees_no_unshared_page(lab: Lab) -> None:
     assert all(answer.startswith("E") for answer in spy.writes(at))
     # Shared, all of it is there as before: nobody has written to it.
     shared = f.PageRange(at & -PAGE, 2 * PAGE, s.PageState(0))
-    peer.send(f.Reply(call.vcpu, call.reset, call.seq, U.P2, pages=(shared,)))
     machine.qmp.execute("stop")
+    peer.send(f.Reply(call.vcpu, call.reset, call.seq, U.P2, pages=(shared,)))
+    wait_until(lambda: any(spy.saved("pmemsave", at, len(MARKER))), "the page that is shared")
     assert spy.saved("pmemsave", at, len(MARKER)) == MARKER

@@ -119,8 +119,9 @@ def test_an_ultravisor_that_secures_one_of_many_ends_the_guest(lab: Lab) -> None
     while (call := peer.call(60)).number != uv.ESM.number:
         peer.reply(call, FILE_STATUS if call.number == uv.ESMB_GET_FILE.number else U.SUCCESS)
     assert not call.is_alone
+    qmp = machine.qmp
     enter(peer, call, registers=(RESULT,))
-    machine.qmp.wait_event("GUEST_PANICKED")
+    qmp.wait_event("GUEST_PANICKED")
     assert machine.wait() != 0
     assert "cannot be made secure: other vCPUs run; the guest is terminated" in machine.messages()
 
