@@ -95,6 +95,8 @@ class PefMachine:
         self.verify: Verify = verify
         self.wanted_out: dict[int, None] = {}
         """Pages that an operator wants out, in the order they were named."""
+        self.ordered_out = 0
+        """How many of them have gone out."""
         self._claims: dict[int, _Read] = {}
         """Pages taken from the guest, to be read."""
 
@@ -383,7 +385,10 @@ class PefMachine:
         pages = tuple(dict.fromkeys(page_of(gpa) for gpa in gpas[:PAGE_OUT_BATCH]))
 
         def work(turn: Turn) -> U:
-            return U.SUCCESS if self._page_out(turn, pages) else U.PARAMETER
+            before = len(self.hypervisor.out)
+            is_done = self._page_out(turn, pages)
+            self.ordered_out += len(self.hypervisor.out) - before
+            return U.SUCCESS if is_done else U.PARAMETER
 
         return await self.carry_out(work)
 
