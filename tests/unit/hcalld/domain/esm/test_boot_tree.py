@@ -72,3 +72,16 @@ def test_tree_when_a_node_is_missing_then_refused(name: str):
     tree.root.children = [node for node in tree.root.children if node.name != name]
     with pytest.raises(EsmError, match=f"no node /{name}"):
         read_boot_tree(tree)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("name", ["rtas", "chosen"])
+def test_tree_when_linux_could_take_another_node_then_refused(name: str, is_first: bool):
+    # libfdt gives the first of them for /chosen: a command line that nobody measured.
+    tree = boot_tree(0x1000)
+    other = fdt.Node(f"{name}@0", {"bootargs": b"init=/bin/sh\0"})
+    tree.root.children.insert(0 if is_first else len(tree.root.children), other)
+    with pytest.raises(EsmError, match=f"can be taken for {name}"):
+        read_boot_tree(fdt.parse(tree.build()))
+    other.name = f"{name}s@0"
+    read_boot_tree(fdt.parse(tree.build()))
