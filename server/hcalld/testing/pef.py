@@ -31,6 +31,7 @@ from hcalld.core.pages import STATE_SIZE, PageBits, PageRange, SetPages
 from hcalld.core.records import RecordedReply, Run
 from hcalld.core.secret import Secret
 from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.esm.boot_tree import Range
 from hcalld.domain.pef.entry import enter
 from hcalld.domain.pef.machine import PefMachine, PefSettings
 from hcalld.domain.pef.verify import Verified
@@ -267,7 +268,7 @@ class PefGuest:
         async def verify(read: Any, content: bytes, kernel: int, key: Any) -> Verified:
             assert content == tree
             await read(kernel, 1 << 16)
-            return Verified(files=files or {})
+            return Verified(files=files or {}, measured=(Range(kernel, 1 << 16),))
 
         async def key(blob: Any) -> Secret:
             raise AssertionError("nobody needs a key")

@@ -15,7 +15,7 @@ from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
 from hcalld.domain.pef.entry import enter
 from hcalld.domain.pef.machine import PefMachine
-from hcalld.domain.ultravisor.caller import check_caller
+from hcalld.domain.ultravisor.caller import check_caller, check_entry
 from hcallproto.abi.families import uv
 from hcallproto.abi.registers import MSR_S
 from hcallproto.abi.returns import U
@@ -40,6 +40,7 @@ async def _by_hypervisor(call: Call, machine: PefMachine) -> Outcome:
 @HANDLERS.handles(uv.ESM)
 async def uv_esm(call: Call, machine: PefMachine) -> Outcome:
     """Enter secure mode (svm-esm.c ``sys_esm()``)."""
+    check_entry(call.msr)
     ranges = call.ram.ranges
     return await enter(machine, call["kernel"], call["fdt"], ranges, machine.verify, machine.key)
 

@@ -15,6 +15,7 @@ from tests.unit.hcalld.runtime.shim import Shim, hello
 
 from hcalld.config import Profiles
 from hcalld.core.secret import Secret
+from hcalld.domain.esm.boot_tree import Range
 from hcalld.domain.pef.machine import PefMachine
 from hcalld.domain.pef.verify import Verified
 from hcalld.domain.ultravisor.vm_states import VmState
@@ -115,7 +116,7 @@ class Guest:
 
         async def verify(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
             await read(kernel, PAGE)
-            return Verified(files={b"rootd": Secret(SECRET)})
+            return Verified(files={b"rootd": Secret(SECRET)}, measured=(Range(kernel, PAGE),))
 
         self.machine.verify = verify
         return await self.call(uv.ESM, KERNEL, TREE, msr=0)

@@ -14,6 +14,7 @@ from hcalld.core.errors import BackendUnavailable, HcallError
 from hcalld.core.outcome import Context, Outcome
 from hcalld.core.pages import PageBits, SetPages
 from hcalld.core.secret import Secret
+from hcalld.domain.esm.boot_tree import Range
 from hcalld.domain.esm.errors import KeyUnavailableError
 from hcalld.domain.hypervisor.half import HypervisorSettings
 from hcalld.domain.hypervisor.states import VmPhase
@@ -36,7 +37,7 @@ KERNEL = b"\x60\0\0\0" * 25000
 
 async def good(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
     assert await read(kernel, len(KERNEL)) == KERNEL
-    return Verified(files={b"rootd": Secret(b"secret")})
+    return Verified(files={b"rootd": Secret(b"secret")}, measured=(Range(kernel, len(KERNEL)),))
 
 
 async def no_key(blob: Any) -> Secret:
@@ -88,9 +89,15 @@ def test_the_vm_goes_on_at_its_kernel():
     assert guest.machine.is_secure
 
 
-def test_only_what_was_read_is_left():
+async def looks_around(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
+    await read(KERNEL_GPA - 4096, 4096)
+    return await good(read, tree, kernel, key)
+
+
+@pytest.mark.parametrize("verify", [good, looks_around])
+def test_only_what_was_measured_is_left(verify: Any):
     guest = make()
-    esm(guest)
+    esm(guest, verify)
     expected = bytearray(RAM_SIZE)
     expected[KERNEL_GPA : KERNEL_GPA + len(KERNEL)] = KERNEL
     expected[TREE_GPA : TREE_GPA + len(TREE)] = TREE
@@ -261,6 +268,17 @@ def test_a_bad_device_tree(head: bytes, why: str):
     outcome = esm(guest)
     assert outcome.code is U.PARAMETER
     assert why in outcome.why
+    assert is_untouched(guest, before)
+
+
+@pytest.mark.parametrize("tree", [0x40, 0x100, 0xFFF8])
+def test_a_device_tree_over_the_interrupt_vectors(tree: int):
+    guest = make()
+    guest.guest.write(tree, TREE)
+    before = guest.guest.snapshot()
+    outcome = esm(guest, tree=tree)
+    assert outcome.code is U.PARAMETER
+    assert "interrupt vectors" in outcome.why
     assert is_untouched(guest, before)
 
 
