@@ -115,7 +115,7 @@ class PefGuest:
         self.doom = ""
         self._reset_count += 1
         self.store.begin_run(self._run())
-        self.machine.begin_run()
+        self.reload()
 
     # -- calls ------------------------------------------------------------------------------
 

@@ -157,13 +157,6 @@ class HypervisorHalf:
             return None if lra is None else records.CONTENT_NUMBER.pack(lra >> PAGE_SHIFT)
         return self.memory.get(number)
 
-    def begin_run(self) -> None:
-        """The machine was reset: the VM is a normal one. A store drops the records itself."""
-        self._forget()
-        self._dirty.clear()
-        self._stored.clear()
-        self.memory.clear()
-
     def _forget(self) -> None:
         self._dirty |= self._stored
         self._set_phase(VmPhase.NORMAL)

@@ -120,13 +120,6 @@ class PefMachine:
         """See Model."""
         return self.ultravisor.take_changes() + self.hypervisor.take_changes()
 
-    def begin_run(self) -> None:
-        """See Model."""
-        self.ultravisor.begin_run()
-        self.hypervisor.begin_run()
-        self.wanted_out.clear()
-        self._claims.clear()
-
     @property
     def state(self) -> VmState:
         """What the guest is."""

@@ -128,14 +128,6 @@ class UltravisorModel:
         vm = self.vms.get(lpid)
         return None if vm is None else vm.encode(tag, rest)
 
-    def begin_run(self) -> None:
-        """The machine was reset: no VM is secure. A store drops the records by itself."""
-        self.vms.clear()
-        self.pates.clear()
-        self.sprs.clear()
-        self._stored.clear()
-        self._dirty.clear()
-
     # -- VMs --------------------------------------------------------------------------------
 
     def vm(self, lpid: int) -> SecureVm:

@@ -376,14 +376,6 @@ def test_off_leaves_no_record():
     assert store.records == {}
 
 
-def test_a_reset_ends_everything():
-    half, _ = filled()
-    half.model.begin_run()
-    assert half.model.take_changes() == []
-    assert half.model.phase is VmPhase.NORMAL
-    assert len(half.memory) == 0
-
-
 def test_malformed_records_are_refused():
     _, store = filled()
     good = list(store.records.values())

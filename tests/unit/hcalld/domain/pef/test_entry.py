@@ -419,15 +419,15 @@ def test_memory_that_vanishes_too_late_ends_the_guest():
     assert guest.machine.hypervisor.phase is VmPhase.NORMAL
 
 
-def test_a_reset_meanwhile():
+def test_its_record_gone_meanwhile():
     guest = make()
 
-    async def reset(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
-        guest.machine.begin_run()
+    async def lose(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
+        guest.machine.ultravisor.vms.clear()
         await read(kernel, 8)
         return Verified()
 
-    outcome = esm(guest, reset)
+    outcome = esm(guest, lose)
     assert outcome.code is U.PARAMETER
     assert guest.machine.state is VmState.NORMAL
 

@@ -425,13 +425,6 @@ def test_a_vm_that_is_not_secure_yet_has_no_records():
     assert half.model.take_changes() == []
 
 
-def test_a_reset_ends_everything():
-    half, _ = filled()
-    half.model.begin_run()
-    assert half.model.take_changes() == []
-    assert (half.model.vms, half.model.pates, half.model.sprs) == ({}, {}, {})
-
-
 def test_secrets_are_in_no_repr():
     half, _ = filled()
     assert b"secret".hex() not in repr(half.vm.files.contents)
