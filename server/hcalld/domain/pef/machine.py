@@ -117,8 +117,16 @@ class PefMachine:
             self.page_shift = page_shift
 
     def take_changes(self) -> list[Change]:
-        """See Model."""
-        return self.ultravisor.take_changes() + self.hypervisor.take_changes()
+        """See Model.
+
+        While a VM is being made secure, other calls are answered and their changes are
+        committed. The hypervisor may believe already that the VM is secure: that waits until
+        both halves do, or a daemon that dies now would be left with one that does.
+        """
+        changes = self.ultravisor.take_changes()
+        if self.state is not VmState.ACTIVE:
+            changes += self.hypervisor.take_changes()
+        return changes
 
     @property
     def state(self) -> VmState:

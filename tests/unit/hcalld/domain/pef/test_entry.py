@@ -402,6 +402,32 @@ def test_cut_off_anywhere_nothing_is_left():
     assert count > 5
 
 
+def test_a_daemon_that_dies_after_another_call_was_answered_begins_anew():
+    count = 0
+    while True:
+        guest = make()
+        running = coroutine(guest)
+        try:
+            answer: Any = None
+            for _ in range(count):
+                answer = guest.perform(running.send(answer))
+            running.send(answer)
+        except StopIteration:
+            break
+        # Another vCPU's, whose answer is committed with all that has changed.
+        guest.run(guest.machine.touch(0))
+        guest.reload()
+        assert guest.machine.state is VmState.NORMAL
+        assert guest.machine.hypervisor.phase is VmPhase.NORMAL, count
+        assert esm(guest).code is U.SUCCESS
+        guest.reload()
+        assert guest.machine.hypervisor.phase is VmPhase.DONE
+        assert guest.machine.is_secure
+        running.close()
+        count += 1
+    assert count > 5
+
+
 def test_memory_that_vanishes_too_late_ends_the_guest():
     guest = make()
     perform = guest.perform
