@@ -58,6 +58,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     "stub": ("gcc-powerpc64le-linux-gnu", "make"),
     "bench": ("gcc", "libc6-dev", "strace", "swtpm"),
     "ci": ("make",),
+    "demo": ("openssl", "swtpm"),
     # What tests compare with: programs that this project did not write.
     "tests": (
         "binutils-powerpc64le-linux-gnu",
@@ -90,6 +91,7 @@ NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "stub": ("stub",),
     "bench": ("bench",),
     "ci": ("ci",),
+    "demo": ("demo",),
     "tests": ("tests",),
 }
 """The purposes that serve each verb."""
