@@ -292,7 +292,7 @@ class Calls:
             return
         if machine.state is VmState.ABORT:
             self._terminate("it was taken down before, and the daemon ended")
-        elif machine.is_wanting(self.ram.map.ranges):
+        elif machine.is_wanting(self.ram.map.regions):
             self._ask_to_attend()
 
     def _after_ultracall(self, frame: f.Call, entry: Entry | None, outcome: Outcome) -> None:

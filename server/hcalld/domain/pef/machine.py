@@ -406,7 +406,12 @@ class PefMachine:
     def _memory_changes(
         self, memory: Iterable[tuple[int, int]]
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """(first byte, byte after the last) of what is gone from RAM, and of what is new."""
+        """(first byte, byte after the last) of what is gone from RAM, and of what is new.
+
+        What is new is a slot for each region, even where they touch: a slot is given up as a
+        whole, and its content with it, but each region can be unplugged alone.
+        """
+        memory = tuple(memory)
         now, known = Spans(), Spans()
         for low, high in memory:
             now.add(low, high)
@@ -416,7 +421,7 @@ class PefMachine:
                 known.add(start, start + size)
             else:
                 gone.append((start, start + size))
-        return gone, [gap for low, high in now.ranges() for gap in known.gaps(low, high)]
+        return gone, [gap for low, high in memory for gap in known.gaps(low, high)]
 
     def is_wanting(self, memory: Iterable[tuple[int, int]] | None = None) -> bool:
         """True if ``attend`` has something to do; ``memory`` is RAM, if it may have changed."""

@@ -41,8 +41,8 @@ async def _by_hypervisor(call: Call, machine: PefMachine) -> Outcome:
 async def uv_esm(call: Call, machine: PefMachine) -> Outcome:
     """Enter secure mode (svm-esm.c ``sys_esm()``)."""
     check_entry(call.msr)
-    ranges = call.ram.ranges
-    return await enter(machine, call["kernel"], call["fdt"], ranges, machine.verify, machine.key)
+    memory = call.ram.regions
+    return await enter(machine, call["kernel"], call["fdt"], memory, machine.verify, machine.key)
 
 
 @HANDLERS.handles(uv.SHARE_PAGE)

@@ -55,7 +55,7 @@ def make(settings: PefSettings | None = None) -> PefGuest:
 def coroutine(
     guest: PefGuest, verify: Any = good, kernel: int = KERNEL_GPA, tree: int = TREE_GPA
 ) -> Coroutine[Effect[Any], Any, Outcome]:
-    return enter(guest.machine, kernel, tree, guest.guest.ram.ranges, verify, no_key)
+    return enter(guest.machine, kernel, tree, guest.guest.ram.regions, verify, no_key)
 
 
 def esm(guest: PefGuest, verify: Any = good, tree: int = TREE_GPA) -> Outcome:

@@ -370,6 +370,39 @@ def test_memory_that_is_plugged_is_the_vms_and_empty():
     assert guest.run(guest.machine.plug(RAM_SIZE + 1, RAM_SIZE)).code is U.PARAMETER
 
 
+def attend(guest: PefGuest, regions: list[tuple[int, int]]) -> None:
+    """QEMU asks as often as there is something to do."""
+    guest.guest = resized(guest, regions)
+    while guest.run(guest.machine.attend(guest.guest.ram.regions)).code is U.BUSY:
+        pass
+
+
+def resized(guest: PefGuest, regions: list[tuple[int, int]]) -> FakeGuest:
+    made = FakeGuest(regions)
+    for gpa, size in regions:
+        if guest.guest.ram.contains(gpa, size):
+            made.write(gpa, guest.guest.read(gpa, size))
+    return made
+
+
+@pytest.mark.parametrize("is_there_before", [True, False])
+def test_memory_that_touches_other_memory_is_unplugged_alone(is_there_before: bool):
+    three = [(0, RAM_SIZE), (RAM_SIZE, RAM_SIZE), (2 * RAM_SIZE, RAM_SIZE)]
+    guest = PefGuest(guest=FakeGuest(three if is_there_before else three[:1]))
+    assert guest.enter().code is U.SUCCESS
+    guest.store_bytes(GPA, SECRET)
+    assert guest.call(uv.SHARE_PAGE, 0, 1).code is U.SUCCESS
+    attend(guest, three)
+    guest.store_bytes(RAM_SIZE, SECRET)
+    attend(guest, three[:2])
+    assert guest.load(GPA, len(SECRET)) == SECRET
+    assert guest.load(RAM_SIZE, len(SECRET)) == SECRET
+    assert guest.bits_at(0) == PageBits.NONE
+    attend(guest, three[:1])
+    assert guest.load(GPA, len(SECRET)) == SECRET
+    assert list(guest.machine.hypervisor.slots.values()) == [(0, RAM_SIZE)]
+
+
 def test_off_leaves_zeros():
     guest = make()
     guest.store_bytes(GPA, SECRET)
