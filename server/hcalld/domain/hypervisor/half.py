@@ -258,11 +258,13 @@ class HypervisorHalf:
         scratch = self.memory.allocate()
         if scratch is not None:
             # A page that the hypervisor keeps: the VM's own is the guest's RAM, and stays.
-            for low, high, state in list(self.gfns.all_runs()):
-                for gfn in range(low, high) if state is GfnState.SECURE else ():
-                    number = uv.PAGE_OUT.number
-                    turn.ultracall(number, self.lpid, scratch, gfn << PAGE_SHIFT, 0, PAGE_SHIFT)
-            self.memory.free(scratch)
+            try:
+                for low, high, state in list(self.gfns.all_runs()):
+                    for gfn in range(low, high) if state is GfnState.SECURE else ():
+                        number = uv.PAGE_OUT.number
+                        turn.ultracall(number, self.lpid, scratch, gfn << PAGE_SHIFT, 0, PAGE_SHIFT)
+            finally:
+                self.memory.free(scratch)
         self._forget()
         turn.ultracall(uv.SVM_TERMINATE.number, self.lpid)
         return code

@@ -37,7 +37,7 @@ from hcalld.domain.ultravisor.abi import (
 )
 from hcalld.domain.ultravisor.files import file_name, pack_chunk
 from hcalld.domain.ultravisor.ultravisor import UltravisorModel
-from hcalld.domain.ultravisor.vm_states import VmState
+from hcalld.domain.ultravisor.vm_states import VmEvent, VmState
 from hcallproto.abi.families import svm
 from hcallproto.abi.returns import H, U
 
@@ -273,7 +273,13 @@ class PefMachine:
             code = H.P3 if order != PAGE_SHIFT else H.PARAMETER
             return Outcome(code, why="the page is out: it cannot be shared")
 
-        return await self.carry_out(lambda turn: turn.hypercall(number, *args), tells_pages=False)
+        def work(turn: Turn) -> Returned:
+            if number == svm.INIT_ABORT.number and self.state is VmState.ACTIVE:
+                # Another vCPU's UV_ESM ends as if the ultravisor gave it up.
+                self.ultravisor.vm(GUEST_LPID).happen(VmEvent.ABORT)
+            return turn.hypercall(number, *args)
+
+        return await self.carry_out(work, tells_pages=False)
 
     def _is_out(self, page: int) -> bool:
         vm = self.ultravisor.vms.get(GUEST_LPID)

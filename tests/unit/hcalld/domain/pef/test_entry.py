@@ -477,6 +477,49 @@ def test_a_second_one_while_the_first_waits():
     assert ended.code is U.SUCCESS
 
 
+def advance(guest: PefGuest, running: Coroutine[Effect[Any], Any, Outcome], count: int) -> Any:
+    """Perform some effects; the one that is waited for then."""
+    answer: Any = None
+    for _ in range(count):
+        answer = guest.perform(running.send(answer))
+    return running.send(answer)
+
+
+def to_its_end(
+    guest: PefGuest, running: Coroutine[Effect[Any], Any, Outcome], effect: Any
+) -> Outcome:
+    ended: Outcome
+    try:
+        while True:
+            effect = running.send(guest.perform(effect))
+    except StopIteration as stop:
+        ended = stop.value
+    return ended
+
+
+def test_another_vcpu_gives_up():
+    # H_SVM_INIT_ABORT is a normal VM's to make: KVM does not look at MSR[S].
+    count = 0
+    while True:
+        guest = make()
+        before = guest.guest.snapshot()
+        running = coroutine(guest)
+        effect = advance(guest, running, count)
+        if isinstance(effect, ZeroGuest):
+            running.close()
+            break
+        is_begun = guest.machine.hypervisor.phase is VmPhase.STARTED
+        code = guest.call(svm.INIT_ABORT, msr=0).code
+        assert code is (H.PARAMETER if is_begun else H.UNSUPPORTED)
+        outcome = to_its_end(guest, running, effect)
+        assert outcome.code is (U.PARAMETER if is_begun else U.SUCCESS)
+        if is_begun:
+            guest.set_bits(outcome.pages)
+            assert is_untouched(guest, before), count
+        count += 1
+    assert count > 5
+
+
 def test_nothing_is_read_twice_by_one_request():
     guest = make()
     esm(guest)
