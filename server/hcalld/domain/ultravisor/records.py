@@ -26,7 +26,7 @@ from typing import Final
 from hcalld.core.errors import StoreError
 from hcalld.core.records import Lifetime, Record
 from hcalld.core.secret import Secret
-from hcalld.domain.ultravisor.abi import KEY_SIZE
+from hcalld.domain.ultravisor.abi import KEY_SIZE, PAGE_SHIFT, VM_SHIFT
 from hcalld.domain.ultravisor.files import MAX_NAME_SIZE, Reader
 from hcalld.domain.ultravisor.page_states import TRANSIENT, PageState
 from hcalld.domain.ultravisor.sealing import IDENTITY_SIZE, NONCE_SIZE, TAG_SIZE, Sealed
@@ -182,13 +182,14 @@ def encode_out(sealed: Sealed) -> bytes:
 
 def decode_out(whole_key: bytes, rest: bytes, content: bytes) -> tuple[int, Sealed]:
     """Page number and what is kept of a page that is out."""
-    if len(rest) != 8:
+    number = int.from_bytes(rest, "big")
+    if len(rest) != 8 or number >> (VM_SHIFT - PAGE_SHIFT):
         raise malformed(whole_key, "no page number")
     version, nonce, tag = _unpack(_OUT, whole_key, content)
     assert isinstance(version, int)
     assert isinstance(nonce, bytes)
     assert isinstance(tag, bytes)
-    return int.from_bytes(rest, "big"), Sealed(version, nonce, tag)
+    return number, Sealed(version, nonce, tag)
 
 
 # -- files ----------------------------------------------------------------------------------

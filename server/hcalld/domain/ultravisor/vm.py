@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from hcalld.core.errors import HcallError
 from hcalld.core.pages import STATE_SHIFT, PageBits, PageRange
 from hcalld.core.secret import Secret
 from hcalld.domain.runs import Runs, Spans
@@ -106,10 +107,12 @@ class SecureVm:
         self._set(low, high, PageState.SECURE if back is PageState.PAGEDOUT else back)
 
     def _set(self, low: int, high: int, state: PageState) -> None:
+        for first, end, old in self.state_runs(low, high):
+            if old is not state:
+                self._dirty_chunks.update(
+                    range(first >> records.CHUNK_SHIFT, ((end - 1) >> records.CHUNK_SHIFT) + 1)
+                )
         self.pages.set(low >> STATE_SHIFT, high >> STATE_SHIFT, state)
-        self._dirty_chunks.update(
-            range(low >> records.CHUNK_SHIFT, ((high - 1) >> records.CHUNK_SHIFT) + 1)
-        )
 
     def take_dirty(self) -> set[bytes]:
         """Keys of records that may have changed since the last time."""
@@ -262,7 +265,12 @@ class SecureVm:
             StoreError: it is malformed.
         """
         if tag == records.SLOT_TAG:
-            self.slots.put(*records.decode_slot(whole_key, rest, content))
+            slot_id, slot = records.decode_slot(whole_key, rest, content)
+            try:
+                checked = self.slots.check(slot_id, *slot)
+            except HcallError as error:
+                raise records.malformed(whole_key, error.why) from None
+            self.slots.put(slot_id, checked)
         elif tag == records.CHUNK_TAG:
             if len(rest) != _U32.size:
                 raise records.malformed(whole_key, "no chunk number")
