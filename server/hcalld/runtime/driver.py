@@ -41,7 +41,6 @@ from hcalld.runtime.tpm import TpmExchange
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
-
 SLICE_NS = 5_000_000
 """A handler that goes on for so long without waiting lets other guests' calls go first."""
 
