@@ -26,7 +26,6 @@ from hcalld.domain.ultravisor.sealing import Sealed, Sealer
 from hcalld.domain.ultravisor.slots import Slots
 from hcalld.domain.ultravisor.vm_states import VmEvent, VmState, after
 
-CHUNK_PAGES: Final = 1 << (records.CHUNK_SHIFT - STATE_SHIFT)
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
@@ -225,9 +224,8 @@ class SecureVm:
         own = self.lpid
         keys = {records.key(records.VM_TAG, own)}
         keys |= {records.key(records.SLOT_TAG, own, _U16.pack(n)) for n, _ in self.slots}
-        for low, high, _ in self.pages.all_runs():
-            for chunk in range(low // CHUNK_PAGES, (high - 1) // CHUNK_PAGES + 1):
-                keys.add(records.key(records.CHUNK_TAG, own, _U32.pack(chunk)))
+        for chunk in self.pages.chunk_numbers():
+            keys.add(records.key(records.CHUNK_TAG, own, _U32.pack(chunk)))
         keys |= {records.key(records.OUT_TAG, own, _U64.pack(n)) for n in self.out}
         keys |= {records.key(records.FILE_TAG, own, name) for name in self.files.contents}
         keys |= {records.key(records.READER_TAG, own, name) for name in self.files.readers}
@@ -246,10 +244,7 @@ class SecureVm:
             slot = self.slots.get(int.from_bytes(rest, "big"))
             return None if slot is None else records.encode_slot(slot)
         if tag == records.CHUNK_TAG:
-            begin = int.from_bytes(rest, "big") * CHUNK_PAGES
-            runs = self.pages.runs(begin, begin + CHUNK_PAGES)
-            known = [(a - begin, b - begin, s) for a, b, s in runs if s is not PageState.SECURE]
-            return records.encode_runs(known) if known else None
+            return self.pages.pack(int.from_bytes(rest, "big"))
         if tag == records.OUT_TAG:
             sealed = self.out.get(int.from_bytes(rest, "big"))
             return None if sealed is None else records.encode_out(sealed)
@@ -272,11 +267,7 @@ class SecureVm:
                 raise records.malformed(whole_key, error.why) from None
             self.slots.put(slot_id, checked)
         elif tag == records.CHUNK_TAG:
-            if len(rest) != _U32.size:
-                raise records.malformed(whole_key, "no chunk number")
-            begin = int.from_bytes(rest, "big") * CHUNK_PAGES
-            for low, high, state in records.decode_runs(whole_key, content, CHUNK_PAGES):
-                self.pages.set(begin + low, begin + high, state)
+            records.decode_states(whole_key, rest, content, self.pages)
         elif tag == records.OUT_TAG:
             number, sealed = records.decode_out(whole_key, rest, content)
             self.out[number] = sealed
