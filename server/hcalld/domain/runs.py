@@ -7,6 +7,7 @@ A VM of a TiB has 2^28 pages of 4 KiB, and nearly all are in the same state.
 from __future__ import annotations
 
 import enum
+import operator
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -20,6 +21,9 @@ _MASK: Final = CHUNK_SIZE - 1
 _STATES: Final = 256
 _UNIFORM: Final = tuple(bytes((state,)) * CHUNK_SIZE for state in range(_STATES))
 """A chunk of numbers that are all in one state; shared, for they cannot be changed."""
+
+_FEW: Final = 64
+"""So many numbers are looked at one by one."""
 
 _PART_SIZE: Final = 256
 _PARTS: Final = CHUNK_SIZE // _PART_SIZE
@@ -89,7 +93,8 @@ class Runs(Generic[T]):
     def only(self, low: int, high: int) -> T | None:
         """The state of all numbers from ``low`` to ``high`` - 1; None if they differ."""
         number = low >> CHUNK_SHIFT
-        if high - 1 >> CHUNK_SHIFT != number:
+        size = high - low
+        if size < 1 or high - 1 >> CHUNK_SHIFT != number:
             runs = self.runs(low, high)
             return runs[0][2] if len(runs) == 1 else None
         chunk = self._chunks.get(number)
@@ -97,19 +102,42 @@ class Runs(Generic[T]):
             return self.default
         first = low & _MASK
         value = chunk[first]
-        size = high - low
         if size > 1 and chunk[first : first + size] != _UNIFORM[value][:size]:
             return None
         return self._states[value]
 
     def runs(self, low: int, high: int) -> list[tuple[int, int, T]]:
         """(first, after the last, state) from ``low`` to ``high`` - 1, without a gap."""
+        if 0 < high - low <= _FEW and high - 1 >> CHUNK_SHIFT == low >> CHUNK_SHIFT:
+            return self._few_runs(low, high)
         found: list[tuple[int, int, T]] = []
         for first, end, state in self._pieces(low, high):
             if found and found[-1][2] == state:
                 found[-1] = (found[-1][0], end, state)
             else:
                 found.append((first, end, state))
+        return found
+
+    def _few_runs(self, low: int, high: int) -> list[tuple[int, int, T]]:
+        """The same of a few numbers of one chunk."""
+        chunk = self._chunks.get(low >> CHUNK_SHIFT)
+        if chunk is None:
+            return [(low, high, self.default)]
+        first = low & _MASK
+        size = high - low
+        part = chunk[first : first + size]
+        before = part[0]
+        states = self._states
+        if part == _UNIFORM[before][:size]:
+            return [(low, high, states[before])]
+        found = []
+        begin = at = low
+        for value in part:
+            if value != before:
+                found.append((begin, at, states[before]))
+                begin, before = at, value
+            at += 1
+        found.append((begin, high, states[before]))
         return found
 
     def _pieces(self, low: int, high: int) -> Iterator[tuple[int, int, T]]:
@@ -202,6 +230,9 @@ class Runs(Generic[T]):
             self._chunks[number] = chunk
 
 
+_first: Final = operator.itemgetter(0)
+
+
 class Spans:
     """Ranges of numbers, merged: a set of them without states.
 
@@ -216,9 +247,11 @@ class Spans:
 
     def add(self, low: int, high: int) -> None:
         """Take a range in."""
-        if low < high:
-            self._is_merged = not self._ranges
-            self._ranges.append((low, high))
+        ranges = self._ranges
+        if low >= high or (ranges and ranges[-1][0] <= low and high <= ranges[-1][1]):
+            return
+        self._is_merged = not ranges
+        ranges.append((low, high))
 
     def remove(self, low: int, high: int) -> None:
         """Take a range out."""
@@ -275,7 +308,11 @@ class Spans:
 
     def holds(self, low: int, high: int) -> bool:
         """True if all of the range is in."""
-        return low >= high or self.within(low, high) == [(low, high)]
+        if low >= high:
+            return True
+        ranges = self.ranges()
+        index = bisect_right(ranges, low, key=_first) - 1
+        return index >= 0 and high <= ranges[index][1]
 
     def touches(self, low: int, high: int) -> bool:
         """True if any of the range is in."""

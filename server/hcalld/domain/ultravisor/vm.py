@@ -85,6 +85,9 @@ class SecureVm:
 
     def state_runs(self, low: int, high: int) -> list[tuple[int, int, PageState]]:
         """(first byte, byte after the last, state) of the pages of a range."""
+        state = self.pages.only(low >> STATE_SHIFT, high >> STATE_SHIFT)
+        if state is not None:
+            return [(low, high, state)]
         return [
             (first << STATE_SHIFT, end << STATE_SHIFT, state)
             for first, end, state in self.pages.runs(low >> STATE_SHIFT, high >> STATE_SHIFT)
@@ -92,6 +95,9 @@ class SecureVm:
 
     def states(self, low: int, high: int) -> set[PageState]:
         """Which states the pages of a range have."""
+        state = self.pages.only(low >> STATE_SHIFT, high >> STATE_SHIFT)
+        if state is not None:
+            return {state}
         return {state for _, _, state in self.pages.runs(low >> STATE_SHIFT, high >> STATE_SHIFT)}
 
     def set_state(self, turn: Turn, low: int, high: int, state: PageState) -> None:
