@@ -21,6 +21,7 @@ from tests.provision import initramfs
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "secure-vm.md"
 MAX_COMMANDS: Final = 10
 PROMPT: Final = r"~ # "
+FAILURES: Final = (*LINUX_FAILURES, r"OS terminated", r"(?m)^hcalld: ")
 SECRET: Final = b"nobody else's business\n"
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
@@ -70,7 +71,7 @@ def typed(folder: Path, socket_dir: Path) -> Iterator[tuple[subprocess.Popen[byt
         start_new_session=True,
     )
     os.close(writing)
-    console = Console(reading, folder / "terminal.log", LINUX_FAILURES)
+    console = Console(reading, folder / "terminal.log", FAILURES)
     try:
         yield shell, console
     finally:
