@@ -33,6 +33,7 @@ TRIES: Final = 4
 ANSWER_SECONDS: Final = 30
 """QEMU has not made ATTEND by then: it hangs, or is stopped."""
 
+NO_ROOM: Final = f"no room: the hypervisor has {MAX_PAGES} pages for what is out, and no more"
 WHY: Final = {
     VmState.NORMAL: "is a normal VM",
     VmState.ACTIVE: "is becoming secure just now",
@@ -70,29 +71,33 @@ class _Order:
         wanted = resident if pages is None else min(pages, resident)
         waiting = deque(itertools.islice(_from_hand(machine), min(wanted, MAX_PAGES)))
         tries = dict.fromkeys(waiting, 0)
-        why = ""
         while waiting:
             machine = self._machine()
             room = MAX_PAGES - len(machine.memory)
             if not room:
-                why = f"no room: the hypervisor holds {MAX_PAGES} pages of it already"
                 break
+            # One that is wanted back all the time must not keep others.
+            size = min(room, 1 if tries[waiting[0]] else PAGE_OUT_BATCH)
             batch: list[int] = []
-            while waiting and len(batch) < min(room, PAGE_OUT_BATCH):
+            while waiting and len(batch) < size:
                 gpa = waiting.popleft()
                 tries[gpa] += 1
                 if _is_resident(machine, gpa):
                     batch.append(gpa)
             if not batch:
-                break
+                continue
             machine.hypervisor.hand = (batch[-1] >> PAGE_SHIFT) + 1
             if await self._carry_out(machine, batch) < len(batch):
                 waiting += [
                     gpa for gpa in batch if _is_resident(machine, gpa) and tries[gpa] < TRIES
                 ]
         machine = self._machine()
-        if not why and self._went < wanted:
-            why = "the others are shared, gone, or were wanted back each time"
+        why = ""
+        if self._went < wanted:
+            is_full = len(machine.memory) >= MAX_PAGES
+            why = (
+                NO_ROOM if is_full else "the others are shared, gone, or were wanted back each time"
+            )
         return PagedOut(
             partition=self._name,
             wanted=wanted,
