@@ -190,13 +190,32 @@ def unshare_all(ultravisor: UltravisorModel, turn: Turn) -> None:
     """
     vm = _running(ultravisor, turn.lpid)
     for low, high in vm.slots.ranges():
-        for first, end, state in vm.state_runs(low, high):
-            if state in EXPLICIT:
-                _unshare_range(ultravisor, turn, vm, first, end)
-                if turn.doom:
-                    return
+        unshare_explicit(ultravisor, turn, low, high)
+        if turn.doom:
+            return
     for low, high in vm.slots.ranges():
         turn.touched.add(low, high)
+
+
+def unshare_explicit(ultravisor: UltravisorModel, turn: Turn, low: int, high: int) -> None:
+    """The same, of a range of addresses."""
+    vm = _running(ultravisor, turn.lpid)
+    for first, end, state in vm.state_runs(low, high):
+        if state in EXPLICIT:
+            _unshare_range(ultravisor, turn, vm, first, end)
+            if turn.doom:
+                return
+
+
+def affected(vm: SecureVm, low: int, high: int, event: PageEvent) -> list[tuple[int, int]]:
+    """The pages of a range that SHARE or UNSHARE will zero, neighbours together."""
+    found: list[tuple[int, int]] = []
+    for first, end, state in vm.state_runs(low, high):
+        if step(state, event).action in (Action.ASK, Action.PAGE_IN_FIRST):
+            if found and found[-1][1] == first:
+                first = found.pop()[0]
+            found.append((first, end))
+    return found
 
 
 def _unshare_range(

@@ -16,6 +16,7 @@ from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.hypervisor.half import HypervisorSettings
 from hcalld.domain.pef import machine as machine_module
 from hcalld.domain.pef.machine import PAGE_OUT_BATCH, PefMachine, PefSettings
+from hcalld.domain.pef.shared import share, unshare_all
 from hcalld.domain.ultravisor.abi import PAGE_SIZE
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.testing.guest import FakeGuest
@@ -305,7 +306,7 @@ def test_cut_off_in_the_middle_of_the_pieces():
         guest.call(uv.SHARE_PAGE, gfn, 1)
     vm = guest.machine.ultravisor.vms[1]
     before = list(vm.pages.all_runs())
-    running = guest.machine.share(0x600, 0x200)
+    running = share(guest.machine, 0x600, 0x200)
     drive(guest, running, ZeroGuest)
     running.close()
     assert list(vm.pages.all_runs()) == before
@@ -322,7 +323,7 @@ def test_cut_off_while_page_states_are_told():
     for gpa in range(0, 16 << 20, 2 * PAGE_SIZE):
         page_out(guest, gpa)
     before = list(vm.pages.all_runs())
-    running = guest.machine.unshare_all()
+    running = unshare_all(guest.machine)
     drive(guest, running, SetPages)
     running.close()
     assert list(vm.pages.all_runs()) == before
