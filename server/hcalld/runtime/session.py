@@ -382,6 +382,7 @@ class Session:
             reset=hello.reset,
             profile=partition.profile.source,
             shared_ram=shared_ram,
+            secure_mode=is_pef,
         )
 
     def _log_orders(self, partition: Partition) -> None:
