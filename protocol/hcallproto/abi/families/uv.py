@@ -413,10 +413,11 @@ def _memory_call(name: str, number: int, doc: str, direction: Direction) -> Hcal
         CodeWhen(U.P4, "size above 2^32 - 1"),
         CodeWhen(U.PERMISSION, f"the range may not be accessed, or {_WRONG_STATE.when}"),
         args=(
-            dataclasses.replace(address("buffer", 4, "buffer"), minimum=1),
+            address("buffer", 4, "buffer"),
             opaque("handle", 5, "what is meant: an id and a type"),
             opaque("offset", 6, "first byte"),
-            size("size", 7, "bytes", minimum=1),
+            # 0 is U_PARAMETER, as of the buffer, which the handler says.
+            size("size", 7, "bytes"),
         ),
         buffers=(
             Buffer(
