@@ -13,7 +13,8 @@ from hcalld.core.records import Lifetime, Record
 from hcalld.core.secret import Secret
 from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, SECURE_MEMORY, ContentNeeded, Turn
 from hcalld.domain.ultravisor.page_states import TABLE, Action, PageEvent, PageState
-from hcalld.domain.ultravisor.ultravisor import MAX_LPID, MAX_VMS, UltravisorModel
+from hcalld.domain.ultravisor.state import MAX_VMS
+from hcalld.domain.ultravisor.ultravisor import MAX_LPID, UltravisorModel
 from hcalld.domain.ultravisor.vm_states import VmEvent, VmState
 from hcallproto.abi.families import uv
 from hcallproto.abi.returns import U
