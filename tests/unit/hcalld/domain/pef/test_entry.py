@@ -447,6 +447,24 @@ def test_memory_that_vanishes_too_late_ends_the_guest():
     assert guest.machine.hypervisor.phase is VmPhase.NORMAL
 
 
+def test_ended_while_the_rest_is_zeroed():
+    """By another vCPU's call, or a reset: it does not go on as if it were secure."""
+    guest = make()
+    perform = guest.perform
+
+    def end(effect: Effect[Any]) -> Any:
+        if isinstance(effect, ZeroGuest):
+            guest.machine.ultravisor.svm_terminate(guest.machine.turn(), 1)
+        return perform(effect)
+
+    guest.perform = end  # type: ignore[method-assign]
+    outcome = esm(guest)
+    assert outcome.code is U.PARAMETER
+    assert outcome.context is None
+    assert guest.doom
+    assert guest.machine.state is VmState.NORMAL
+
+
 def test_its_record_gone_meanwhile():
     guest = make()
 
