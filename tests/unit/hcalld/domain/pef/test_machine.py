@@ -15,6 +15,8 @@ from hcalld.core.secret import Secret
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.hypervisor.half import HypervisorSettings
 from hcalld.domain.pef import machine as machine_module
+from hcalld.domain.pef.attend import attend as attend_once
+from hcalld.domain.pef.attend import plug, unplug
 from hcalld.domain.pef.machine import PAGE_OUT_BATCH, PefMachine, PefSettings
 from hcalld.domain.pef.shared import share, unshare_all
 from hcalld.domain.ultravisor import sharing
@@ -400,7 +402,7 @@ def test_memory_that_is_plugged_is_the_vms_and_empty():
     guest = make()
     guest.guest = FakeGuest([(0, 2 * RAM_SIZE)])
     guest.guest.write(RAM_SIZE, b"planted")
-    assert guest.run(guest.machine.plug(RAM_SIZE, RAM_SIZE)).code is U.SUCCESS
+    assert guest.run(plug(guest.machine, RAM_SIZE, RAM_SIZE)).code is U.SUCCESS
     assert guest.load(RAM_SIZE, 7) == bytes(7)
     assert guest.bits_at(RAM_SIZE) == PageBits.UNSHARED
     guest.store_bytes(RAM_SIZE, SECRET)
@@ -408,18 +410,18 @@ def test_memory_that_is_plugged_is_the_vms_and_empty():
     guest.store_bytes(RAM_SIZE + PAGE_SIZE, SECRET)
     page_out(guest, RAM_SIZE + PAGE_SIZE)
     guest.guest = FakeGuest([(0, RAM_SIZE)])
-    outcome = guest.run(guest.machine.unplug(RAM_SIZE, RAM_SIZE))
+    outcome = guest.run(unplug(guest.machine, RAM_SIZE, RAM_SIZE))
     assert (outcome.code, outcome.zeros, outcome.pages) == (U.SUCCESS, (), ())
     assert len(guest.machine.memory) == 0
     assert guest.call(uv.SHARE_PAGE, FRAMES, 1).code is U.P2
-    assert guest.run(guest.machine.unplug(RAM_SIZE, RAM_SIZE)).code is U.PARAMETER
-    assert guest.run(guest.machine.plug(RAM_SIZE + 1, RAM_SIZE)).code is U.PARAMETER
+    assert guest.run(unplug(guest.machine, RAM_SIZE, RAM_SIZE)).code is U.PARAMETER
+    assert guest.run(plug(guest.machine, RAM_SIZE + 1, RAM_SIZE)).code is U.PARAMETER
 
 
 def attend(guest: PefGuest, regions: list[tuple[int, int]]) -> None:
     """QEMU asks as often as there is something to do."""
     guest.guest = resized(guest, regions)
-    while guest.run(guest.machine.attend(guest.guest.ram.regions)).code is U.BUSY:
+    while guest.run(attend_once(guest.machine, guest.guest.ram.regions)).code is U.BUSY:
         pass
 
 
