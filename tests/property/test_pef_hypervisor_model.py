@@ -186,6 +186,7 @@ class UltravisorAndLiar(RuleBasedStateMachine):
                 self.store_secret(lpid, page)
         self.commit(1)
         self.commit(2)
+        self.share(1, 2, 2, [], True)
 
     # -- turns ------------------------------------------------------------------------------
 
@@ -298,8 +299,11 @@ class UltravisorAndLiar(RuleBasedStateMachine):
         changed = (old if vm is not None and vm.was_secure else set()) | (
             new if vm is not None and vm.state is VmState.SECURE else set()
         )
+        for page in new:
+            self.ram[lpid, page] = b"planted." * (PAGE_SIZE // 8)
         number = uv.REGISTER_MEM_SLOT.number
         assert self.ask(lpid, number, lpid, start, size, 7, slot, expected=changed) is expected
+        assert all(self.ram[lpid, page] == ZEROS for page in changed)
 
     @staticmethod
     def code_of_register(vm: Vm | None, slot: int, start: int, size: int) -> U:
@@ -339,6 +343,7 @@ class UltravisorAndLiar(RuleBasedStateMachine):
             pages = pages if vm.was_secure else set()
         number = uv.UNREGISTER_MEM_SLOT.number
         assert self.ask(lpid, number, lpid, slot, expected=pages) is expected
+        assert all(self.ram[lpid, page] == ZEROS for page in pages)
 
     # -- pages ------------------------------------------------------------------------------
 
@@ -448,8 +453,12 @@ class UltravisorAndLiar(RuleBasedStateMachine):
 
     @rule(lpid=st.sampled_from(LPIDS))
     def page_all_in(self, lpid: int) -> None:
-        """What is there comes in; what is not, does not."""
+        """What is there comes in; what is not, does not; and no other page for a shared one."""
         vm = self.vms[lpid] if lpid in self.vms else Vm()
+        for page in [page for page, state in vm.pages.items() if state in (SHARED, INVALID)]:
+            self.page_in(lpid, page, 16, alias(lpid, (page + 1) % PAGES))
+            self.page_in(lpid, page, 16, OWN)
+            self.page_in(lpid, page, 16, alias(lpid, page))
         for page in [page for page, state in vm.pages.items() if state == OUT]:
             self.page_in(lpid, page, 16, self.right_source(lpid, vm, page))
 
