@@ -12,10 +12,12 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
 # What each kind of run needs; tests find it by HCALLD_QEMU, HCALLD_KERNEL_DEBIAN,
-# HCALLD_KERNEL_DEBIAN_SID, HCALLD_KERNEL_DEBIAN_64K, HCALLD_KERNEL_OWN, HCALLD_INITRAMFS,
-# HCALLD_INITRAMFS_TOOLS and HCALLD_STUB_DIR.
-GUESTS := kernel-debian kernel-debian-sid kernel-debian-64k kernel-own initramfs initramfs-tools
-DEMO := qemu kernel-debian initramfs stub
+# HCALLD_KERNEL_DEBIAN_SID, HCALLD_KERNEL_DEBIAN_64K, HCALLD_KERNEL_OWN, HCALLD_KERNEL_OWN_64K,
+# HCALLD_INITRAMFS, HCALLD_INITRAMFS_TOOLS, HCALLD_INITRAMFS_TPM and HCALLD_STUB_DIR.
+GUESTS := kernel-debian kernel-debian-sid kernel-debian-64k kernel-own kernel-own-64k \
+	initramfs initramfs-tools initramfs-tpm
+KEYSTORE_DEMO := qemu kernel-debian initramfs stub
+SECURE_DEMO := qemu kernel-own initramfs stub
 ALL := qemu $(GUESTS) stub
 
 # More words for pytest, such as PYTEST_ARGS='-k password -x'.
@@ -38,8 +40,9 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 .PHONY: demo
-demo: prepare-demo venv stub ## Set everything up, then show a stock Debian kernel with its keystore
-	@$(call with,$(DEMO)) $(PYTHON) -m tests.demo
+demo: prepare-demo venv stub ## Set everything up, then show Linux with its keystore, and as a secure VM
+	@$(call with,$(KEYSTORE_DEMO)) $(PYTHON) -m tests.demo keystore
+	@$(call with,$(SECURE_DEMO)) $(PYTHON) -m tests.demo secure
 
 .PHONY: test
 test: prepare-test venv check check-series qemu guest stub qtest ## Set everything up, then run every test; what CI runs
@@ -47,7 +50,7 @@ test: prepare-test venv check check-series qemu guest stub qtest ## Set everythi
 
 .PHONY: prepare-demo
 prepare-demo:
-	@$(PROVISION) system venv $(DEMO)
+	@$(PROVISION) system venv demo $(sort $(KEYSTORE_DEMO) $(SECURE_DEMO))
 
 .PHONY: prepare-test
 prepare-test:

@@ -58,6 +58,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     "stub": ("gcc-powerpc64le-linux-gnu", "make"),
     "bench": ("gcc", "libc6-dev", "strace", "swtpm"),
     "ci": ("make",),
+    "demo": ("openssl", "swtpm"),
     # What tests compare with: programs that this project did not write.
     "tests": (
         "binutils-powerpc64le-linux-gnu",
@@ -85,11 +86,14 @@ NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "kernel-debian-sid": ("fetch",),
     "kernel-debian-64k": ("fetch",),
     "kernel-own": ("fetch", "kernel-own"),
+    "kernel-own-64k": ("fetch", "kernel-own"),
     "initramfs": ("fetch",),
     "initramfs-tools": ("fetch",),
+    "initramfs-tpm": ("fetch",),
     "stub": ("stub",),
     "bench": ("bench",),
     "ci": ("ci",),
+    "demo": ("demo",),
     "tests": ("tests",),
 }
 """The purposes that serve each verb."""

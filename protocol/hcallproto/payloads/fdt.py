@@ -8,7 +8,8 @@ Whoever wrote a tree may be an enemy. A tree has no references, so none can form
 everything else is bounded: each token moves on by four bytes or more, names and depth have
 limits, and no size is believed before it was compared with what there is. What two readers
 could take for two different trees is refused: a name twice in a node, a property behind a
-node's first child, which libfdt does not see. What is refused is told with its place.
+node's first child, which libfdt does not see, and on the way to a node that is looked for, a
+second one that libfdt could take for it. What is refused is told with its place.
 """
 
 from __future__ import annotations
@@ -84,6 +85,24 @@ class Node:
     def child(self, name: str) -> Node | None:
         """The child of this very name, unit address included."""
         return next((node for node in self.children if node.name == name), None)
+
+    def only(self, name: str) -> Node | None:
+        """The same, if nobody finds another one by this name.
+
+        Asked for a name without a unit address, libfdt gives the first child that has it,
+        with any unit address or none (``fdt_nodename_eq_()``), and so does Linux for
+        ``/chosen``. Who wants to know what Linux will see must not see another node.
+
+        Raises:
+            FdtError: there are several.
+        """
+        found = [node for node in self.children if node.name.split("@")[0] == name]
+        if len(found) > 1 and "@" not in name:
+            raise FdtError(
+                f"node {self.name or '/'} has {found[0].name} and {found[1].name}, and either "
+                f"can be taken for {name}"
+            )
+        return self.child(name)
 
     def add(self, name: str, properties: dict[str, bytes] | None = None) -> Node:
         """Append a child and give it."""
@@ -179,11 +198,15 @@ class Fdt:
         return found
 
     def find(self, path: str) -> Node | None:
-        """The node at a path such as ``/chosen``, or None."""
+        """The node at a path such as ``/chosen``, or None.
+
+        Raises:
+            FdtError: a node on the way is not the only one that libfdt could take.
+        """
         node: Node | None = self.root
         for name in path.split("/"):
             if name:
-                node = node.child(name) if node is not None else None
+                node = node.only(name) if node is not None else None
         return node
 
     def build(self) -> bytes:

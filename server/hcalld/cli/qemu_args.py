@@ -14,6 +14,10 @@ from hcalld.cli import paths
 _QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 RECONNECT_MS = 100
 
+VIRTIO_PCI = ("virtio-blk-pci", "virtio-net-pci", "virtio-rng-pci", "virtio-scsi-pci")
+"""What a secure VM usually has. A pseries machine's own devices do DMA to pages that are not
+shared, which is refused, and their drivers wait for ever."""
+
 
 def device_arguments(socket_path: pathlib.Path, *, optional: bool) -> list[str]:
     """The chardev and the device."""
@@ -30,6 +34,22 @@ def memory_arguments(size: str) -> list[str]:
         "-machine",
         "memory-backend=ram",
     ]
+
+
+def virtio_arguments() -> list[str]:
+    """Virtio devices whose DMA goes where the guest maps it, which is its bounce buffers.
+
+    QEMU has iommu_platform only with the modern interface alone.
+    """
+    words = ["-global", "virtio-device.iommu_platform=on"]
+    for device in VIRTIO_PCI:
+        words += ["-global", f"{device}.disable-legacy=on"]
+    return words
+
+
+def secure_arguments() -> list[str]:
+    """What else a secure VM needs: not QEMU's default devices, of which it keeps the console."""
+    return ["-nodefaults", "-serial", "mon:stdio", *virtio_arguments()]
 
 
 def _escape(value: str) -> str:
@@ -59,9 +79,19 @@ def libvirt_xml(arguments: list[str]) -> str:
 )
 @click.option("--memory-size", metavar="SIZE", help="Add shared RAM of this size, as for -m.")
 @click.option("--optional", is_flag=True, help="Let QEMU start without a daemon.")
+@click.option(
+    "--secure",
+    is_flag=True,
+    help="For a secure VM: no default devices but the console, virtio through shared pages.",
+)
 @click.option("--libvirt", is_flag=True, help="As libvirt domain XML.")
 def command(
-    *, socket_path: pathlib.Path | None, memory_size: str | None, optional: bool, libvirt: bool
+    *,
+    socket_path: pathlib.Path | None,
+    memory_size: str | None,
+    optional: bool,
+    secure: bool,
+    libvirt: bool,
 ) -> None:
     """Print the QEMU options that attach a guest to the daemon, ready for a shell."""
     if libvirt and memory_size is not None:
@@ -69,8 +99,11 @@ def command(
     path = (socket_path or paths.socket_path()).absolute()
     arguments = device_arguments(path, optional=optional)
     if libvirt:
-        click.echo(libvirt_xml(arguments))
+        # libvirt adds no default devices, and makes the console.
+        click.echo(libvirt_xml(arguments + (virtio_arguments() if secure else [])))
         return
+    if secure:
+        arguments += secure_arguments()
     if memory_size is not None:
         arguments += ["-m", memory_size, *memory_arguments(memory_size)]
     click.echo(shlex.join(arguments))

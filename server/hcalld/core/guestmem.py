@@ -4,37 +4,41 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
 
-Region = tuple[int, int, int]
-"""(first byte, byte after the last, generation) of memory that comes and goes as one."""
+NO_GENERATIONS: Final[Mapping[int, int]] = MappingProxyType({})
 
 
 class RamMap:
     """Guest RAM as sorted, merged, half-open address ranges."""
 
-    __slots__ = ("_ends", "_starts", "regions")
+    __slots__ = ("_ends", "_starts", "generations", "regions")
 
-    def __init__(self, regions: Iterable[tuple[int, int] | Region]) -> None:
-        """Args: ``regions`` as (gpa, size, generation or nothing), sorted, not overlapping."""
+    def __init__(
+        self,
+        regions: Iterable[tuple[int, int]],
+        generations: Mapping[int, int] = NO_GENERATIONS,
+    ) -> None:
+        """A map.
+
+        Args:
+            regions: (gpa, size) pairs, sorted, not overlapping.
+            generations: of the regions by gpa, those other than 0.
+        """
+        self.generations = generations
+        """What has gone and come back at the same place has another."""
         self._starts: list[int] = []
         self._ends: list[int] = []
-        self.regions: tuple[Region, ...] = tuple(
-            (region[0], region[0] + region[1], region[2] if len(region) == 3 else 0)
-            for region in regions
-        )
-        """Memory as it was plugged: what has gone and come back has another generation."""
-        for gpa, end, _ in self.regions:
+        self.regions = tuple((gpa, gpa + size) for gpa, size in regions)
+        """(first byte, byte after the last) of each: what comes and goes as one."""
+        for gpa, end in self.regions:
             if self._ends and self._ends[-1] == gpa:
                 self._ends[-1] = end
             else:
                 self._starts.append(gpa)
                 self._ends.append(end)
-
-    @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """All of RAM as (first byte, byte after the last) pairs."""
-        return tuple(zip(self._starts, self._ends, strict=True))
 
     def contains(self, gpa: int, size: int) -> bool:
         """True if ``size`` bytes at ``gpa`` are all RAM; an empty range asks for ``gpa``."""

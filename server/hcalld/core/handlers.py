@@ -18,13 +18,10 @@ from hcallproto.abi.spec import Family, Hcall
 
 
 class Model(Protocol):
-    """What a session needs of a family's model."""
+    """What a session needs of a family's model, which is built anew for each run."""
 
     def take_changes(self) -> list[Change]:
         """The changes since the last time, to be committed together; empties the list."""
-
-    def begin_run(self) -> None:
-        """Forget what lives for one run; the store drops the records itself."""
 
 
 ModelT = TypeVar("ModelT", bound=Model)

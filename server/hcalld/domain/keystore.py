@@ -162,18 +162,6 @@ class Keystore:
             self._changes = []
         return changes
 
-    def begin_run(self) -> None:
-        """The machine was reset: passwords, tokens and TRANSIENT objects are gone.
-
-        Records no changes: a store drops RUN records by itself.
-        """
-        self._passwords.clear()
-        self.continuations.clear()
-        for key in self._run_objects:
-            stored = self._objects.pop(key)
-            self._charge(-self._cost(key[2:], stored.data))
-        self._run_objects.clear()
-
     # -- configuration and space ----------------------------------------------------------
 
     @property
@@ -211,7 +199,7 @@ class Keystore:
         Raises:
             HcallError: H_IN_USE, it has one.
         """
-        if consumer in self._passwords:
+        if self.has_password(consumer):
             raise HcallError(
                 H.IN_USE, f"consumer {consumer} has a password already, until the next reset"
             )
@@ -319,7 +307,7 @@ class Keystore:
         """Policy bits that close an object altogether while the partition is as it is."""
         if not policy & _GATED:
             return
-        if policy & Policy.PWSET and consumer not in self._passwords:
+        if policy & Policy.PWSET and not self.has_password(consumer):
             raise HcallError(
                 H.AUTHORITY, f"the object is closed until consumer {consumer} has a password"
             )
@@ -440,7 +428,7 @@ class Keystore:
         Raises:
             HcallError: H_AUTHORITY.
         """
-        if flags & WrapFlag.PASSWORD and consumer not in self._passwords:
+        if flags & WrapFlag.PASSWORD and not self.has_password(consumer):
             raise HcallError(
                 H.AUTHORITY, f"the object opens once consumer {consumer} has a password"
             )

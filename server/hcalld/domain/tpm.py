@@ -62,6 +62,3 @@ class TpmModel:
     def take_changes(self) -> list[Change]:
         """See Model."""
         return []
-
-    def begin_run(self) -> None:
-        """See Model."""

@@ -27,6 +27,7 @@ from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.pages import PageRange
 from hcalld.core.records import RecordedReply
+from hcalld.domain.pef.attend import is_wanting
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
@@ -97,6 +98,8 @@ class Calls:
     ) -> None:
         self.ram = SharedRam()
         self.answered_count = 0
+        self.attended = trio.Event()
+        """Set when QEMU's next ATTEND has been answered, or none will come any more."""
         self._connection = connection
         self._outbox = outbox
         self._partition = partition
@@ -191,6 +194,7 @@ class Calls:
             pending.scope.cancel()
             if pending.request is not None:
                 pending.request.done.set()
+        self.has_attended()
 
     def memory_reply(self, reply: _MemoryReply) -> None:
         """The shim's answer to a READ, WRITE or PAGES."""
@@ -299,7 +303,7 @@ class Calls:
             return
         if machine.state is VmState.ABORT:
             self._terminate("it was taken down before, and the daemon ended")
-        elif machine.is_wanting(self.ram.map.regions):
+        elif is_wanting(machine, self.ram.map.regions, self.ram.map.generations):
             self._ask_to_attend()
 
     def _after_ultracall(self, frame: f.Call, entry: Entry | None, outcome: Outcome) -> None:
@@ -311,12 +315,26 @@ class Calls:
         if frame.level == s.LEVEL_SHIM and frame.number == s.ShimCall.ATTEND:
             if outcome.code is U.BUSY:
                 self._ask_to_attend()
+            self.has_attended()
             return
         machine = self._partition.pef
-        # Memory may have come while the VM was being made secure.
-        memory = self.ram.map.regions if outcome.context is not None else None
-        if machine is not None and machine.is_wanting(memory):
+        # What was plugged in while the guest was checked is not the secure VM's yet.
+        ram = self.ram.map
+        memory = None if outcome.context is None else ram.regions
+        if machine is not None and is_wanting(machine, memory, ram.generations):
             self._ask_to_attend()
+
+    def has_attended(self) -> None:
+        """Wake up who waits for an ATTEND."""
+        done, self.attended = self.attended, trio.Event()
+        done.set()
+
+    def attend(self) -> trio.Event:
+        """Ask QEMU for an ATTEND in nobody's name; gives ``attended`` of it."""
+        self._ask_to_attend()
+        # In a task of the connection's own: what cannot be sent is its end, not the asker's.
+        self._nursery.start_soon(self._outbox.flush)
+        return self.attended
 
     def _ask_to_attend(self) -> None:
         self._outbox.queue(f.Control(s.ControlAction.ATTEND, "", self._connection.reset))

@@ -22,7 +22,10 @@ class SharedRam:
 
     def __init__(self, regions: Sequence[RamRegion] = (), descriptors: Sequence[int] = ()) -> None:
         """Takes ownership of ``descriptors``."""
-        self.map = RamMap((region.gpa, region.size, region.generation) for region in regions)
+        self.map = RamMap(
+            ((region.gpa, region.size) for region in regions),
+            {region.gpa: region.generation for region in regions},
+        )
         self._descriptors = tuple(descriptors)
         self._shared = tuple(r for r in regions if r.fd_index != NO_DESCRIPTOR)
 

@@ -33,6 +33,8 @@ from hcallproto.wire import schema as s
 
 INLINE_LIMIT = 4096
 """With shared RAM, buffers that may be larger than this are read from there instead."""
+MAX_REPLIES = s.MAX_VCPUS + len(s.ShimCall)
+"""Each vCPU's last reply is kept until a reset, and no more: a peer may invent vCPUs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -293,6 +295,11 @@ class Partition:
         """
         assert self._store is not None
         try:
+            if reply.vcpu not in self.replies and len(self.replies) >= MAX_REPLIES:
+                raise StoreError(
+                    f"vCPU {reply.vcpu} calls, and replies to {MAX_REPLIES} others are kept; "
+                    f"expected at most {s.MAX_VCPUS} vCPUs. Reset the guest"
+                )
             self._store.commit(changes, reply)
         except StoreError:
             self.discard()

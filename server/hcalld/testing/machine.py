@@ -137,8 +137,7 @@ class PureMachine:
         """The machine's system reset."""
         self._reset_count += 1
         self.store.begin_run(self._run())
-        for model in self.models.values():
-            model.begin_run()
+        self.reload()
 
     def hcall(self, hcall: Hcall, *registers: int, vcpu: int = 0) -> Outcome:
         """Make a call of a normal VM's kernel with values for its arguments, in order.

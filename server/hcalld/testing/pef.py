@@ -31,6 +31,7 @@ from hcalld.core.pages import STATE_SIZE, PageBits, PageRange, SetPages
 from hcalld.core.records import RecordedReply, Run
 from hcalld.core.secret import Secret
 from hcalld.domain.attributes import PartitionAttributes
+from hcalld.domain.esm.boot_tree import Range
 from hcalld.domain.pef.entry import enter
 from hcalld.domain.pef.machine import PefMachine, PefSettings
 from hcalld.domain.pef.verify import Verified
@@ -114,7 +115,7 @@ class PefGuest:
         self.doom = ""
         self._reset_count += 1
         self.store.begin_run(self._run())
-        self.machine.begin_run()
+        self.reload()
 
     # -- calls ------------------------------------------------------------------------------
 
@@ -267,10 +268,10 @@ class PefGuest:
         async def verify(read: Any, content: bytes, kernel: int, key: Any) -> Verified:
             assert content == tree
             await read(kernel, 1 << 16)
-            return Verified(files=files or {})
+            return Verified(files=files or {}, measured=(Range(kernel, 1 << 16),))
 
         async def key(blob: Any) -> Secret:
             raise AssertionError("nobody needs a key")
 
-        ranges = self.guest.ram.ranges
-        return self.run(enter(self.machine, kernel_gpa, tree_gpa, ranges, verify, key))
+        regions = self.guest.ram.regions
+        return self.run(enter(self.machine, kernel_gpa, tree_gpa, regions, verify, key))

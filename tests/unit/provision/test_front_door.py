@@ -41,7 +41,11 @@ def test_help_when_shown_then_every_target_is_listed_once():
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ("demo", "tests.demo"),
+        (
+            "demo",
+            "--with qemu,kernel-debian,initramfs,stub -- .venv/bin/python -m tests.demo keystore",
+        ),
+        ("demo", "--with qemu,kernel-own,initramfs,stub -- .venv/bin/python -m tests.demo secure"),
         ("test", "--tiers=unit,property,vectors,integration,qemu,kernel"),
         ("itest", "HCALLD_REQUIRE=qemu "),
         ("ktest", "HCALLD_REQUIRE=qemu,kernel "),

@@ -178,7 +178,8 @@ ESM = Hcall(
             minimum=1,
             code=U.P2,
         ),
-        dataclasses.replace(address("fdt", 5, "flattened device tree"), minimum=1, code=U.P3),
+        # Only 0 is U_P3 (svm-esm.c sys_esm()), which the handler says.
+        dataclasses.replace(address("fdt", 5, "flattened device tree"), code=U.PARAMETER),
     ),
     buffers=(
         Buffer(
@@ -392,6 +393,7 @@ UNSHARE_ALL_PAGES = Hcall(
     caller=Caller.SECURE_KERNEL,
     codes=(
         _SUCCESS,
+        CodeWhen(U.P2, "a page is gone, or is not given back, and then the VM is taken down"),
         _WRONG_STATE,
         CodeWhen(U.RETRY, "the deadline passed or the daemon is gone; may be called again"),
     ),
@@ -411,10 +413,11 @@ def _memory_call(name: str, number: int, doc: str, direction: Direction) -> Hcal
         CodeWhen(U.P4, "size above 2^32 - 1"),
         CodeWhen(U.PERMISSION, f"the range may not be accessed, or {_WRONG_STATE.when}"),
         args=(
-            dataclasses.replace(address("buffer", 4, "buffer"), minimum=1),
+            address("buffer", 4, "buffer"),
             opaque("handle", 5, "what is meant: an id and a type"),
             opaque("offset", 6, "first byte"),
-            size("size", 7, "bytes", minimum=1),
+            # 0 is U_PARAMETER, as of the buffer, which the handler says.
+            size("size", 7, "bytes"),
         ),
         buffers=(
             Buffer(

@@ -23,7 +23,7 @@ DIFFERS: Final = "not what the blob was made for"
 
 async def measure(
     read: Read, boot: BootTree, kernel_base: int, initrd: Range, digests: Digests
-) -> None:
+) -> tuple[Range, ...]:
     """Measure RTAS, kernel, initrd and command line.
 
     Args:
@@ -32,6 +32,9 @@ async def measure(
         kernel_base: where the kernel is.
         initrd: what of the initrd is measured (``Located.initrd``).
         digests: what is expected.
+
+    Returns:
+        What of the memory is as the blob says.
 
     Raises:
         MismatchError: with all that differ, or cannot be read.
@@ -54,6 +57,7 @@ async def measure(
             failed[name] = f"{shown} {DIFFERS}"
     if failed:
         raise MismatchError(failed)
+    return tuple(places.values())
 
 
 def compare(found: Digests, expected: Digests) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from hcalld.core.records import Change, Delete, Put, Record
+from hcalld.core.records import Change, Record
 from hcalld.domain.hypervisor import records
 from hcalld.domain.hypervisor.memory import HypervisorMemory
 from hcalld.domain.hypervisor.states import (
@@ -24,7 +24,8 @@ from hcalld.domain.hypervisor.states import (
     VmCall,
     VmPhase,
 )
-from hcalld.domain.runs import Runs
+from hcalld.domain.runs import CHUNK_SHIFT, Runs
+from hcalld.domain.stored_keys import StoredKeys
 from hcalld.domain.ultravisor.abi import (
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -86,7 +87,7 @@ class HypervisorHalf:
         self.hand = 0
         """The page after the one that was chosen last to go out."""
         self._dirty: set[bytes] = set()
-        self._stored: set[bytes] = set()
+        self._stored = StoredKeys(records.NAMESPACE, records.put, self._encode)
         self._load(record for record in stored if record.namespace == records.NAMESPACE)
 
     # -- records ----------------------------------------------------------------------------
@@ -103,19 +104,20 @@ class HypervisorHalf:
                 self.slots[number] = (start, size)
                 self.generations[number] = generation
             elif tag == records.CHUNK_TAG:
-                begin = number * records.CHUNK_PAGES
-                for low, high, state in records.decode_runs(key, content):
-                    self.gfns.set(begin + low, begin + high, state)
+                records.decode_states(key, number, content, self.gfns)
             elif tag == records.OUT_TAG:
                 self.out[number] = records.decode_out(key, content) << PAGE_SHIFT
             else:
                 records.check_content(key, number, content)
                 self.memory.put(number, content)
+        taken: set[int] = set()
         for gfn, lra in self.out.items():
-            if self.memory.load(lra) is None:
+            if self.memory.load(lra) is None or lra in taken:
                 raise records.malformed(
-                    records.OUT_TAG + records.PAGE_NUMBER.pack(gfn), "there is no such page"
+                    records.OUT_TAG + records.PAGE_NUMBER.pack(gfn),
+                    "there is no such page, or it is another one's",
                 )
+            taken.add(lra)
         self.memory.settle()
 
     def take_changes(self) -> list[Change]:
@@ -127,19 +129,8 @@ class HypervisorHalf:
                 for number in self.memory.dirty
             }
             self.memory.dirty.clear()
-        if not dirty:
-            return []
-        changes: list[Change] = []
-        for key in sorted(dirty):
-            content = self._encode(key)
-            if content is not None:
-                self._stored.add(key)
-                changes.append(Put(records.put(key, content)))
-            elif key in self._stored:
-                self._stored.remove(key)
-                changes.append(Delete(records.NAMESPACE, key))
         self._dirty = set()
-        return changes
+        return self._stored.changes(dirty) if dirty else []
 
     def _encode(self, key: bytes) -> bytes | None:
         """What a record holds; None if there is none. A VM that is not secure has none."""
@@ -153,24 +144,14 @@ class HypervisorHalf:
             generation = self.generations.get(number, 0)
             return None if slot is None else records.encode_slot(*slot, generation)
         if tag == records.CHUNK_TAG:
-            begin = number * records.CHUNK_PAGES
-            runs = self.gfns.runs(begin, begin + records.CHUNK_PAGES)
-            known = [(a - begin, b - begin, s) for a, b, s in runs if s is not GfnState.NORMAL]
-            return records.encode_runs(known) if known else None
+            return self.gfns.pack(number)
         if tag == records.OUT_TAG:
             lra = self.out.get(number)
             return None if lra is None else records.CONTENT_NUMBER.pack(lra >> PAGE_SHIFT)
         return self.memory.get(number)
 
-    def begin_run(self) -> None:
-        """The machine was reset: the VM is a normal one. A store drops the records itself."""
-        self._forget()
-        self._dirty.clear()
-        self._stored.clear()
-        self.memory.clear()
-
     def _forget(self) -> None:
-        self._dirty |= self._stored
+        self._dirty.update(self._stored)
         self._set_phase(VmPhase.NORMAL)
         for lra in self.out.values():
             self.memory.free(lra)
@@ -193,7 +174,7 @@ class HypervisorHalf:
 
     def _set(self, low: int, high: int, state: GfnState) -> None:
         self.gfns.set(low, high, state)
-        for chunk in range(low // records.CHUNK_PAGES, (high - 1) // records.CHUNK_PAGES + 1):
+        for chunk in range(low >> CHUNK_SHIFT, (high - 1 >> CHUNK_SHIFT) + 1):
             self._dirty.add(records.CHUNK_TAG + records.CHUNK_NUMBER.pack(chunk))
 
     def restore(self, low: int, high: int, state: int) -> None:
@@ -271,11 +252,13 @@ class HypervisorHalf:
         scratch = self.memory.allocate()
         if scratch is not None:
             # A page that the hypervisor keeps: the VM's own is the guest's RAM, and stays.
-            for low, high, state in list(self.gfns.all_runs()):
-                for gfn in range(low, high) if state is GfnState.SECURE else ():
-                    number = uv.PAGE_OUT.number
-                    turn.ultracall(number, self.lpid, scratch, gfn << PAGE_SHIFT, 0, PAGE_SHIFT)
-            self.memory.free(scratch)
+            try:
+                for low, high, state in list(self.gfns.all_runs()):
+                    for gfn in range(low, high) if state is GfnState.SECURE else ():
+                        number = uv.PAGE_OUT.number
+                        turn.ultracall(number, self.lpid, scratch, gfn << PAGE_SHIFT, 0, PAGE_SHIFT)
+            finally:
+                self.memory.free(scratch)
         self._forget()
         turn.ultracall(uv.SVM_TERMINATE.number, self.lpid)
         return code

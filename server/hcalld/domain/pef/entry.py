@@ -4,7 +4,9 @@
 Source: open-power/ultravisor ``svm/svm-esm.c``. Its order is kept but for two things. It
 takes pages at the top of the VM's memory for itself and adds them to the device tree; we
 have the daemon's, so the tree stays as it is and nothing is reserved. And where it leaves
-the rest of a page that it asked for alone, we zero all that was not read.
+all pages that it asked for alone, we zero all that was not measured: what is left of the
+hypervisor's is the device tree. The archive that the blob is in would be unpacked with the
+initrd, and nobody has said which files may be in it.
 
 While it lasts no vCPU can touch the VM's memory: all of it is paged out as far as QEMU is
 concerned. So what is measured is what runs. A VM that fails goes on after its ``sc 2``
@@ -14,11 +16,12 @@ with its memory as it was. If the call is cut off, nothing of it is left.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from hcalld.core.effects import Entropy, GuestMemoryError, ReadGuest, WriteGuest, ZeroGuest
 from hcalld.core.errors import BackendUnavailable, HcallError
+from hcalld.core.guestmem import NO_GENERATIONS
 from hcalld.core.outcome import Context, Outcome
 from hcalld.core.pages import PageBits, PageRange, SetPages
 from hcalld.domain.esm.errors import EsmError
@@ -37,6 +40,8 @@ MSR_EE: Final = 1 << 15
 """External interrupts on (Power ISA v3.1 Book III 4.2.1, bit 48)."""
 MAX_BOOT_CPUID: Final = 4096
 """The firmware's greatest number of vCPUs (``include/config.h``)."""
+VECTORS_SIZE: Final = 1 << 16
+"""Bytes that hold the interrupt vectors (Power ISA v3.1 Book III 7.5), as pages go."""
 CHUNK_SIZE: Final = 1 << 16
 _FDT_MAGIC: Final = 0xD00DFEED
 _FDT_SIZE: Final = struct.Struct(">II")
@@ -54,8 +59,6 @@ class _Reader:
         self._machine = machine
         self._vm = vm
         self._turn = turn
-        self.kept = Spans()
-        """What was read: all that the VM will find of its memory."""
 
     async def read(self, gpa: int, size: int) -> bytes:
         """Read bytes of the VM's memory.
@@ -67,7 +70,6 @@ class _Reader:
             return b""
         for page in pages_of(gpa, gpa + size):
             await self._hand_over(page, gpa, size)
-        self.kept.add(gpa, gpa + size)
         parts = [
             await ReadGuest(at, min(CHUNK_SIZE, gpa + size - at))
             for at in range(gpa, gpa + size, CHUNK_SIZE)
@@ -105,6 +107,12 @@ class _Reader:
         rounded = -(-size // PAGE_SIZE) * PAGE_SIZE
         if size < uv.FDT_HEADER_SIZE or rounded > MAX_TREE:
             raise _Failed(f"device tree of {size} bytes, at most {MAX_TREE}")
+        if gpa < VECTORS_SIZE:
+            # Nobody measures it, and the first interrupt would execute it.
+            raise _Failed(
+                f"device tree at 0x{gpa:x}: expected it above the interrupt vectors, from "
+                f"0x{VECTORS_SIZE:x} on"
+            )
         tree = await self.read(gpa, size)
         (boot_cpuid,) = _FDT_BOOT_CPUID.unpack_from(tree)
         if boot_cpuid >= MAX_BOOT_CPUID:
@@ -121,7 +129,7 @@ async def enter(
     ranges: Iterable[tuple[int, int]],
     verify: Verify,
     key: Key,
-    generations: Iterable[int] = (),
+    generations: Mapping[int, int] = NO_GENERATIONS,
 ) -> Outcome:
     """Carry UV_ESM out.
 
@@ -132,7 +140,7 @@ async def enter(
         ranges: the guest's RAM, as (first byte, byte after the last).
         verify: says whether the guest is what it must be.
         key: gives the key of its blob.
-        generations: of the ranges.
+        generations: of the ranges, by first byte.
 
     Raises:
         HcallError: U_P2, U_P3 or U_RETRY; nothing was begun.
@@ -142,7 +150,6 @@ async def enter(
     if not tree:
         raise HcallError(U.P3, "the device tree's address is 0")
     memory = tuple(ranges)
-    generations = tuple(generations)
     machine.ultravisor.check_begin(GUEST_LPID)
     identity = await Entropy(IDENTITY_SIZE)
     try:
@@ -153,8 +160,8 @@ async def enter(
     vm = machine.ultravisor.begin(GUEST_LPID, identity)
     turn = machine.turn()
     try:
-        machine.hypervisor.set_memory(memory, generations)
-        verified, reader = await _verify(machine, vm, turn, kernel, tree, verify, key)
+        machine.hypervisor.set_memory(memory, [generations.get(low, 0) for low, _ in memory])
+        verified, reader, kept = await _verify(machine, vm, turn, kernel, tree, verify, key)
         code = turn.hypercall(svm.INIT_DONE.number).status
         reader.check()
         if code is not H.SUCCESS:
@@ -165,7 +172,7 @@ async def enter(
         _abort(machine, vm, turn)
         raise
     try:
-        await _zero_rest(memory, reader.kept)
+        await _zero_rest(memory, kept)
         reader.check()
     except (_Failed, GuestMemoryError) as error:
         # Too late to go on as it was.
@@ -188,7 +195,8 @@ async def _verify(
     tree: int,
     verify: Verify,
     key: Key,
-) -> tuple[Verified, _Reader]:
+) -> tuple[Verified, _Reader, Spans]:
+    """Find out whether the VM is what it must be, and what it keeps of its memory."""
     reader = _Reader(machine, vm, turn)
     code = turn.hypercall(svm.INIT_START.number).status
     reader.check()
@@ -200,7 +208,11 @@ async def _verify(
     if verified.failures:
         told = "; ".join(f"{what}: {why}" for what, why in verified.failures.items())
         raise _Failed(f"the guest is not what its blob says: {told}")
-    return verified, reader
+    kept = Spans()
+    kept.add(tree, tree + len(content))
+    for place in verified.measured:
+        kept.add(place.start, place.end)
+    return verified, reader, kept
 
 
 async def _hold(memory: Sequence[tuple[int, int]]) -> None:
@@ -215,7 +227,7 @@ def _pages(memory: Sequence[tuple[int, int]], bits: PageBits) -> tuple[PageRange
 
 
 async def _zero_rest(memory: Sequence[tuple[int, int]], kept: Spans) -> None:
-    """Zero all that was not read: it may be the hypervisor's."""
+    """Zero all that was not measured: it may be the hypervisor's."""
     for low, high in memory:
         for gpa, size in pieces(kept.gaps(low, high)):
             await ZeroGuest(gpa, size)

@@ -10,12 +10,11 @@ read of it is void.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from hcalld.core.effects import Entropy, GuestMemoryError, ReadGuest, WriteGuest, ZeroGuest
 from hcalld.core.errors import HcallError
-from hcalld.core.guestmem import Region
 from hcalld.core.outcome import Outcome
 from hcalld.core.pages import PageBits, PageRange, SetPages
 from hcalld.core.records import Change, Record
@@ -24,7 +23,6 @@ from hcalld.domain.hypervisor.half import HypervisorHalf, HypervisorSettings
 from hcalld.domain.hypervisor.memory import HypervisorMemory
 from hcalld.domain.pef.key import key_of
 from hcalld.domain.pef.verify import Key, Verify, verify
-from hcalld.domain.runs import Spans
 from hcalld.domain.ultravisor import sharing
 from hcalld.domain.ultravisor.abi import (
     ENTROPY_SIZE,
@@ -38,7 +36,7 @@ from hcalld.domain.ultravisor.abi import (
 )
 from hcalld.domain.ultravisor.files import file_name, pack_chunk
 from hcalld.domain.ultravisor.ultravisor import UltravisorModel
-from hcalld.domain.ultravisor.vm_states import VmState
+from hcalld.domain.ultravisor.vm_states import VmEvent, VmState
 from hcallproto.abi.families import svm
 from hcallproto.abi.returns import H, U
 
@@ -54,7 +52,8 @@ MAX_WRITES: Final = 8
 MAX_ZERO_SIZE: Final = 1 << 30
 """Bytes that one segment zeroes: its size has 32 bits."""
 PAGE_OUT_BATCH: Final = 8
-_TRIES: Final = 16
+TRIES: Final = 16
+"""How often pages are taken again that a vCPU wants back before they were dealt with."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,8 +70,8 @@ class PefSettings:
 
 
 @dataclasses.dataclass(slots=True)
-class _Read:
-    """What was read of a page that is to go out."""
+class Claim:
+    """A page that was taken from the guest for a while, and what was read of it."""
 
     content: PageContent | None = None
 
@@ -96,9 +95,12 @@ class PefMachine:
         self.verify: Verify = verify
         self.wanted_out: dict[int, None] = {}
         """Pages that an operator wants out, in the order they were named."""
-        self._claims: dict[int, _Read] = {}
-        """Pages taken from the guest, to be read."""
-        self._is_plugging = False
+        self.ordered_out = 0
+        """How many of them have gone out."""
+        self._claims: dict[int, Claim] = {}
+        """Pages taken from the guest, to be read or zeroed."""
+        self.is_plugging = False
+        """Memory that is new is being zeroed."""
 
     @classmethod
     def build(cls, attributes: PartitionAttributes, stored: Iterable[Record]) -> PefMachine:
@@ -117,15 +119,16 @@ class PefMachine:
             self.page_shift = page_shift
 
     def take_changes(self) -> list[Change]:
-        """See Model."""
-        return self.ultravisor.take_changes() + self.hypervisor.take_changes()
+        """See Model.
 
-    def begin_run(self) -> None:
-        """See Model."""
-        self.ultravisor.begin_run()
-        self.hypervisor.begin_run()
-        self.wanted_out.clear()
-        self._claims.clear()
+        While a VM is being made secure, other calls are answered and their changes are
+        committed. The hypervisor may believe already that the VM is secure: that waits until
+        both halves do, or a daemon that dies now would be left with one that does.
+        """
+        changes = self.ultravisor.take_changes()
+        if self.state is not VmState.ACTIVE:
+            changes += self.hypervisor.take_changes()
+        return changes
 
     @property
     def state(self) -> VmState:
@@ -160,12 +163,12 @@ class PefMachine:
         return outcome
 
     async def _carry_out(self, work: Callable[[Turn], H | U | Returned]) -> Outcome:
-        reads: dict[int, _Read] = {}
-        for _ in range(_TRIES):
+        reads: dict[int, Claim] = {}
+        for _ in range(TRIES):
             contents = {
                 gpa: read.content
                 for gpa, read in reads.items()
-                if read.content is not None and self._claims.get(gpa) is read
+                if read.content is not None and self.holds({gpa: read})
             }
             turn = self.turn(contents)
             why = ""
@@ -185,9 +188,18 @@ class PefMachine:
             return await self.finish(turn, returned, why, reads)
         return await self.finish(self.turn(), U.RETRY, "pages are wanted back all the time", reads)
 
-    async def _read(self, gpas: Sequence[int], reads: dict[int, _Read]) -> None:
-        for gpa in gpas:
-            reads[gpa] = self._claims[gpa] = _Read()
+    def claim(self, gpas: Iterable[int]) -> dict[int, Claim]:
+        """Pages are being taken from the guest; the claim is void if it wants one back."""
+        claims = {gpa: Claim() for gpa in gpas}
+        self._claims |= claims
+        return claims
+
+    def holds(self, claims: Mapping[int, Claim]) -> bool:
+        """True if all of these claims still hold."""
+        return all(self._claims.get(gpa) is claim for gpa, claim in claims.items())
+
+    async def _read(self, gpas: Sequence[int], reads: dict[int, Claim]) -> None:
+        reads |= self.claim(gpas)
         await SetPages(tuple(PageRange(gpa, PAGE_SIZE, PageBits.OUT) for gpa in gpas))
         entropy = await Entropy(ENTROPY_SIZE * len(gpas))
         for index, gpa in enumerate(gpas):
@@ -272,38 +284,17 @@ class PefMachine:
             code = H.P3 if order != PAGE_SHIFT else H.PARAMETER
             return Outcome(code, why="the page is out: it cannot be shared")
 
-        return await self.carry_out(lambda turn: turn.hypercall(number, *args), tells_pages=False)
+        def work(turn: Turn) -> Returned:
+            if number == svm.INIT_ABORT.number and self.state is VmState.ACTIVE:
+                # Another vCPU's UV_ESM ends as if the ultravisor gave it up.
+                self.ultravisor.vm(GUEST_LPID).happen(VmEvent.ABORT)
+            return turn.hypercall(number, *args)
+
+        return await self.carry_out(work, tells_pages=False)
 
     def _is_out(self, page: int) -> bool:
         vm = self.ultravisor.vms.get(GUEST_LPID)
         return vm is not None and vm.kept(page) is not None
-
-    async def share(self, gfn: int, count: int) -> Outcome:
-        """UV_SHARE_PAGE."""
-
-        def work(turn: Turn) -> U:
-            sharing.share(self.ultravisor, turn, gfn, count, self.page_shift)
-            return U.SUCCESS
-
-        return await self.carry_out(work)
-
-    async def unshare(self, gfn: int, count: int) -> Outcome:
-        """UV_UNSHARE_PAGE."""
-
-        def work(turn: Turn) -> U:
-            sharing.unshare(self.ultravisor, turn, gfn, count, self.page_shift)
-            return U.SUCCESS
-
-        return await self.carry_out(work)
-
-    async def unshare_all(self) -> Outcome:
-        """UV_UNSHARE_ALL_PAGES."""
-
-        def work(turn: Turn) -> U:
-            sharing.unshare_all(self.ultravisor, turn)
-            return U.SUCCESS
-
-        return await self.carry_out(work)
 
     def read_file(self, offset: int, name_registers: Sequence[int], pidr: int) -> Outcome:
         """UV_ESMB_GET_FILE.
@@ -326,25 +317,14 @@ class PefMachine:
 
     # -- QEMU, the operator, resets -----------------------------------------------------------
 
-    async def touch(self, gpa: int, memory: Iterable[Region] = ()) -> Outcome:
+    async def touch(self, gpa: int) -> Outcome:
         """A vCPU touched a page that is paged out: it may try again when this is answered.
 
         A page of a VM that is no longer, or never was, secure is simply given back. While
-        the VM is being made secure nothing of it runs: U_RETRY. Memory that is new is
-        paged out from the beginning (docs/wire.rst), and made the VM's first.
+        the VM is being made secure nothing of it runs: U_RETRY.
         """
         if self.state is VmState.ACTIVE:
             return Outcome(U.RETRY, why="the VM is being made secure")
-        if self.is_secure and memory:
-            gone, new = self._memory_changes(memory)
-            if any(low <= gpa < high for low, high in gone) or any(
-                low <= gpa < high for low, high, _ in new
-            ):
-                outcome = await self._follow_memory(gone, new)
-                if outcome.code is U.PARAMETER:
-                    why = f"memory at 0x{gpa:x} cannot be the VM's: {outcome.why}"
-                    return dataclasses.replace(outcome, terminate=why)
-                return outcome
 
         def work(turn: Turn) -> U:
             vm = self.ultravisor.vms.get(GUEST_LPID)
@@ -396,7 +376,10 @@ class PefMachine:
         pages = tuple(dict.fromkeys(page_of(gpa) for gpa in gpas[:PAGE_OUT_BATCH]))
 
         def work(turn: Turn) -> U:
-            return U.SUCCESS if self._page_out(turn, pages) else U.PARAMETER
+            before = len(self.hypervisor.out)
+            is_done = self._page_out(turn, pages)
+            self.ordered_out += len(self.hypervisor.out) - before
+            return U.SUCCESS if is_done else U.PARAMETER
 
         return await self.carry_out(work)
 
@@ -405,113 +388,6 @@ class PefMachine:
 
         def work(turn: Turn) -> U:
             return U.SUCCESS if self._make_room(turn, 0) else U.BUSY
-
-        return await self.carry_out(work)
-
-    # -- ATTEND ------------------------------------------------------------------------------
-
-    def _memory_changes(
-        self, memory: Iterable[Region]
-    ) -> tuple[list[tuple[int, int]], list[Region]]:
-        """What is gone from RAM, as (first byte, byte after the last), and what is new.
-
-        Memory of another generation is new, and what was there is gone.
-        """
-        now: dict[int, Spans] = {}
-        for low, high, generation in memory:
-            now.setdefault(generation, Spans()).add(low, high)
-        gone, known = [], Spans()
-        for slot_id, (start, size) in self.hypervisor.slots.items():
-            there = now.get(self.hypervisor.generations.get(slot_id, 0))
-            if there is not None and there.holds(start, start + size):
-                known.add(start, start + size)
-            else:
-                gone.append((start, start + size))
-        new = [
-            (*gap, generation)
-            for generation, there in now.items()
-            for low, high in there.ranges()
-            for gap in known.gaps(low, high)
-        ]
-        return gone, new
-
-    async def _follow_memory(
-        self, gone: Sequence[tuple[int, int]], new: Sequence[Region]
-    ) -> Outcome:
-        """Do the first thing that memory's coming and going wants."""
-        if gone:
-            low, high = gone[0]
-            return await self.unplug(low, high - low)
-        low, high, generation = new[0]
-        return await self.plug(low, high - low, generation)
-
-    def is_wanting(self, memory: Iterable[Region] | None = None) -> bool:
-        """True if ``attend`` has something to do; ``memory`` is RAM, if it may have changed."""
-        if not self.is_secure:
-            return False
-        if self.wanted_out or self.hypervisor.excess():
-            return True
-        return memory is not None and any(self._memory_changes(memory))
-
-    async def attend(self, memory: Iterable[Region]) -> Outcome:
-        """Do the next thing that waits for a call of QEMU's own: U_BUSY if there is more."""
-        memory = tuple(memory)
-        if not self.is_wanting(memory):
-            return Outcome(U.SUCCESS)
-        gone, new = self._memory_changes(memory)
-        excess = self.hypervisor.excess()
-        if gone or new:
-            outcome = await self._follow_memory(gone, new)
-        elif self.wanted_out:
-            gpas = tuple(self.wanted_out)[:PAGE_OUT_BATCH]
-            for gpa in gpas:
-                del self.wanted_out[gpa]
-            outcome = await self.page_out(gpas)
-        else:
-            outcome = await self.trim()
-            if self.hypervisor.excess() >= excess:
-                why = outcome.why or "no page of the VM can go out"
-                return dataclasses.replace(outcome, code=U.PARAMETER, why=why)
-        if outcome.code in (U.SUCCESS, U.BUSY):
-            code = U.BUSY if self.is_wanting(memory) else U.SUCCESS
-            return dataclasses.replace(outcome, code=code)
-        return outcome
-
-    async def plug(self, start: int, size: int, generation: int = 0) -> Outcome:
-        """Memory was added to the machine.
-
-        It is zeroed before it is the VM's, while no vCPU can touch it: so it is enough to
-        say afterwards that it is there, even if this answer is lost.
-        """
-
-        def work(turn: Turn) -> U:
-            if not self.hypervisor.plug(turn, start, size, generation):
-                return U.PARAMETER
-            turn.zeros.remove(start, start + size)
-            return U.SUCCESS
-
-        if self._is_plugging:
-            return Outcome(U.BUSY, why="memory is being zeroed")
-        self._is_plugging = True
-        try:
-            for gpa, part in pieces([(start, start + size)]):
-                await ZeroGuest(gpa, part)
-        except GuestMemoryError as error:
-            return Outcome(U.BUSY, why=str(error))
-        finally:
-            self._is_plugging = False
-        return await self.carry_out(work)
-
-    async def unplug(self, start: int, size: int) -> Outcome:
-        """Memory was removed from the machine."""
-
-        def work(turn: Turn) -> U:
-            if not self.hypervisor.unplug(turn, start, size):
-                return U.PARAMETER
-            # It is no longer there to be zeroed.
-            turn.zeros.remove(start, start + size)
-            turn.touched.remove(start, start + size)
-            return U.SUCCESS
 
         return await self.carry_out(work)
 

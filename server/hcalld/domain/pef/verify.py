@@ -14,7 +14,7 @@ from hcalld.core.effects import GuestMemoryError
 from hcalld.core.secret import Secret
 from hcalld.domain.esm import blob as esm_blob
 from hcalld.domain.esm.blob import Blob
-from hcalld.domain.esm.boot_tree import Read, read_boot_tree
+from hcalld.domain.esm.boot_tree import Range, Read, read_boot_tree
 from hcalld.domain.esm.digests import open_digests, open_file
 from hcalld.domain.esm.errors import EsmError, MismatchError
 from hcalld.domain.esm.locate import locate
@@ -35,6 +35,8 @@ class Verified:
     """What is not as the blob says, and why; empty: all is."""
     files: Mapping[bytes, Secret | None] = dataclasses.field(default_factory=dict)
     """The blob's files by name; None for one that cannot be decrypted."""
+    measured: tuple[Range, ...] = ()
+    """What of the guest's memory is as the blob says."""
 
 
 Verify = Callable[[Read, bytes, int, Key], Awaitable[Verified]]
@@ -58,12 +60,13 @@ async def verify(read: Read, tree: bytes, kernel_base: int, key: Key) -> Verifie
         located = await locate(read, boot)
         blob = esm_blob.parse(located.blob)
         secret = await key(blob)
-        await measure(read, boot, kernel_base, located.initrd, open_digests(blob, secret))
+        digests = open_digests(blob, secret)
+        measured = await measure(read, boot, kernel_base, located.initrd, digests)
     except MismatchError as error:
         return Verified(failures=error.failed)
     except GuestMemoryError as error:
         raise EsmError(str(error)) from None
-    return Verified(files=_files(blob, secret))
+    return Verified(files=_files(blob, secret), measured=measured)
 
 
 def _files(blob: Blob, secret: Secret) -> dict[bytes, Secret | None]:

@@ -18,6 +18,10 @@ from hcallproto.abi.spec import Caller, Hcall
 MSR_TS: Final = 3 << 33
 """Transaction state (Power ISA v3.0B Book III 3.2.1, bits 29 and 30)."""
 
+MSR_UNMEASURED: Final = 1 << 10 | 1 << 9 | 1 << 5 | 1 << 4
+"""SE, BE, IR, DR (Power ISA v3.1 Book III 4.2.1, bits 53, 54, 58, 59): with one of them the
+next instruction is not simply the one at the kernel's real address."""
+
 WHO: Final[Mapping[tuple[bool, bool, bool], str]] = MappingProxyType(
     {
         (False, True, False): "hypervisor",
@@ -61,3 +65,20 @@ def check_caller(hcall: Hcall, msr: int) -> None:
         raise HcallError(U.PERMISSION, f"{hcall.name} made by the {WHO[who]}")
     if hcall.caller is Caller.HYPERVISOR and msr & MSR_TS:
         raise HcallError(U.BAD_MODE, "the hypervisor is in a transaction (MSR[TS] is not 0)")
+
+
+def check_entry(msr: int) -> None:
+    """Whether UV_ESM can go on at the kernel, which keeps the caller's MSR.
+
+    Linux calls in real mode (``prom_init.c``). In virtual mode the kernel's address would
+    mean what the caller's page tables say, and they can be in the device tree, the one thing
+    in the VM's memory that nobody measured.
+
+    Raises:
+        HcallError: U_PARAMETER, it cannot.
+    """
+    if msr & MSR_UNMEASURED:
+        raise HcallError(
+            U.PARAMETER,
+            f"MSR is 0x{msr:x}: expected real mode without traces (SE, BE, IR and DR are 0)",
+        )

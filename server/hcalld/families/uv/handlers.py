@@ -15,7 +15,8 @@ from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
 from hcalld.domain.pef.entry import enter
 from hcalld.domain.pef.machine import PefMachine
-from hcalld.domain.ultravisor.caller import check_caller
+from hcalld.domain.pef.shared import share, unshare, unshare_all
+from hcalld.domain.ultravisor.caller import check_caller, check_entry
 from hcallproto.abi.families import uv
 from hcallproto.abi.registers import MSR_S
 from hcallproto.abi.returns import U
@@ -44,36 +45,37 @@ async def uv_esm(call: Call, machine: PefMachine) -> Outcome:
     Only with all other vCPUs stopped: what is measured must be all that runs, and QEMU
     takes the guest down if it is not (docs/wire.rst).
     """
+    check_entry(call.msr)
     if not call.is_alone:
         raise HcallError(U.RETRY, "other vCPUs run")
-    regions = call.ram.regions
+    ram = call.ram
     return await enter(
         machine,
         call["kernel"],
         call["fdt"],
-        [(low, high) for low, high, _ in regions],
+        ram.regions,
         machine.verify,
         machine.key,
-        [generation for _, _, generation in regions],
+        ram.generations,
     )
 
 
 @HANDLERS.handles(uv.SHARE_PAGE)
 async def uv_share_page(call: Call, machine: PefMachine) -> Outcome:
     """Share pages (uvcall.c ``sys_share_page()``)."""
-    return await machine.share(call["gfn"], call["count"])
+    return await share(machine, call["gfn"], call["count"])
 
 
 @HANDLERS.handles(uv.UNSHARE_PAGE)
 async def uv_unshare_page(call: Call, machine: PefMachine) -> Outcome:
     """Take shared pages back (uvcall.c ``sys_unshare_page()``)."""
-    return await machine.unshare(call["gfn"], call["count"])
+    return await unshare(machine, call["gfn"], call["count"])
 
 
 @HANDLERS.handles(uv.UNSHARE_ALL_PAGES)
 async def uv_unshare_all_pages(call: Call, machine: PefMachine) -> Outcome:
     """Take all shared pages back (uvcall.c ``sys_unshare_all_pages()``)."""
-    return await machine.unshare_all()
+    return await unshare_all(machine)
 
 
 @HANDLERS.handles(uv.ESMB_GET_FILE)

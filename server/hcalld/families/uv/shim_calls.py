@@ -10,6 +10,7 @@ from __future__ import annotations
 from hcalld.core.call import Call
 from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
+from hcalld.domain.pef.attend import attend, touch
 from hcalld.domain.pef.machine import PefMachine
 from hcallproto.abi.returns import U
 from hcallproto.abi.spec import CodeWhen, Family, Hcall, Level, opaque
@@ -57,10 +58,10 @@ HANDLERS: HandlerSet[PefMachine] = HandlerSet(FAMILY)
 @HANDLERS.handles(PAGE_IN)
 async def page_in(call: Call, machine: PefMachine) -> Outcome:
     """Bring the page."""
-    return await machine.touch(call["gpa"], call.ram.regions)
+    return await touch(machine, call["gpa"], call.ram.regions, call.ram.generations)
 
 
 @HANDLERS.handles(ATTEND)
-async def attend(call: Call, machine: PefMachine) -> Outcome:
+async def attend_now(call: Call, machine: PefMachine) -> Outcome:
     """Do the next thing that waits."""
-    return await machine.attend(call.ram.regions)
+    return await attend(machine, call.ram.regions, call.ram.generations)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hcalld.cli import paths
-from hcalld.cli.qemu_args import RECONNECT_MS, command
+from hcalld.cli.qemu_args import RECONNECT_MS, VIRTIO_PCI, command
 
 QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
@@ -78,6 +78,28 @@ def test_arguments_when_memory_is_shared_then_the_machine_has_it_as_its_ram():
         "share": "on",
     }
     assert options(words[words.index("-machine") + 1]) == {"memory-backend": "ram"}
+
+
+def globals_of(words: list[str]) -> dict[str, str]:
+    pairs = [words[at + 1] for at, word in enumerate(words) if word == "-global"]
+    return dict(pair.split("=") for pair in pairs)
+
+
+def test_arguments_when_secure_then_virtio_is_mapped_and_the_console_is_all_else():
+    words = arguments("--secure")[4:]
+    assert words[:3] == ["-nodefaults", "-serial", "mon:stdio"]
+    properties = globals_of(words)
+    assert properties.pop("virtio-device.iommu_platform") == "on"
+    assert properties == {f"{device}.disable-legacy": "on" for device in VIRTIO_PCI}
+
+
+def test_libvirt_when_secure_then_devices_are_left_to_libvirt():
+    done = run("--libvirt", "--secure")
+    domain = ElementTree.fromstring(done.stdout)
+    values = [arg.get("value", "") for arg in domain.findall(f"{QEMU}commandline/{QEMU}arg")]
+    assert globals_of(values) == globals_of(arguments("--secure"))
+    assert "-nodefaults" not in values
+    assert "-serial" not in values
 
 
 def test_libvirt_when_asked_then_it_is_xml_with_the_same_options():

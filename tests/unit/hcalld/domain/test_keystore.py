@@ -81,8 +81,6 @@ def test_a_password_is_set_once_in_a_run():
     assert refusal(lambda: keystore.set_password(OS, b"other" * 8)) is H.IN_USE
     assert keystore.take_changes() == []
     keystore.authorize(OS, PASSWORD)
-    keystore.begin_run()
-    keystore.set_password(OS, b"other" * 8)
 
 
 def test_each_consumer_has_its_own_password():
@@ -273,18 +271,6 @@ def test_the_hypervisor_discards_what_nobody_can_remove():
 # -- runs and records ------------------------------------------------------------------------
 
 
-def test_a_new_run_forgets_passwords_and_transient_objects():
-    keystore = make(stored(b"kept"), stored(b"gone", Policy.TRANSIENT))
-    keystore.set_password(OS, PASSWORD)
-    keystore.take_changes()
-    keystore.begin_run()
-
-    assert [item.label for item in keystore.objects()] == [b"kept"]
-    assert not keystore.has_password(OS)
-    assert keystore.used_space == 10 + 4 + 4
-    assert keystore.take_changes() == []
-
-
 def test_objects_are_listed_by_consumer_and_label():
     keystore = make(stored(b"b"), stored(b"a"), stored(b"z", consumer=1))
 
@@ -444,8 +430,6 @@ def test_the_wipe_takes_signed_variables_and_the_mode_with_the_reset():
     assert (mode.key, mode.lifetime) == (object_key(1, SB_VERSION), Lifetime.RUN)
     assert not keystore.attributes.linux_dynamic_key_secure_boot
     assert not keystore.has_latch
-    keystore.begin_run()
-    assert [item.label for item in keystore.objects()] == [b"plain"]
 
 
 def test_what_a_signed_update_may_change():

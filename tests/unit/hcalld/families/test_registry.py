@@ -31,7 +31,6 @@ def test_a_family_is_registered_whole(served: Served[Model]):
     assert [s.handlers.family for s in SERVED].count(served.handlers.family) == 1
     model = served.build(PartitionAttributes(), [])
     assert model.take_changes() == []
-    model.begin_run()
 
 
 @pytest.mark.parametrize("served", SERVED, ids=lambda served: served.handlers.family.name)

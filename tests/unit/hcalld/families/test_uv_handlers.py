@@ -313,3 +313,14 @@ def test_random_numbers_of_a_secure_vm():
     first, second = guest.call(svm.RANDOM), guest.call(svm.RANDOM)
     assert first.code is H.SUCCESS
     assert first.registers != second.registers
+
+
+@pytest.mark.parametrize("bit", [1 << 4, 1 << 5, 1 << 9, 1 << 10])
+def test_esm_is_made_in_real_mode(bit: int):
+    guest = PefGuest()
+    before = everything(guest)
+    outcome = guest.call(uv.ESM, KERNEL_GPA, TREE_GPA, msr=0x8000000000003001 | bit)
+    assert outcome.code is U.PARAMETER
+    assert "real mode" in outcome.why
+    assert guest.trail == []
+    assert everything(guest) == before

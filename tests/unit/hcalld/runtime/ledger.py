@@ -77,10 +77,6 @@ class Ledger:
         changes, self._changes = self._changes, []
         return changes
 
-    def begin_run(self) -> None:
-        """See Model."""
-        self.entries = {key: data for key, data in self.entries.items() if not key >> 32}
-
 
 _KEY = value("key", 4, "number of the entry")
 

@@ -13,7 +13,7 @@ from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.records import RecordedReply, Run
 from hcalld.domain.attribute_records import Orders, flatten, put_in_force
 from hcalld.domain.attributes import PartitionAttributes
-from hcalld.runtime.partition import INLINE_LIMIT, Partition, entry_key
+from hcalld.runtime.partition import INLINE_LIMIT, MAX_REPLIES, Partition, entry_key
 from hcalld.stores.memory import MemoryState
 from hcallproto.abi.families import pks
 from hcallproto.abi.spec import Level
@@ -284,6 +284,23 @@ def test_commit_when_it_fails_then_models_are_built_anew():
     assert model(partition).entries == {}
     assert partition.replies == {}
     assert partition.holds("ledger", model(partition))
+
+
+@pytest.mark.usefixtures("ledger_served")
+def test_commit_when_a_peer_invents_vcpus_then_their_replies_are_bounded():
+    partition = make()
+    partition.begin(RUN)
+    for vcpu in range(MAX_REPLIES):
+        model(partition).put(1, b"kept")
+        partition.commit(partition.take_changes(), RecordedReply(vcpu, 1, b""))
+    model(partition).put(1, b"lost")
+    with pytest.raises(StoreError, match="expected at most 4096 vCPUs"):
+        partition.commit(partition.take_changes(), RecordedReply(MAX_REPLIES, 1, b""))
+    assert model(partition).entries == {1: b"kept"}
+    model(partition).put(1, b"known")
+    partition.commit(partition.take_changes(), RecordedReply(0, 2, b""))
+    partition.begin(NEXT_RUN)
+    assert partition.replies == {}
 
 
 @pytest.mark.usefixtures("ledger_served")

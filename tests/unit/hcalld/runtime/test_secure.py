@@ -15,6 +15,7 @@ from tests.unit.hcalld.runtime.shim import Shim, hello
 
 from hcalld.config import Profiles
 from hcalld.core.secret import Secret
+from hcalld.domain.esm.boot_tree import Range
 from hcalld.domain.pef.machine import PefMachine
 from hcalld.domain.pef.verify import Verified
 from hcalld.domain.ultravisor.vm_states import VmState
@@ -47,6 +48,8 @@ class Guest:
         tree = fdt.Fdt().build()
         self.memory[TREE : TREE + len(tree)] = tree
         self.size = RAM_SIZE
+        self.plugs: f.Ram | None = None
+        """Memory that comes while a call waits for PAGES."""
 
     @property
     def machine(self) -> PefMachine:
@@ -84,6 +87,9 @@ class Guest:
                     self.controls.append(frame)
                 case f.Pages():
                     self.set_states(frame.ranges)
+                    if self.plugs is not None:
+                        await self.shim.send(self.plugs)
+                        self.plugs = None
                     name = (frame.vcpu, frame.reset, frame.seq, frame.request)
                     await self.shim.send(f.PagesReply(*name, s.AccessStatus.OK, 0))
                 case f.Read():
@@ -116,7 +122,7 @@ class Guest:
 
         async def verify(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
             await read(kernel, PAGE)
-            return Verified(files={b"rootd": Secret(SECRET)})
+            return Verified(files={b"rootd": Secret(SECRET)}, measured=(Range(kernel, PAGE),))
 
         self.machine.verify = verify
         return await self.call(uv.ESM, KERNEL, TREE, msr=0)
@@ -151,8 +157,15 @@ async def boot(nursery: trio.Nursery, logs: Logs, tmp_path: pathlib.Path) -> Asy
 # -- what is offered ------------------------------------------------------------------------
 
 
-async def test_a_guest_that_may_be_secure_is_told_of_ultracalls(boot: Boot):
+def is_secure_mode_said(logs: Logs) -> bool:
+    """What an operator is told whose guest does not become secure."""
+    (entry,) = [entry for entry in logs if entry["event"] == "guest connected"]
+    return bool(entry["secure_mode"])
+
+
+async def test_a_guest_that_may_be_secure_is_told_of_ultracalls(boot: Boot, logs: Logs):
     guest = await boot()
+    assert is_secure_mode_said(logs)
     welcome = guest.shim.welcome
     assert welcome.features == SECURE
     calls = {(spec.level, spec.number): spec for spec in welcome.announcement.calls}
@@ -175,6 +188,7 @@ async def test_a_qemu_without_secure_mode_serves_a_normal_vm(
     assert svm.RANDOM.number not in guest.shim.announced
     (entry,) = [entry for entry in logs if entry["event"] == "no secure mode"]
     assert "-cpu power9" in entry["reason"]
+    assert not is_secure_mode_said(logs)
 
 
 async def test_a_profile_that_does_not_enable_it_serves_a_normal_vm(boot: Boot, logs: Logs):
@@ -182,6 +196,7 @@ async def test_a_profile_that_does_not_enable_it_serves_a_normal_vm(boot: Boot, 
     assert not guest.shim.welcome.features
     assert uv.ESM.number not in guest.shim.announced
     assert not [entry for entry in logs if entry["event"] == "no secure mode"]
+    assert not is_secure_mode_said(logs)
 
 
 # -- UV_ESM -----------------------------------------------------------------------------------
@@ -491,6 +506,19 @@ async def test_memory_that_is_plugged_in_becomes_the_guests_own(boot: Boot):
     await guest.attend()
     assert (await guest.call(uv.SHARE_PAGE, RAM_SIZE >> 12, 1)).status == U.P2
     assert not guest.controls
+
+
+async def test_memory_that_is_plugged_in_while_the_guest_is_checked(boot: Boot):
+    guest = await boot()
+    more = f.Ram((f.RamRegion(0, RAM_SIZE), f.RamRegion(RAM_SIZE, 1 << 20)), 0, 0)
+    guest.plugs = more
+    guest.memory += b"\xee" * (1 << 20)
+    guest.size = RAM_SIZE + (1 << 20)
+    assert (await guest.enter()).context
+    assert (await guest.control()).action is s.ControlAction.ATTEND
+    await guest.attend()
+    assert guest.states[RAM_SIZE] is s.PageState.UNSHARED
+    assert not any(guest.memory[RAM_SIZE:])
 
 
 async def test_an_attend_that_nobody_wants_does_nothing(boot: Boot):

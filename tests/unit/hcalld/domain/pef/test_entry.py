@@ -14,6 +14,7 @@ from hcalld.core.errors import BackendUnavailable, HcallError
 from hcalld.core.outcome import Context, Outcome
 from hcalld.core.pages import PageBits, SetPages
 from hcalld.core.secret import Secret
+from hcalld.domain.esm.boot_tree import Range
 from hcalld.domain.esm.errors import KeyUnavailableError
 from hcalld.domain.hypervisor.half import HypervisorSettings
 from hcalld.domain.hypervisor.states import VmPhase
@@ -36,7 +37,7 @@ KERNEL = b"\x60\0\0\0" * 25000
 
 async def good(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
     assert await read(kernel, len(KERNEL)) == KERNEL
-    return Verified(files={b"rootd": Secret(b"secret")})
+    return Verified(files={b"rootd": Secret(b"secret")}, measured=(Range(kernel, len(KERNEL)),))
 
 
 async def no_key(blob: Any) -> Secret:
@@ -54,7 +55,7 @@ def make(settings: PefSettings | None = None) -> PefGuest:
 def coroutine(
     guest: PefGuest, verify: Any = good, kernel: int = KERNEL_GPA, tree: int = TREE_GPA
 ) -> Coroutine[Effect[Any], Any, Outcome]:
-    return enter(guest.machine, kernel, tree, guest.guest.ram.ranges, verify, no_key)
+    return enter(guest.machine, kernel, tree, guest.guest.ram.regions, verify, no_key)
 
 
 def esm(guest: PefGuest, verify: Any = good, tree: int = TREE_GPA) -> Outcome:
@@ -88,9 +89,15 @@ def test_the_vm_goes_on_at_its_kernel():
     assert guest.machine.is_secure
 
 
-def test_only_what_was_read_is_left():
+async def looks_around(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
+    await read(KERNEL_GPA - 4096, 4096)
+    return await good(read, tree, kernel, key)
+
+
+@pytest.mark.parametrize("verify", [good, looks_around])
+def test_only_what_was_measured_is_left(verify: Any):
     guest = make()
-    esm(guest)
+    esm(guest, verify)
     expected = bytearray(RAM_SIZE)
     expected[KERNEL_GPA : KERNEL_GPA + len(KERNEL)] = KERNEL
     expected[TREE_GPA : TREE_GPA + len(TREE)] = TREE
@@ -264,6 +271,17 @@ def test_a_bad_device_tree(head: bytes, why: str):
     assert is_untouched(guest, before)
 
 
+@pytest.mark.parametrize("tree", [0x40, 0x100, 0xFFF8])
+def test_a_device_tree_over_the_interrupt_vectors(tree: int):
+    guest = make()
+    guest.guest.write(tree, TREE)
+    before = guest.guest.snapshot()
+    outcome = esm(guest, tree=tree)
+    assert outcome.code is U.PARAMETER
+    assert "interrupt vectors" in outcome.why
+    assert is_untouched(guest, before)
+
+
 @pytest.mark.parametrize("tree", [RAM_SIZE, RAM_SIZE - 4, (1 << 60) - 8, (1 << 64) - 1])
 def test_a_device_tree_that_is_not_in_memory(tree: int):
     guest = make()
@@ -384,6 +402,34 @@ def test_cut_off_anywhere_nothing_is_left():
     assert count > 5
 
 
+def phases(guest: PefGuest) -> tuple[VmState, VmPhase]:
+    return guest.machine.state, guest.machine.hypervisor.phase
+
+
+def test_a_daemon_that_dies_after_another_call_was_answered_begins_anew():
+    count = 0
+    while True:
+        guest = make()
+        running = coroutine(guest)
+        try:
+            answer: Any = None
+            for _ in range(count):
+                answer = guest.perform(running.send(answer))
+            running.send(answer)
+        except StopIteration:
+            break
+        # Another vCPU's, whose answer is committed with all that has changed.
+        guest.run(guest.machine.touch(0))
+        guest.reload()
+        assert phases(guest) == (VmState.NORMAL, VmPhase.NORMAL), count
+        assert esm(guest).code is U.SUCCESS
+        guest.reload()
+        assert phases(guest) == (VmState.SECURE, VmPhase.DONE)
+        running.close()
+        count += 1
+    assert count > 5
+
+
 def test_memory_that_vanishes_too_late_ends_the_guest():
     guest = make()
     perform = guest.perform
@@ -401,15 +447,33 @@ def test_memory_that_vanishes_too_late_ends_the_guest():
     assert guest.machine.hypervisor.phase is VmPhase.NORMAL
 
 
-def test_a_reset_meanwhile():
+def test_ended_while_the_rest_is_zeroed():
+    """By another vCPU's call, or a reset: it does not go on as if it were secure."""
+    guest = make()
+    perform = guest.perform
+
+    def end(effect: Effect[Any]) -> Any:
+        if isinstance(effect, ZeroGuest):
+            guest.machine.ultravisor.svm_terminate(guest.machine.turn(), 1)
+        return perform(effect)
+
+    guest.perform = end  # type: ignore[method-assign]
+    outcome = esm(guest)
+    assert outcome.code is U.PARAMETER
+    assert outcome.context is None
+    assert guest.doom
+    assert guest.machine.state is VmState.NORMAL
+
+
+def test_its_record_gone_meanwhile():
     guest = make()
 
-    async def reset(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
-        guest.machine.begin_run()
+    async def lose(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
+        guest.machine.ultravisor.vms.clear()
         await read(kernel, 8)
         return Verified()
 
-    outcome = esm(guest, reset)
+    outcome = esm(guest, lose)
     assert outcome.code is U.PARAMETER
     assert guest.machine.state is VmState.NORMAL
 
@@ -431,6 +495,49 @@ def test_a_second_one_while_the_first_waits():
         except StopIteration as stop:
             ended = stop.value
     assert ended.code is U.SUCCESS
+
+
+def advance(guest: PefGuest, running: Coroutine[Effect[Any], Any, Outcome], count: int) -> Any:
+    """Perform some effects; the one that is waited for then."""
+    answer: Any = None
+    for _ in range(count):
+        answer = guest.perform(running.send(answer))
+    return running.send(answer)
+
+
+def to_its_end(
+    guest: PefGuest, running: Coroutine[Effect[Any], Any, Outcome], effect: Any
+) -> Outcome:
+    ended: Outcome
+    try:
+        while True:
+            effect = running.send(guest.perform(effect))
+    except StopIteration as stop:
+        ended = stop.value
+    return ended
+
+
+def test_another_vcpu_gives_up():
+    # H_SVM_INIT_ABORT is a normal VM's to make: KVM does not look at MSR[S].
+    count = 0
+    while True:
+        guest = make()
+        before = guest.guest.snapshot()
+        running = coroutine(guest)
+        effect = advance(guest, running, count)
+        if isinstance(effect, ZeroGuest):
+            running.close()
+            break
+        is_begun = guest.machine.hypervisor.phase is VmPhase.STARTED
+        code = guest.call(svm.INIT_ABORT, msr=0).code
+        assert code is (H.PARAMETER if is_begun else H.UNSUPPORTED)
+        outcome = to_its_end(guest, running, effect)
+        assert outcome.code is (U.PARAMETER if is_begun else U.SUCCESS)
+        if is_begun:
+            guest.set_bits(outcome.pages)
+            assert is_untouched(guest, before), count
+        count += 1
+    assert count > 5
 
 
 def test_nothing_is_read_twice_by_one_request():

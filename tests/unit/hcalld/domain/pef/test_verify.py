@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.esm import CMDLINE, INITRD_BASE, KERNEL_BASE, RTAS_BASE, boot_tree, private_key
+from tests.esm import CMDLINE, INITRD, INITRD_BASE, KERNEL_BASE, RTAS_BASE, boot_tree, private_key
 from tests.unit.hcalld.domain.esm.guest import MACHINE, STRANGER
 from tests.unit.hcalld.domain.esm.guest import Guest as Booted
 
@@ -47,7 +47,7 @@ def key(number: int = MACHINE) -> Key:
 def esm(guest: PefGuest, with_key: Key | None = None) -> Outcome:
     return guest.run(
         enter(
-            guest.machine, KERNEL_BASE, TREE_GPA, guest.guest.ram.ranges, verify, with_key or key()
+            guest.machine, KERNEL_BASE, TREE_GPA, guest.guest.ram.regions, verify, with_key or key()
         )
     )
 
@@ -67,6 +67,9 @@ def test_a_good_guest_becomes_secure_and_reads_its_file():
     kernel = slice(KERNEL_BASE, KERNEL_BASE + 0x2000)
     assert after[kernel] == before[kernel]
     assert after[RTAS_BASE : RTAS_BASE + 20] == before[RTAS_BASE : RTAS_BASE + 20]
+    # Linux would unpack the blob's archive too, and whoever made it names its files.
+    end = INITRD_BASE + Booted.make().tree.initrd.size
+    assert after[INITRD_BASE:end] == INITRD.rjust(end - INITRD_BASE, b"\0")
     outcome = read_file(guest, b"rootd")
     assert outcome.result == len(b"a passphrase")
     assert outcome.registers[0] == (4, int.from_bytes(b"a passph", "big"))

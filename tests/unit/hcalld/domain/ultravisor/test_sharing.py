@@ -196,6 +196,24 @@ def test_a_range_that_is_not_memory_or_wraps(call: Call, gfn: int, count: int):
 
 
 @both
+@pytest.mark.parametrize(
+    ("gfn", "shift", "is_told"),
+    [
+        (FRAMES, PAGE_SHIFT, True),
+        (16 * FRAMES - 1, PAGE_SHIFT, True),
+        (16 * FRAMES, PAGE_SHIFT, False),
+        (16 * FRAMES, 12, False),
+    ],
+)
+def test_frames_that_would_be_memory_with_small_pages(
+    call: Callable[[Half, int, int, int], Turn], gfn: int, shift: int, is_told: bool
+):
+    with pytest.raises(HcallError) as raised:
+        call(Half(), gfn, 1, shift)
+    assert ("page_shift = 12" in raised.value.why) is is_told
+
+
+@both
 @pytest.mark.parametrize("gfn", [0, 5, FRAMES, (1 << 64) - 1])
 def test_no_frames_are_a_success(call: Call, gfn: int):
     half = Half()
@@ -430,6 +448,11 @@ def test_a_page_that_comes_back_at_the_last_try():
     assert sharing.touch(half.model, turn, 3 * PAGE_SIZE)
     assert not turn.doom
     assert half.vm.breaches == sharing.PAGE_IN_TRIES - 1
+
+
+def test_a_hypervisor_is_asked_four_times():
+    """As the firmware does (``core/page_encrypt.c``)."""
+    assert sharing.PAGE_IN_TRIES == 4
 
 
 def test_ended_while_a_page_is_brought_in():

@@ -13,7 +13,8 @@ from hcalld.core.records import Lifetime, Record
 from hcalld.core.secret import Secret
 from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, SECURE_MEMORY, ContentNeeded, Turn
 from hcalld.domain.ultravisor.page_states import TABLE, Action, PageEvent, PageState
-from hcalld.domain.ultravisor.ultravisor import MAX_LPID, MAX_VMS, UltravisorModel
+from hcalld.domain.ultravisor.state import MAX_VMS
+from hcalld.domain.ultravisor.ultravisor import MAX_LPID, UltravisorModel
 from hcalld.domain.ultravisor.vm_states import VmEvent, VmState
 from hcallproto.abi.families import uv
 from hcallproto.abi.returns import U
@@ -285,6 +286,17 @@ def test_slots_are_registered_and_given_up():
     assert half.page_in(OWN, SIZE) is U.P3
 
 
+def test_a_great_slot_costs_no_more_than_a_small_one():
+    half = Half()
+    register, unregister = uv.REGISTER_MEM_SLOT.number, uv.UNREGISTER_MEM_SLOT.number
+    size = 15 << 40
+    assert half.ask(register, LPID, SIZE, size, 0, 1) is U.SUCCESS
+    half.vm.take_dirty()
+    assert half.ask(unregister, LPID, 1) is U.SUCCESS
+    assert len(half.vm.take_dirty()) == 1
+    assert half.ask(register, LPID, 1 << 57, PAGE_SIZE, 0, 1) is U.PARAMETER
+
+
 def test_a_replaced_slot_is_given_up_first():
     half = Half()
     turn = half.turn()
@@ -425,13 +437,6 @@ def test_a_vm_that_is_not_secure_yet_has_no_records():
     assert half.model.take_changes() == []
 
 
-def test_a_reset_ends_everything():
-    half, _ = filled()
-    half.model.begin_run()
-    assert half.model.take_changes() == []
-    assert (half.model.vms, half.model.pates, half.model.sprs) == ({}, {}, {})
-
-
 def test_secrets_are_in_no_repr():
     half, _ = filled()
     assert b"secret".hex() not in repr(half.vm.files.contents)
@@ -504,6 +509,39 @@ def test_impossible_page_states_are_refused(runs: bytes):
         UltravisorModel(half.memory, records)
 
 
+@pytest.mark.parametrize(
+    ("start", "size"),
+    [
+        (1, PAGE_SIZE),
+        (0, 0),
+        (0, 1 << 62),
+        (1 << 57, PAGE_SIZE),
+        ((1 << 64) - PAGE_SIZE, PAGE_SIZE),
+    ],
+)
+def test_slots_that_cannot_be_are_refused(start: int, size: int):
+    half, store = filled()
+    value = b"\1" + start.to_bytes(8, "big") + size.to_bytes(8, "big")
+    records = [
+        changed(record, value=value) if record.key[:1] == b"s" else record
+        for record in store.records.values()
+    ]
+    with pytest.raises(StoreError, match="slot"):
+        UltravisorModel(half.memory, records)
+
+
+def test_a_page_that_no_vm_can_have_is_refused():
+    half, store = filled()
+    records = [
+        changed(record, key=record.key[:-8] + b"\x01" + bytes(7))
+        if record.key[:1] == b"o"
+        else record
+        for record in store.records.values()
+    ]
+    with pytest.raises(StoreError, match="page number"):
+        UltravisorModel(half.memory, records)
+
+
 def test_records_of_others_are_ignored():
     assert UltravisorModel(Half().memory, [Record("pks", b"?", b"?")]).vms == {}
 
@@ -530,3 +568,54 @@ def test_calls_take_what_the_table_declares():
     for call in uv.FAMILY.calls:
         for value in (0, 1, (1 << 64) - 1):
             half.turn().ultracall(call.number, *itertools.repeat(value, len(call.args)))
+
+
+# -- several calls in one turn, and the ends of what is counted --------------------------------
+
+
+def test_a_page_that_goes_out_and_comes_in_within_a_turn_is_written():
+    half = Half()
+    turn = half.turn()
+    assert half.ask(uv.PAGE_OUT.number, LPID, OWN, GPA, 0, PAGE_SHIFT, turn=turn) is U.SUCCESS
+    assert turn.zeros.holds(GPA, GPA + PAGE_SIZE)
+    assert half.ask(uv.PAGE_IN.number, LPID, OWN, GPA, 0, PAGE_SHIFT, turn=turn) is U.SUCCESS
+    assert turn.pending_writes() == ((GPA, PLAIN),)
+    assert not turn.zeros
+
+
+def test_a_breach_is_stored():
+    store, half = Store(), Half()
+    assert half.page_out(OWN, GPA) is U.SUCCESS
+    store.commit(half.model.take_changes())
+    half.memory.pages[OWN] = PLAIN
+    assert half.page_in(OWN, GPA) is U.P3
+    store.commit(half.model.take_changes())
+    again = UltravisorModel(half.memory, store.records.values())
+    assert again.vms[LPID].breaches == 1
+
+
+def test_the_last_page_that_a_key_is_good_for():
+    half = Half()
+    half.vm.next_version = 1 << 40
+    assert half.page_out(OWN, GPA) is U.SUCCESS
+    before = half.snapshot()
+    assert half.page_out(OWN, GPA + PAGE_SIZE) is U.RETRY
+    assert half.snapshot() == before
+
+
+def test_a_slot_ends_at_a_page_whatever_its_size_is():
+    """One byte takes a page, so the next slot cannot begin in it."""
+    half = Half()
+    half.must(uv.REGISTER_MEM_SLOT.number, LPID, SIZE + PAGE_SIZE, PAGE_SIZE, 0, 1)
+    number = uv.REGISTER_MEM_SLOT.number
+    assert half.ask(number, LPID, SIZE, PAGE_SIZE + 1, 0, 2) is U.P3
+    assert half.ask(number, LPID, SIZE, PAGE_SIZE, 0, 2) is U.SUCCESS
+
+
+def test_memory_that_is_given_up_before_the_vm_is_secure_is_not_there():
+    half = Half(is_secure=False)
+    assert half.page_in(ALIAS + GPA, GPA) is U.SUCCESS
+    assert half.vm.present.holds(GPA, GPA + PAGE_SIZE)
+    half.must(uv.UNREGISTER_MEM_SLOT.number, LPID, 0)
+    half.must(uv.REGISTER_MEM_SLOT.number, LPID, 0, SIZE, 0, 0)
+    assert not half.vm.present.touches(GPA, GPA + PAGE_SIZE)
