@@ -320,7 +320,7 @@ def test_reply_that_writes_outside_ram(case: str, lab: Lab) -> None:
 def test_shared_ram(lab: Lab) -> None:
     peer, machine, call = start(lab, memory="shared", features=s.Feature.SHARED_RAM)
     (ram,) = peer.rams
-    assert ram.regions == (f.RamRegion(0, RAM_SIZE, 0, 0),)
+    assert ram.regions == (f.RamRegion(0, RAM_SIZE, 0, 0, 1),)
     (descriptor,) = peer.descriptors
     address = call.registers()[4]
     with mmap.mmap(descriptor, RAM_SIZE, prot=mmap.PROT_READ) as view:
@@ -363,7 +363,7 @@ def test_private_ram_is_not_offered(lab: Lab) -> None:
     peer, machine, call = start(lab)
     assert peer.hello is not None
     assert not peer.hello.features & s.Feature.SHARED_RAM
-    assert peer.rams[0].regions == (f.RamRegion(0, RAM_SIZE, 0, s.NO_DESCRIPTOR),)
+    assert peer.rams[0].regions == (f.RamRegion(0, RAM_SIZE, 0, s.NO_DESCRIPTOR, 1),)
     finish(peer, machine, call)
 
 
