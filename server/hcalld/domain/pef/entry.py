@@ -31,9 +31,10 @@ from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, Turn, pages_of
 from hcalld.domain.ultravisor.sealing import IDENTITY_SIZE
 from hcalld.domain.ultravisor.vm import SecureVm
 from hcalld.domain.ultravisor.vm_states import VmEvent
-from hcallproto.abi.families import svm, uv
+from hcallproto.abi.families import svm
 from hcallproto.abi.registers import MSR_S
 from hcallproto.abi.returns import H, U, status_name
+from hcallproto.payloads import fdt
 
 MSR_EE: Final = 1 << 15
 """External interrupts on (Power ISA v3.1 Book III 4.2.1, bit 48)."""
@@ -42,7 +43,6 @@ MAX_BOOT_CPUID: Final = 4096
 VECTORS_SIZE: Final = 1 << 16
 """Bytes that hold the interrupt vectors (Power ISA v3.1 Book III 7.5), as pages go."""
 CHUNK_SIZE: Final = 1 << 16
-_FDT_MAGIC: Final = 0xD00DFEED
 _FDT_SIZE: Final = struct.Struct(">II")
 _FDT_BOOT_CPUID: Final = struct.Struct(">28xI")
 
@@ -101,10 +101,10 @@ class _Reader:
             _Failed: it is none.
         """
         magic, size = _FDT_SIZE.unpack(await self.read(gpa, _FDT_SIZE.size))
-        if magic != _FDT_MAGIC:
-            raise _Failed(f"device tree at 0x{gpa:x} begins with 0x{magic:x}, not 0xd00dfeed")
+        if magic != fdt.MAGIC:
+            raise _Failed(f"device tree at 0x{gpa:x} begins with 0x{magic:x}, not 0x{fdt.MAGIC:x}")
         rounded = -(-size // PAGE_SIZE) * PAGE_SIZE
-        if size < uv.FDT_HEADER_SIZE or rounded > MAX_TREE:
+        if size < fdt.HEADER_SIZE or rounded > MAX_TREE:
             raise _Failed(f"device tree of {size} bytes, at most {MAX_TREE}")
         if gpa < VECTORS_SIZE:
             # Nobody measures it, and the first interrupt would execute it.
