@@ -221,7 +221,10 @@ async def _hold(memory: Sequence[tuple[int, int]]) -> None:
 
 
 def _pages(memory: Sequence[tuple[int, int]], bits: PageBits) -> tuple[PageRange, ...]:
-    return tuple(PageRange(low, high - low, bits) for low, high in memory)
+    whole = Spans()
+    for low, high in memory:
+        whole.add(low, high)
+    return tuple(PageRange(low, high - low, bits) for low, high in whole.ranges())
 
 
 async def _zero_rest(memory: Sequence[tuple[int, int]], kept: Spans) -> None:

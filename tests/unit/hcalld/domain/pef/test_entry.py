@@ -189,6 +189,16 @@ def test_a_secure_vm_does_not_become_secure():
 # -- failures ----------------------------------------------------------------------------------
 
 
+def test_all_memory_is_given_back_in_one_reply():
+    # Each DIMM is a region; devices cannot reach what is left paged out.
+    size = RAM_SIZE // 128
+    guest = PefGuest(guest=FakeGuest([(n * size, size) for n in range(128)]))
+    guest.guest.write(TREE_GPA, TREE)
+    assert esm(guest, differs).code is U.PARAMETER
+    assert not guest.bits()
+    assert len(guest.trail) < 16
+
+
 async def differs(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
     await read(kernel, 8)
     return Verified(failures={"kernel": "differs", "initrd": "differs too"})
