@@ -85,13 +85,10 @@ class SecureVm:
 
     def state_runs(self, low: int, high: int) -> list[tuple[int, int, PageState]]:
         """(first byte, byte after the last, state) of the pages of a range."""
-        state = self.pages.only(low >> STATE_SHIFT, high >> STATE_SHIFT)
-        if state is not None:
-            return [(low, high, state)]
-        return [
-            (first << STATE_SHIFT, end << STATE_SHIFT, state)
-            for first, end, state in self.pages.runs(low >> STATE_SHIFT, high >> STATE_SHIFT)
-        ]
+        runs = self.pages.runs(low >> STATE_SHIFT, high >> STATE_SHIFT)
+        if len(runs) == 1:
+            return [(low, high, runs[0][2])]
+        return [(first << STATE_SHIFT, end << STATE_SHIFT, state) for first, end, state in runs]
 
     def states(self, low: int, high: int) -> set[PageState]:
         """Which states the pages of a range have."""
