@@ -380,20 +380,21 @@ def test_more_pages_than_a_reply_has_room_for_are_written_before_it():
 
 
 def test_cut_off_in_the_middle_of_the_writes():
-    guest = make()
+    guest = make(shift=12)
     pages = [GPA + n * PAGE_SIZE for n in range(9)]
     for gpa in pages:
         page_out(guest, gpa)
     vm = guest.machine.ultravisor.vms[1]
 
     def work(turn: Turn) -> U:
-        assert all(sharing.touch(guest.machine.ultravisor, turn, gpa) for gpa in pages)
+        for gpa in pages:
+            sharing.share(guest.machine.ultravisor, turn, (gpa >> 12) + 1, 1, 12)
         return U.SUCCESS
 
     running = guest.machine.carry_out(work)
     drive(guest, running, WriteGuest)
     running.close()
-    # What proved them is gone: they are the VM's own, and not what nobody can bring.
+    # Nothing is shared; what proved the pages is gone, so they are the VM's own, and empty.
     assert vm.states(GPA, GPA + 9 * PAGE_SIZE) == {PageState.SECURE}
     assert not vm.out
 
