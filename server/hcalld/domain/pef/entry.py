@@ -27,7 +27,7 @@ from hcalld.domain.esm.errors import EsmError
 from hcalld.domain.pef.machine import GUEST_LPID, MAX_SEGMENTS, PefMachine, pieces
 from hcalld.domain.pef.verify import MAX_TREE, Key, Verified, Verify
 from hcalld.domain.runs import Spans
-from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, Turn, pages_of
+from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, Turn, page_of, pages_of
 from hcalld.domain.ultravisor.sealing import IDENTITY_SIZE
 from hcalld.domain.ultravisor.vm import SecureVm
 from hcalld.domain.ultravisor.vm_states import VmEvent
@@ -170,6 +170,7 @@ async def enter(
     try:
         await _zero_rest(memory, kept)
         reader.check()
+        _check_present(vm, kept)
     except (_Failed, GuestMemoryError) as error:
         # Too late to go on as it was.
         _off(machine, vm, turn)
@@ -225,6 +226,13 @@ def _pages(memory: Sequence[tuple[int, int]], bits: PageBits) -> tuple[PageRange
     for low, high in memory:
         whole.add(low, high)
     return tuple(PageRange(low, high - low, bits) for low, high in whole.ranges())
+
+
+def _check_present(vm: SecureVm, kept: Spans) -> None:
+    """Raises _Failed if the hypervisor took back what was measured."""
+    for low, high in kept.ranges():
+        if not vm.present.holds(page_of(low), page_of(high + PAGE_SIZE - 1)):
+            raise _Failed(f"the hypervisor took back what is at 0x{low:x} to 0x{high:x}")
 
 
 async def _zero_rest(memory: Sequence[tuple[int, int]], kept: Spans) -> None:

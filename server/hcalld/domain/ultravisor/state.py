@@ -134,6 +134,9 @@ class UltravisorState:
         vm.happen(VmEvent.COMMIT)
         vm.take_files(files)
         vm.present.clear()
+        vm.handed_over.clear()
+        # What the hypervisor handed over and nobody asked for.
+        turn.writes.clear()
         vm.dirty |= vm.all_keys()
         for low, high in vm.slots.ranges():
             turn.touched.add(low, high)

@@ -59,6 +59,8 @@ class SecureVm:
         self.files = Files()
         self.present = Spans()
         """While it is being made secure: addresses of pages that the hypervisor handed over."""
+        self.handed_over = Spans()
+        """The same, with those that it took back since: they may have been measured."""
         self.dirty: set[bytes] = set()
         """Keys of records that may have changed, but for page states."""
         self._dirty_chunks: set[int] = set()
