@@ -15,6 +15,7 @@ with its memory as it was. If the call is cut off, nothing of it is left.
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -175,7 +176,7 @@ async def enter(
         # Too late to go on as it was.
         _off(machine, vm, turn)
         outcome = _failure(machine, vm, turn, memory, str(error))
-        return _doomed(outcome, "Switch to secure mode failed.")
+        return dataclasses.replace(outcome, terminate="Switch to secure mode failed.")
     except BaseException:
         _off(machine, vm, turn)
         raise
@@ -272,23 +273,7 @@ def _failure(
     return Outcome(U.PARAMETER, why=why, pages=pages, notes=turn.notes())
 
 
-def _doomed(outcome: Outcome, why: str) -> Outcome:
-    return Outcome(
-        outcome.code,
-        why=outcome.why,
-        pages=outcome.pages,
-        notes=outcome.notes,
-        terminate=why,
-    )
-
-
 def _resumed(outcome: Outcome, kernel: int, tree: int) -> Outcome:
     """The VM goes on at its kernel's first byte, as after a kexec."""
-    return Outcome(
-        outcome.code,
-        outcome.registers,
-        result=tree,
-        pages=outcome.pages,
-        context=Context(nip=kernel, msr=MSR_S, msr_mask=MSR_S | MSR_EE),
-        notes=outcome.notes,
-    )
+    context = Context(nip=kernel, msr=MSR_S, msr_mask=MSR_S | MSR_EE)
+    return dataclasses.replace(outcome, result=tree, context=context)
