@@ -161,6 +161,9 @@ def page_out(
         raise HcallError(taken.code, f"page 0x{low:x} is {state.name}")
     content = turn.content(low)
     if content is None:
+        if turn.journal:
+            # A hypervisor that was asked for something else does this in between.
+            raise HcallError(U.RETRY, f"page 0x{low:x} goes out with no other event")
         raise ContentNeeded(lpid, (low,))
     if vm.next_version > MAX_VERSION:
         raise HcallError(U.RETRY, f"VM {lpid} has used up its page key")
