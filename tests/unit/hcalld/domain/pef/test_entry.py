@@ -403,15 +403,15 @@ def test_what_was_measured_is_not_handed_over_again(when: Any, is_replaced: bool
     real = half.hypercall
     codes: list[U | H] = []
 
-    def hypercall(turn: Turn, asked: int, args: Any) -> Returned:
+    def hypercall(turn: Turn, number: int, args: Any) -> Returned:
         # The tree's page was read; now others are asked for, or all is done.
         is_later = bool(guest.machine.ultravisor.vms[1].present)
-        if asked == when.number and is_later and not codes:
+        if number == when.number and is_later and not codes:
             if is_replaced:
                 for call in (SMALLER, WHOLE):
                     turn.ultracall(*call)
             codes.append(hand_over(turn, lra, TREE_GPA))
-        return real(turn, asked, args)
+        return real(turn, number, args)
 
     half.hypercall = hypercall  # type: ignore[method-assign]
     outcome = esm(guest)
