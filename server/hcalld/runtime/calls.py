@@ -27,7 +27,7 @@ from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.pages import PageRange
 from hcalld.core.records import RecordedReply
-from hcalld.domain.pef.attend import is_wanting
+from hcalld.domain.pef.attend import is_wanting, memory_changed
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
@@ -296,7 +296,7 @@ class Calls:
             return
         if machine.state is VmState.ABORT:
             self._terminate("it was taken down before, and the daemon ended")
-        elif is_wanting(machine, self.ram.map.regions):
+        elif memory_changed(machine, self.ram.map.regions):
             self._ask_to_attend()
 
     def _after_ultracall(self, frame: f.Call, entry: Entry | None, outcome: Outcome) -> None:

@@ -28,6 +28,19 @@ def is_wanting(machine: PefMachine, memory: Iterable[_Range] | None = None) -> b
     return memory is not None and any(_changes(machine, memory))
 
 
+def memory_changed(machine: PefMachine, memory: Iterable[_Range]) -> bool:
+    """RAM is another: keep what is gone of it; True if ``attend`` has something to do.
+
+    Memory that was unplugged, and other memory in its place, looks like before. But QEMU has
+    forgotten what its pages were.
+    """
+    memory = tuple(memory)
+    if machine.is_secure:
+        for low, high in _changes(machine, memory)[0]:
+            machine.gone.add(low, high)
+    return is_wanting(machine, memory)
+
+
 async def attend(machine: PefMachine, memory: Iterable[_Range]) -> Outcome:
     """Do the next thing that waits; U_BUSY if there is more."""
     memory = tuple(memory)
@@ -67,7 +80,8 @@ def _changes(machine: PefMachine, memory: Iterable[_Range]) -> tuple[list[_Range
         now.add(low, high)
     gone = []
     for start, size in machine.hypervisor.slots.values():
-        if now.holds(start, start + size):
+        is_new = machine.gone.touches(start, start + size)
+        if now.holds(start, start + size) and not is_new:
             known.add(start, start + size)
         else:
             gone.append((start, start + size))
@@ -89,6 +103,7 @@ async def unplug(machine: PefMachine, start: int, size: int) -> Outcome:
     def work(turn: Turn) -> U:
         if not machine.hypervisor.unplug(turn, start, size):
             return U.PARAMETER
+        machine.gone.remove(start, start + size)
         # It is no longer there to be zeroed.
         turn.zeros.remove(start, start + size)
         turn.touched.remove(start, start + size)

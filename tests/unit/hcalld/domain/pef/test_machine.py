@@ -16,7 +16,7 @@ from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.hypervisor.half import HypervisorSettings
 from hcalld.domain.pef import machine as machine_module
 from hcalld.domain.pef.attend import attend as attend_once
-from hcalld.domain.pef.attend import plug, unplug
+from hcalld.domain.pef.attend import memory_changed, plug, unplug
 from hcalld.domain.pef.machine import PAGE_OUT_BATCH, PefMachine, PefSettings
 from hcalld.domain.pef.shared import share, unshare_all
 from hcalld.domain.ultravisor import sharing
@@ -450,6 +450,24 @@ def test_memory_that_touches_other_memory_is_unplugged_alone(is_there_before: bo
     attend(guest, three[:1])
     assert guest.load(GPA, len(SECRET)) == SECRET
     assert list(guest.machine.hypervisor.slots.values()) == [(0, RAM_SIZE)]
+
+
+def test_memory_that_is_exchanged_for_other_memory_is_not_taken_for_the_same():
+    both = [(0, RAM_SIZE), (RAM_SIZE, RAM_SIZE)]
+    guest = PefGuest(guest=FakeGuest(both))
+    guest.enter()
+    guest.store_bytes(GPA, SECRET)
+    guest.call(uv.SHARE_PAGE, FRAMES, 1)
+    assert memory_changed(guest.machine, ((0, RAM_SIZE),))
+    # QEMU loses the bits of what is unplugged.
+    guest.set_bits([PageRange(RAM_SIZE, RAM_SIZE, PageBits.NONE)])
+    guest.guest.write(RAM_SIZE, b"planted" * 1000)
+    assert memory_changed(guest.machine, guest.guest.ram.regions)
+    attend(guest, both)
+    assert guest.guest.read(RAM_SIZE, RAM_SIZE) == bytes(RAM_SIZE)
+    assert guest.bits_at(RAM_SIZE) == PageBits.UNSHARED
+    assert guest.load(GPA, len(SECRET)) == SECRET
+    assert not memory_changed(guest.machine, guest.guest.ram.regions)
 
 
 def test_off_leaves_zeros():
