@@ -24,7 +24,7 @@ from hcalld.domain.ultravisor.abi import PAGE_SIZE, Turn
 from hcalld.domain.ultravisor.page_states import PageState
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.testing.guest import FakeGuest
-from hcalld.testing.pef import RAM_SIZE, PagedOutError, PefGuest
+from hcalld.testing.pef import HOST, RAM_SIZE, PagedOutError, PefGuest
 from hcallproto.abi.families import svm, uv
 from hcallproto.abi.returns import H, U
 
@@ -377,6 +377,18 @@ def test_more_pages_than_a_reply_has_room_for_are_written_before_it():
         for gpa in coming:
             assert guest.load(gpa, 8) == gpa.to_bytes(8, "big")
             page_out(guest, gpa)
+
+
+def test_a_share_of_a_page_that_another_hypervisor_brought_in():
+    """Our half believes that it is out; it shares the normal page all the same."""
+    guest = make()
+    page_out(guest, GPA)
+    half = guest.machine.hypervisor
+    source = half.out[GPA // PAGE_SIZE]
+    assert guest.call(uv.PAGE_IN, 1, source, GPA, 0, 16, msr=HOST).code is U.SUCCESS
+    assert guest.call(uv.SHARE_PAGE, GPA // PAGE_SIZE, 1).code is U.SUCCESS
+    assert not half.out
+    assert len(guest.machine.memory) == 0
 
 
 def test_cut_off_in_the_middle_of_the_writes():
