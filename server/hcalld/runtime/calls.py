@@ -261,18 +261,20 @@ class Calls:
         """Commit what the call changed, with its reply, and queue the reply."""
         partition = self._partition
         reply = _reply_frame(frame, outcome)
+        encoded: bytes | None = None
         changes = partition.take_changes()
         if changes:
             assert entry is not None
+            encoded = encode(reply)
             try:
-                partition.commit(changes, RecordedReply(frame.vcpu, frame.seq, encode(reply)))
+                partition.commit(changes, RecordedReply(frame.vcpu, frame.seq, encoded))
             except StoreError as error:
                 outcome = self._store_failed(entry, error)
-                reply = _reply_frame(frame, outcome)
+                reply, encoded = _reply_frame(frame, outcome), None
         if outcome.terminate:
             # Before the reply: the caller must not go on.
             self._terminate(outcome.terminate)
-        self._outbox.queue(reply)
+        self._outbox.queue(reply, encoded)
         self.answered_count += 1
         if frame.level != Level.SC1:
             self._after_ultracall(frame, entry, outcome)
