@@ -299,7 +299,7 @@ GREETINGS: dict[str, bytes] = {
         struct.pack(">QBBBBIqq", NUMBER, 1, 2, 0, 0, 100, 0, 0)
     ),
     "a call with undefined flags": one_call(
-        struct.pack(">QBBBBIqq", NUMBER, 1, 0, 4, 0, 100, 0, 0)
+        struct.pack(">QBBBBIqq", NUMBER, 1, 0, 8, 0, 100, 0, 0)
     ),
     "33 strings": strings(*(f"hcall-{n}".encode() for n in range(s.MAX_DT_STRINGS + 1))),
     "an empty string": strings(b""),

@@ -46,11 +46,16 @@ TPM_MODULE = "hcall-tpm.ko"
 WRAPPER = "boot"
 """Beside it too: the wrapper that makes a zImage of the kernel, and what it links in."""
 
-WRAPPER_FILES = (
-    *("wrapper", "zImage.lds", "wrapper.a"),
-    *("pseries-head.o", "of.o", "epapr.o", "empty.o"),
-)
-"""What is in it."""
+WRAPPER_FILES = {
+    **{name: f"usr/sbin/{name}" for name in ("wrapper", "addnote")},
+    **{
+        name: f"usr/lib/kernel-wrapper/{name}"
+        for name in ("zImage.lds", "wrapper.a", "pseries-head.o", "of.o", "epapr.o", "empty.o")
+    },
+}
+"""What is in it, and where the kernel's own installation has each. It needs a script too:"""
+
+WRAPPER_SCRIPT = "scripts/file-size.sh"
 
 LEFT_OUT_64K = (
     # Networks.
@@ -249,7 +254,8 @@ def build(
         shutil.copy(tree / "System.map", directory / "System.map")
         if extras:
             build_module(make, scratch / "module", directory, log=log, env=env)
-            build_wrapper(make, tree / "arch/powerpc/boot", directory / WRAPPER, log=log, env=env)
+            (directory / WRAPPER).mkdir()
+            build_wrapper(make, tree, scratch / "wrapper", directory / WRAPPER, log=log, env=env)
 
 
 def build_module(
@@ -267,17 +273,25 @@ def build_module(
 
 
 def build_wrapper(
-    make: list[Word], boot: Path, directory: Path, *, log: Path, env: Mapping[str, str]
+    make: list[Word],
+    tree: Path,
+    work: Path,
+    directory: Path,
+    *,
+    log: Path,
+    env: Mapping[str, str],
 ) -> None:
-    """Builds what makes a zImage of the kernel, and keeps it."""
-    run("the kernel's boot wrapper", [*make, "zImage.pseries"], log=log, env=env)
-    directory.mkdir()
-    for name in WRAPPER_FILES:
-        shutil.copy(boot / name, directory / name)
-    # A part of the kernel's source that the wrapper runs, as it lies there.
-    script = "scripts/file-size.sh"
-    (directory / script).parent.mkdir()
-    shutil.copy(boot.parents[2] / script, directory / script)
+    """Builds what makes a zImage of the kernel, and keeps what of it makes one for pseries."""
+    run(
+        "the kernel's boot wrapper",
+        [*make, f"DESTDIR={work}", "bootwrapper_install"],
+        log=log,
+        env=env,
+    )
+    for name, place in WRAPPER_FILES.items():
+        shutil.copy(work / place, directory / name)
+    (directory / WRAPPER_SCRIPT).parent.mkdir()
+    shutil.copy(tree / WRAPPER_SCRIPT, directory / WRAPPER_SCRIPT)
 
 
 def lost_options(fragment: str, config: str) -> list[str]:

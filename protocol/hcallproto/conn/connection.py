@@ -163,8 +163,12 @@ class Connection:
 
     # -- sending ------------------------------------------------------------------------
 
-    def send(self, frame: f.Frame) -> bytes:
+    def send(self, frame: f.Frame, encoded: bytes | None = None) -> bytes:
         """The bytes of a frame to be sent now.
+
+        Args:
+            frame: what is sent.
+            encoded: its bytes, if they are known.
 
         Raises:
             LocalProtocolError: the frame may not be sent, or not now; nothing has changed.
@@ -172,7 +176,7 @@ class Connection:
         frame_type = f.FRAME_TYPES[type(frame)]
         if frame_type not in self._sendable:
             raise LocalProtocolError(self._why_not(frame_type, is_ours=True)[1])
-        data = encode(frame)
+        data = encode(frame) if encoded is None else encoded
         if len(data) > self.max_frame_size:
             raise LocalProtocolError(
                 f"{frame_type.name} of {len(data)} bytes, at most {self.max_frame_size}"

@@ -27,7 +27,7 @@ from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.pages import PageRange
 from hcalld.core.records import RecordedReply
-from hcalld.domain.pef.attend import is_wanting
+from hcalld.domain.pef.attend import is_wanting, memory_changed
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
@@ -268,18 +268,20 @@ class Calls:
         """Commit what the call changed, with its reply, and queue the reply."""
         partition = self._partition
         reply = _reply_frame(frame, outcome)
+        encoded: bytes | None = None
         changes = partition.take_changes()
         if changes:
             assert entry is not None
+            encoded = encode(reply)
             try:
-                partition.commit(changes, RecordedReply(frame.vcpu, frame.seq, encode(reply)))
+                partition.commit(changes, RecordedReply(frame.vcpu, frame.seq, encoded))
             except StoreError as error:
                 outcome = self._store_failed(entry, error)
-                reply = _reply_frame(frame, outcome)
+                reply, encoded = _reply_frame(frame, outcome), None
         if outcome.terminate:
             # Before the reply: the caller must not go on.
             self._terminate(outcome.terminate)
-        self._outbox.queue(reply)
+        self._outbox.queue(reply, encoded)
         self.answered_count += 1
         if frame.level != Level.SC1:
             self._after_ultracall(frame, entry, outcome)
@@ -303,7 +305,7 @@ class Calls:
             return
         if machine.state is VmState.ABORT:
             self._terminate("it was taken down before, and the daemon ended")
-        elif is_wanting(machine, self.ram.map.regions, self.ram.map.generations):
+        elif memory_changed(machine, self.ram.map.regions, self.ram.map.generations):
             self._ask_to_attend()
 
     def _after_ultracall(self, frame: f.Call, entry: Entry | None, outcome: Outcome) -> None:

@@ -19,9 +19,14 @@ class Outbox:
         self._data = bytearray()
         self._lock = trio.Lock()
 
-    def queue(self, frame: f.Frame) -> None:
-        """Put a frame behind the others; the connection's rules hold from now on."""
-        self._data += self._connection.send(frame)
+    def queue(self, frame: f.Frame, encoded: bytes | None = None) -> None:
+        """Put a frame behind the others; the connection's rules hold from now on.
+
+        Args:
+            frame: what is sent.
+            encoded: its bytes, if they are known.
+        """
+        self._data += self._connection.send(frame, encoded)
 
     def send_now(self) -> bool:
         """Send what can be sent without waiting.

@@ -34,12 +34,11 @@ from hcallproto.abi.spec import (
     size,
     value,
 )
+from hcallproto.payloads import fdt
 
 _RST = "Linux 7.2 ultravisor.rst"
 _FIRMWARE = "open-power/ultravisor"
 
-FDT_HEADER_SIZE = 40
-"""A device tree's header, version 17 (Devicetree Specification v0.4, 5.2)."""
 MAX_SLOTS = 512
 """Memory slots of a VM (``core/pagein_track.c``)."""
 PAGE_ORDER = 16
@@ -186,7 +185,7 @@ ESM = Hcall(
             address="fdt",
             direction=Direction.IN,
             shape=BufferShape.FIXED,
-            max_size=FDT_HEADER_SIZE,
+            max_size=fdt.HEADER_SIZE,
         ),
     ),
     outputs=(

@@ -280,7 +280,9 @@ class HypervisorHalf:
         if code is not H.SUCCESS:
             return code
         held = self.out.get(gfn)
-        source = self.memory.lra_of(page_of(gpa)) if held is None else held
+        # What is shared is the normal page, as in kvmppc_share_page(): should another
+        # hypervisor have brought in what is out, the ciphertext is of no more use.
+        source = self.memory.lra_of(page_of(gpa)) if held is None or flags else held
         returned = turn.ultracall(uv.PAGE_IN.number, self.lpid, source, page_of(gpa), 0, PAGE_SHIFT)
         if returned.status is not U.SUCCESS:
             return H.PARAMETER

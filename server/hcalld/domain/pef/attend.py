@@ -40,6 +40,23 @@ def is_wanting(
     return memory is not None and any(_changes(machine, memory, generations))
 
 
+def memory_changed(
+    machine: PefMachine,
+    memory: Iterable[_Range],
+    generations: Mapping[int, int] = NO_GENERATIONS,
+) -> bool:
+    """RAM is another: keep what is gone of it; True if ``attend`` has something to do.
+
+    Memory that was unplugged, and other memory in its place, looks like before, but for its
+    generation. But QEMU has forgotten what its pages were.
+    """
+    memory = tuple(memory)
+    if machine.is_secure:
+        for low, high in _changes(machine, memory, generations)[0]:
+            machine.gone.add(low, high)
+    return is_wanting(machine, memory, generations)
+
+
 async def attend(
     machine: PefMachine,
     memory: Iterable[_Range],
@@ -112,8 +129,9 @@ def _changes(
     known = Spans()
     gone = []
     for slot_id, (start, size) in machine.hypervisor.slots.items():
-        there = now.get(machine.hypervisor.generations.get(slot_id, 0))
-        if there is not None and there.holds(start, start + size):
+        there = now.get(machine.hypervisor.generations.get(slot_id, 0), Spans())
+        is_new = machine.gone.touches(start, start + size)
+        if there.holds(start, start + size) and not is_new:
             known.add(start, start + size)
         else:
             gone.append((start, start + size))
@@ -158,6 +176,7 @@ async def unplug(machine: PefMachine, start: int, size: int) -> Outcome:
     def work(turn: Turn) -> U:
         if not machine.hypervisor.unplug(turn, start, size):
             return U.PARAMETER
+        machine.gone.remove(start, start + size)
         # It is no longer there to be zeroed.
         turn.zeros.remove(start, start + size)
         turn.touched.remove(start, start + size)

@@ -23,6 +23,7 @@ from hcalld.domain.hypervisor.half import HypervisorHalf, HypervisorSettings
 from hcalld.domain.hypervisor.memory import HypervisorMemory
 from hcalld.domain.pef.key import key_of
 from hcalld.domain.pef.verify import Key, Verify, verify
+from hcalld.domain.runs import Spans
 from hcalld.domain.ultravisor import sharing
 from hcalld.domain.ultravisor.abi import (
     ENTROPY_SIZE,
@@ -93,6 +94,8 @@ class PefMachine:
         self.key: Key = key_of(stored)
         """Gives the key of the guest's blob."""
         self.verify: Verify = verify
+        self.gone = Spans()
+        """RAM that was unplugged; it may be there again before ``attend`` hears of it."""
         self.wanted_out: dict[int, None] = {}
         """Pages that an operator wants out, in the order they were named."""
         self.ordered_out = 0

@@ -82,9 +82,15 @@ def page_in(
 
 
 def _copy(ultravisor: UltravisorState, turn: Turn, vm: SecureVm, source: int, low: int) -> None:
-    """A page is handed over before the VM is secure; what it holds will be measured."""
+    """A page is handed over before the VM is secure; what it holds will be measured.
+
+    The firmware copies as often as it is asked. But what has been measured must not change.
+    """
+    if vm.handed_over.touches(low, low + PAGE_SIZE):
+        raise HcallError(U.P2, f"page 0x{low:x} was handed over before")
     if ultravisor.memory.guest_page(source) != (vm.lpid, low):
         turn.writes[low] = _load_source(ultravisor, source)
+    vm.handed_over.add(low, low + PAGE_SIZE)
     vm.present.add(low, low + PAGE_SIZE)
 
 
@@ -155,6 +161,9 @@ def page_out(
         raise HcallError(taken.code, f"page 0x{low:x} is {state.name}")
     content = turn.content(low)
     if content is None:
+        if turn.journal:
+            # A hypervisor that was asked for something else does this in between.
+            raise HcallError(U.RETRY, f"page 0x{low:x} goes out with no other event")
         raise ContentNeeded(lpid, (low,))
     if vm.next_version > MAX_VERSION:
         raise HcallError(U.RETRY, f"VM {lpid} has used up its page key")

@@ -12,6 +12,7 @@ from hcalld.core.secret import Secret
 from hcalld.domain.stored_keys import StoredKeys
 from hcalld.domain.ultravisor import records
 from hcalld.domain.ultravisor.abi import NormalMemory, Turn
+from hcalld.domain.ultravisor.page_states import TRANSIENT, PageState
 from hcalld.domain.ultravisor.sealing import Sealer
 from hcalld.domain.ultravisor.vm import SecureVm
 from hcalld.domain.ultravisor.vm_states import VmEvent, VmState
@@ -134,14 +135,25 @@ class UltravisorState:
         vm.happen(VmEvent.COMMIT)
         vm.take_files(files)
         vm.present.clear()
+        vm.handed_over.clear()
+        # What the hypervisor handed over and nobody asked for.
+        turn.writes.clear()
         vm.dirty |= vm.all_keys()
         for low, high in vm.slots.ranges():
             turn.touched.add(low, high)
 
     def breach(self, turn: Turn, vm: SecureVm, why: str) -> None:
-        """Take a VM down: what it relies on is not so."""
+        """Take a VM down: what it relies on is not so.
+
+        Pages that the hypervisor was being asked about may hold what is the VM's: they are
+        its own again, so that nobody sees them, now or from the store.
+        """
         vm.happen(VmEvent.BREACH)
         turn.kill(why)
+        for low, high in vm.slots.ranges():
+            for first, end, state in vm.state_runs(low, high):
+                if state in TRANSIENT:
+                    vm.set_state(turn, first, end, PageState.SECURE)
 
     def set_pate(self, lpid: int, entry: tuple[int, int]) -> None:
         """Set a partition table entry."""

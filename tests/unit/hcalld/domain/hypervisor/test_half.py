@@ -136,7 +136,8 @@ def test_page_in_in_every_state(state: GfnState, flags: int, accepts: bool):
     if not accepts:
         half.ultravisor.answers[uv.PAGE_IN.number] = U.P3
     taken, code = GFNS[state, GfnEvent.SHARE if flags else GfnEvent.PAGE_IN]
-    source = half.model.out.get(GPA >> PAGE_SHIFT, half.memory.lra_of(GPA))
+    normal = half.memory.lra_of(GPA)
+    source = normal if flags else half.model.out.get(GPA >> PAGE_SHIFT, normal)
     assert half.page_in(flags=flags) is (code if accepts else H.PARAMETER)
     assert half.state() is (taken if accepts else state)
     asked = [("UV_PAGE_IN", (LPID, source, GPA, 0, PAGE_SHIFT))] if code is H.SUCCESS else []

@@ -16,7 +16,7 @@ from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.hypervisor.half import HypervisorSettings
 from hcalld.domain.pef import machine as machine_module
 from hcalld.domain.pef.attend import attend as attend_once
-from hcalld.domain.pef.attend import plug, unplug
+from hcalld.domain.pef.attend import memory_changed, plug, unplug
 from hcalld.domain.pef.machine import PAGE_OUT_BATCH, PefMachine, PefSettings
 from hcalld.domain.pef.shared import share, unshare_all
 from hcalld.domain.ultravisor import sharing
@@ -24,7 +24,7 @@ from hcalld.domain.ultravisor.abi import PAGE_SIZE, Turn
 from hcalld.domain.ultravisor.page_states import PageState
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.testing.guest import FakeGuest
-from hcalld.testing.pef import RAM_SIZE, PagedOutError, PefGuest
+from hcalld.testing.pef import HOST, RAM_SIZE, PagedOutError, PefGuest
 from hcallproto.abi.families import svm, uv
 from hcallproto.abi.returns import H, U
 
@@ -379,21 +379,34 @@ def test_more_pages_than_a_reply_has_room_for_are_written_before_it():
             page_out(guest, gpa)
 
 
-def test_cut_off_in_the_middle_of_the_writes():
+def test_a_share_of_a_page_that_another_hypervisor_brought_in():
+    """Our half believes that it is out; it shares the normal page all the same."""
     guest = make()
+    page_out(guest, GPA)
+    half = guest.machine.hypervisor
+    source = half.out[GPA // PAGE_SIZE]
+    assert guest.call(uv.PAGE_IN, 1, source, GPA, 0, 16, msr=HOST).code is U.SUCCESS
+    assert guest.call(uv.SHARE_PAGE, GPA // PAGE_SIZE, 1).code is U.SUCCESS
+    assert not half.out
+    assert len(guest.machine.memory) == 0
+
+
+def test_cut_off_in_the_middle_of_the_writes():
+    guest = make(shift=12)
     pages = [GPA + n * PAGE_SIZE for n in range(9)]
     for gpa in pages:
         page_out(guest, gpa)
     vm = guest.machine.ultravisor.vms[1]
 
     def work(turn: Turn) -> U:
-        assert all(sharing.touch(guest.machine.ultravisor, turn, gpa) for gpa in pages)
+        for gpa in pages:
+            sharing.share(guest.machine.ultravisor, turn, (gpa >> 12) + 1, 1, 12)
         return U.SUCCESS
 
     running = guest.machine.carry_out(work)
     drive(guest, running, WriteGuest)
     running.close()
-    # What proved them is gone: they are the VM's own, and not what nobody can bring.
+    # Nothing is shared; what proved the pages is gone, so they are the VM's own, and empty.
     assert vm.states(GPA, GPA + 9 * PAGE_SIZE) == {PageState.SECURE}
     assert not vm.out
 
@@ -450,6 +463,24 @@ def test_memory_that_touches_other_memory_is_unplugged_alone(is_there_before: bo
     attend(guest, three[:1])
     assert guest.load(GPA, len(SECRET)) == SECRET
     assert list(guest.machine.hypervisor.slots.values()) == [(0, RAM_SIZE)]
+
+
+def test_memory_that_is_exchanged_for_other_memory_is_not_taken_for_the_same():
+    both = [(0, RAM_SIZE), (RAM_SIZE, RAM_SIZE)]
+    guest = PefGuest(guest=FakeGuest(both))
+    guest.enter()
+    guest.store_bytes(GPA, SECRET)
+    guest.call(uv.SHARE_PAGE, FRAMES, 1)
+    assert memory_changed(guest.machine, ((0, RAM_SIZE),))
+    # QEMU loses the bits of what is unplugged.
+    guest.set_bits([PageRange(RAM_SIZE, RAM_SIZE, PageBits.NONE)])
+    guest.guest.write(RAM_SIZE, b"planted" * 1000)
+    assert memory_changed(guest.machine, guest.guest.ram.regions)
+    attend(guest, both)
+    assert guest.guest.read(RAM_SIZE, RAM_SIZE) == bytes(RAM_SIZE)
+    assert guest.bits_at(RAM_SIZE) == PageBits.UNSHARED
+    assert guest.load(GPA, len(SECRET)) == SECRET
+    assert not memory_changed(guest.machine, guest.guest.ram.regions)
 
 
 def test_off_leaves_zeros():

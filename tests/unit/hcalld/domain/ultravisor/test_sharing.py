@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-from tests.unit.hcalld.domain.halves import ALIAS, LPID, OWN, SIZE, Answer, Half, obey
+from tests.unit.hcalld.domain.halves import ALIAS, LPID, OWN, SIZE, Answer, Half, Store, obey
 
 from hcalld.core.errors import HcallError
 from hcalld.core.pages import PageBits
 from hcalld.domain.ultravisor import sharing
 from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, SECURE_MEMORY, Turn
 from hcalld.domain.ultravisor.page_states import TABLE, Action, PageEvent, PageState
+from hcalld.domain.ultravisor.ultravisor import UltravisorModel
 from hcalld.domain.ultravisor.vm_states import VmEvent, VmState
 from hcallproto.abi.families import svm, uv
 from hcallproto.abi.returns import H, U
@@ -483,3 +484,29 @@ def test_aborted_vm_is_doomed_once():
     half.model.breach(turn, half.vm, "second")
     assert turn.doom == "first"
     half.vm.happen(VmEvent.TERMINATE)
+
+
+@pytest.mark.parametrize("is_share", [True, False])
+def test_a_vm_that_ends_halfway_shows_nothing_and_is_stored(is_share: bool):
+    """Page 2 the hypervisor shares and does not give back, page 3 it does not share."""
+    refused: set[tuple[int, int]] = set()
+
+    def answer(turn: Turn, number: int, args: Sequence[int]) -> H:
+        return H.PARAMETER if (args[0], args[1]) in refused else obey(turn, number, args)
+
+    half, store = Half(answer), Store()
+    if not is_share:
+        share(half, 2, 1)
+    refused |= {(2 * PAGE_SIZE, 0), (3 * PAGE_SIZE, 1)}
+    turn = half.turn()
+    work = sharing.share if is_share else sharing.unshare
+    with pytest.raises(HcallError):
+        work(half.model, turn, 2, 2, PAGE_SHIFT)
+    assert "does not give back" in turn.doom
+    assert half.vm.state is VmState.ABORT
+    low, high = 2 * PAGE_SIZE, 4 * PAGE_SIZE
+    assert half.vm.states(low, high) == {PageState.SECURE}
+    assert [told.state for told in half.vm.bits(low, high)] == [PageBits.UNSHARED]
+    store.commit(half.model.take_changes())
+    again = UltravisorModel(half.memory, store.records.values())
+    assert again.vms[LPID].state is VmState.ABORT

@@ -163,6 +163,16 @@ def test_without_its_content_nothing_happens():
     assert half.snapshot() == before
 
 
+def test_a_turn_that_has_changed_something_is_not_stopped_for_content():
+    half = Half()
+    turn = Turn(LPID, half.model, half.hypervisor, {})
+    half.vm.set_state(turn, GPA, GPA + PAGE_SIZE, PageState.SHARED)
+    before = half.snapshot()
+    args = (LPID, OWN, GPA + PAGE_SIZE, 0, PAGE_SHIFT)
+    assert half.ask(uv.PAGE_OUT.number, *args, turn=turn) is U.RETRY
+    assert half.snapshot() == before
+
+
 def test_what_a_turn_did_to_a_page_goes_out_with_it():
     half = Half()
     half.page_out(OWN, GPA)
