@@ -33,6 +33,7 @@ from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
+from hcallproto.abi.families import uv
 from hcallproto.abi.registers import MSR_S
 from hcallproto.abi.returns import H, U, code_name
 from hcallproto.abi.spec import Level
@@ -312,7 +313,7 @@ class Calls:
         """Say what became of a UV_ESM; ask for an ATTEND if there is anything to do."""
         if outcome.context is not None:
             self._log.info("guest enters secure mode", nip=hex(outcome.context.nip))
-        elif entry is not None and entry.hcall.sets_context:
+        elif entry is not None and entry.hcall is uv.ESM:
             self._log.warning("guest does not become secure", reason=outcome.why)
         if frame.level == s.LEVEL_SHIM and frame.number == s.ShimCall.ATTEND:
             if outcome.code is U.BUSY:

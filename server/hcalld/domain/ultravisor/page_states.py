@@ -244,16 +244,22 @@ TABLE: Final[Mapping[tuple[PageState, PageEvent], Step]] = MappingProxyType(
 """(state, event) to what follows. The first six events can happen in every state."""
 
 
+_BY_EVENT: Final = {
+    event: tuple(TABLE.get((state, event)) for state in PageState) for event in PageEvent
+}
+"""The same, for a call looks several of them up: by event, then by state."""
+
+
 def step(state: PageState, event: PageEvent) -> Step:
     """What follows from an event.
 
     Raises:
         PageStateError: it cannot happen in this state.
     """
-    try:
-        return TABLE[state, event]
-    except KeyError:
-        raise PageStateError(f"a page that is {state.name} had {event.name}") from None
+    taken = _BY_EVENT[event][state]
+    if taken is None:
+        raise PageStateError(f"a page that is {state.name} had {event.name}")
+    return taken
 
 
 BITS: Final[Mapping[PageState, PageBits]] = MappingProxyType(

@@ -231,6 +231,13 @@ async def test_a_guest_without_a_blob_goes_on_as_it_was(boot: Boot, logs: Logs):
     assert guest.machine.state is VmState.NORMAL
 
 
+async def test_a_refused_return_is_no_refused_entry(boot: Boot, logs: Logs):
+    guest = await boot()
+    reply = await guest.call(uv.RETURN, msr=0)
+    assert reply.status == U.PERMISSION
+    assert "guest does not become secure" not in [entry["event"] for entry in logs]
+
+
 async def test_an_entry_that_is_sent_again_gets_the_same_answer(boot: Boot):
     guest = await boot()
     reply = await guest.enter()
