@@ -34,7 +34,6 @@ for cpu in 0 1; do
 $(taskset -c $cpu cat /sys/devices/system/cpu/svm)"
 done
 esmb-get-file rootd > /secret && echo "esmb-get-file rootd: $(cat /secret)"
-echo 128 > /sys/block/vda/queue/max_sectors_kb
 yes {WRITTEN} | dd of=/dev/vda bs=64k count=64 iflag=fullblock 2>/dev/null && sync && \
     echo "4 MiB written to /dev/vda"
 echo READY
@@ -73,16 +72,19 @@ def make_blob(stage: Stage) -> None:
 
 def start(stage: Stage, initrd: str, name: str, failures: Sequence[str]) -> Machine:
     """Starts QEMU, and shows how a user would."""
-    own = f"-M pseries,x-vof=on -m {MEMORY_MIB}M -smp 2 -nographic -name {PARTITION}"
+    own = f"-M pseries,x-vof=on -smp 2 -nographic -name {PARTITION}"
     disk = "-drive file=disk.img,if=virtio,format=raw"
     terminal.print(
         f"  $ qemu-system-ppc64 {own} -kernel vmlinux -initrd {initrd} -append '{CMDLINE}' "
-        f"{disk} $(hcalld qemu-args --secure)",
+        f"{disk} $(hcalld qemu-args --secure --memory-size {MEMORY_MIB}M)",
         style="cyan",
     )
     socket = shlex.quote(str(stage.folder / "daemon.sock"))
-    words = stage.words(f"hcalld qemu-args --secure --socket-path {socket}")
-    # The console is ours.
+    words = stage.words(
+        f"hcalld qemu-args --secure --memory-size {MEMORY_MIB}M --socket-path {socket}"
+    )
+    # The console is ours, and so is the memory.
+    del words[words.index("-m") :]
     at = words.index("-serial")
     del words[at : at + 2]
     guest = Guest(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import shlex
 from xml.etree import ElementTree
 
@@ -13,6 +14,8 @@ from hcalld.cli import paths
 
 _QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 RECONNECT_MS = 100
+DEFAULT_WINDOW_SIZE = 1 << 30
+"""QEMU's, of the DMA window that a guest has from the start."""
 
 VIRTIO_PCI = ("virtio-blk-pci", "virtio-net-pci", "virtio-rng-pci", "virtio-scsi-pci")
 """What a secure VM usually has. A pseries machine's own devices do DMA to pages that are not
@@ -47,9 +50,38 @@ def virtio_arguments() -> list[str]:
     return words
 
 
+def window_arguments(memory_bytes: int) -> list[str]:
+    """DMA windows through which Linux 7.2 bounces as it should (docs/pef.md).
+
+    The 64-bit window begins at the guest's memory size, rounded up to a power of two; the one
+    that a guest has from the start begins at 0, and must not reach it.
+    """
+    size = 1 << (memory_bytes - 1).bit_length()
+    options = {"dma64_win_addr": size, "dma_win_size": min(size, DEFAULT_WINDOW_SIZE)}
+    return [
+        word
+        for name, value in options.items()
+        for word in ("-global", f"spapr-pci-host-bridge.{name}=0x{value:x}")
+    ]
+
+
 def secure_arguments() -> list[str]:
     """What else a secure VM needs: not QEMU's default devices, of which it keeps the console."""
-    return ["-nodefaults", "-serial", "mon:stdio", *virtio_arguments()]
+    return ["-nodefaults", "-serial", "mon:stdio"]
+
+
+def memory_bytes(size: str) -> int:
+    """A memory size as ``-m`` takes it, MiB without a suffix.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    found = re.fullmatch(r"(\d+)([KMGT]?)B?", size, re.IGNORECASE)
+    shift = {"": 20, "K": 10, "M": 20, "G": 30, "T": 40}
+    number = int(found[1]) << shift[found[2].upper()] if found else 0
+    if not 1 << 20 <= number <= 1 << 50:
+        raise click.BadParameter(f"--memory-size {size}: expected a size such as 512M or 4G")
+    return number
 
 
 def _escape(value: str) -> str:
@@ -94,16 +126,21 @@ def command(
     libvirt: bool,
 ) -> None:
     """Print the QEMU options that attach a guest to the daemon, ready for a shell."""
-    if libvirt and memory_size is not None:
+    if secure and memory_size is None:
+        raise click.UsageError("--secure needs --memory-size: its DMA windows depend on it")
+    if libvirt and memory_size is not None and not secure:
         raise click.UsageError("--memory-size is not for --libvirt: the domain has its own size")
     path = (socket_path or paths.socket_path()).absolute()
     arguments = device_arguments(path, optional=optional)
+    devices: list[str] = []
+    if secure and memory_size is not None:
+        devices = virtio_arguments() + window_arguments(memory_bytes(memory_size))
     if libvirt:
         # libvirt adds no default devices, and makes the console.
-        click.echo(libvirt_xml(arguments + (virtio_arguments() if secure else [])))
+        click.echo(libvirt_xml(arguments + devices))
         return
     if secure:
-        arguments += secure_arguments()
+        arguments += secure_arguments() + devices
     if memory_size is not None:
         arguments += ["-m", memory_size, *memory_arguments(memory_size)]
     click.echo(shlex.join(arguments))

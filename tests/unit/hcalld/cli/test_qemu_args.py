@@ -86,18 +86,56 @@ def globals_of(words: list[str]) -> dict[str, str]:
 
 
 def test_arguments_when_secure_then_virtio_is_mapped_and_the_console_is_all_else():
-    words = arguments("--secure")[4:]
+    words = arguments("--secure", "--memory-size", "1G")[4:]
     assert words[:3] == ["-nodefaults", "-serial", "mon:stdio"]
+    assert words[words.index("-m") + 1] == "1G"
     properties = globals_of(words)
     assert properties.pop("virtio-device.iommu_platform") == "on"
+    windows = {name for name in properties if name.startswith("spapr-pci-host-bridge.")}
+    assert {name: properties.pop(name) for name in windows} == {
+        "spapr-pci-host-bridge.dma64_win_addr": "0x40000000",
+        "spapr-pci-host-bridge.dma_win_size": "0x40000000",
+    }
     assert properties == {f"{device}.disable-legacy": "on" for device in VIRTIO_PCI}
 
 
+@pytest.mark.parametrize(
+    ("size", "window", "first"),
+    [
+        ("256", 256 << 20, 256 << 20),
+        ("768m", 1 << 30, 1 << 30),
+        ("4G", 4 << 30, 1 << 30),
+        ("4097M", 8 << 30, 1 << 30),
+        ("1TB", 1 << 40, 1 << 30),
+    ],
+)
+def test_arguments_when_secure_then_its_windows_go_by_its_memory(
+    size: str, window: int, first: int
+):
+    properties = globals_of(arguments("--secure", "--memory-size", size))
+    assert properties["spapr-pci-host-bridge.dma64_win_addr"] == hex(window)
+    assert properties["spapr-pci-host-bridge.dma_win_size"] == hex(first)
+
+
+@pytest.mark.parametrize("size", ["", "much", "-1", "1.5G", "1K", "9999T"])
+def test_arguments_when_secure_and_the_size_is_none_then_it_is_refused(size: str):
+    done = run("--secure", "--memory-size", size)
+    assert done.exit_code == 2
+    assert "expected a size such as 512M" in done.stderr
+
+
+def test_arguments_when_secure_without_a_size_then_it_is_asked_for():
+    done = run("--secure")
+    assert done.exit_code == 2
+    assert "--secure needs --memory-size" in done.stderr
+
+
 def test_libvirt_when_secure_then_devices_are_left_to_libvirt():
-    done = run("--libvirt", "--secure")
+    done = run("--libvirt", "--secure", "--memory-size", "1G")
     domain = ElementTree.fromstring(done.stdout)
     values = [arg.get("value", "") for arg in domain.findall(f"{QEMU}commandline/{QEMU}arg")]
-    assert globals_of(values) == globals_of(arguments("--secure"))
+    assert globals_of(values) == globals_of(arguments("--secure", "--memory-size", "1G"))
+    assert "-m" not in values
     assert "-nodefaults" not in values
     assert "-serial" not in values
 
