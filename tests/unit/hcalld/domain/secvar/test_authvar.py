@@ -249,8 +249,14 @@ def _tlv(tag: int, *parts: bytes) -> bytes:
 
 def _signer_of(pkcs7: bytes) -> bytes:
     """The last element: a set with one signer, of 256 to 65535 bytes."""
-    at = pkcs7.rindex(b"\x31\x82")
-    assert at + 4 + int.from_bytes(pkcs7[at + 2 : at + 4], "big") == len(pkcs7)
+    end = len(pkcs7)
+    # A signature may hold the same two bytes by chance.
+    (at,) = (
+        at
+        for at in range(end - 4)
+        if pkcs7[at : at + 2] == b"\x31\x82"
+        and at + 4 + int.from_bytes(pkcs7[at + 2 : at + 4], "big") == end
+    )
     return pkcs7[at + 4 :]
 
 
