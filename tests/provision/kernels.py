@@ -26,7 +26,7 @@ FRAGMENT = Path(__file__).with_name("guest-kernel.config")
 
 CROSS_COMPILE = "powerpc64le-linux-gnu-"
 
-BUILD_STEPS = {"kernel-own": 1900, "kernel-own-64k": 1500}
+BUILD_STEPS = {"kernel-own": 1900, "kernel-own-64k": 1400}
 """Steps that the builds of our own kernels name, for the progress only."""
 
 BUILD_CORE_S = {"kernel-own": 570, "kernel-own-64k": 450}
