@@ -33,6 +33,7 @@ from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
+from hcalld.runtime.transport import TransportClosed
 from hcallproto.abi.families import uv
 from hcallproto.abi.registers import MSR_S
 from hcallproto.abi.returns import H, U, code_name
@@ -233,6 +234,9 @@ class Calls:
             return refusal(entry.hcall, error)
         except (StoreError, ConfigError) as error:
             return self._store_failed(entry, error)
+        except TransportClosed:
+            # From asking for memory: nobody is there to be answered.
+            raise
         except Exception as error:
             return self._bug(entry, execution.frame, error)
         return outcome

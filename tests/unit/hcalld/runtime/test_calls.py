@@ -18,7 +18,7 @@ from tests.unit.hcalld.runtime.shim import OTHER_INSTANCE, RAM, RAM_SIZE, Shim, 
 from trio.testing import MockClock
 
 from hcalld.config import Profiles
-from hcalld.runtime.transport import SocketTransport
+from hcalld.runtime.transport import SocketTransport, TransportClosed
 from hcallproto.abi.returns import H
 from hcallproto.abi.spec import Hcall
 from hcallproto.conn.states import CallState
@@ -699,6 +699,25 @@ async def test_bug_when_a_handler_breaks_later_then_h_hardware_and_a_traceback(
     assert (await shim.expect(f.Reply)).status == H.HARDWARE
     assert events(logs, "bug in a handler")[0]["exc_info"]
     assert (await shim.call(ledger.GET, 1)).status == H.NOT_FOUND
+
+
+async def test_call_when_the_connection_breaks_as_memory_is_asked_for_then_it_is_no_bug(
+    lenient_daemon: Daemon, logs: Logs, monkeypatch: pytest.MonkeyPatch
+):
+    daemon = lenient_daemon
+    shim = await daemon.guest()
+    (session,) = daemon.server.sessions.values()
+
+    def broken(data: bytes) -> int:
+        raise TransportClosed("reset by peer")
+
+    monkeypatch.setattr(type(session.transport), "try_send", lambda _, data: broken(data))
+    await shim.start(ledger.LOAD, 1, 0, 8)
+    await session.ended.wait()
+    assert not events(logs, "bug in a handler") + events(logs, "bug in a session")
+    assert [entry["reason"] for entry in events(logs, "guest gone")] == [
+        "connection lost: reset by peer"
+    ]
 
 
 async def test_bug_when_two_wait_and_one_breaks_then_the_other_is_not_lost_silently(
