@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tests.e2e.crashing_hcalld import NEVER, Child, Nursery
+from tests.e2e.daemon import copy_state
 from tests.e2e.fakeshim import FakeShim, connect, hello
 from tests.e2e.patience import patience
 from tests.e2e.wire import PeerClosed
@@ -96,7 +97,7 @@ class Stored:
 def look(state_dir: Path, scratch: Path) -> Stored:
     """Open a copy of a state directory, as it is at this moment."""
     shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(state_dir, scratch)
+    copy_state(state_dir, scratch)
     store = StateDirectory(scratch).open(PARTITION, create=False)
     try:
         store.verify()
@@ -303,7 +304,7 @@ class Rig:
         finally:
             guest.disconnect()
             self._end()
-        shutil.copytree(self._state, self._template)
+        copy_state(self._state, self._template)
         return guest
 
     def _seed(self, seeds: Sequence[Seed]) -> None:

@@ -155,7 +155,7 @@ def install(boundaries: Boundaries) -> None:
     setattr(sqlite.SqliteStore, "_write", bounded_write)  # noqa: B010
     setattr(SocketTransport, "try_send", bounded_send)  # noqa: B010
     boundaries.around(Execution, "_perform_now", lambda _self, effect: type(effect).__name__)
-    boundaries.around(Outbox, "queue", lambda _self, frame: f"queueing {type(frame).__name__}")
+    boundaries.around(Outbox, "queue", lambda _self, frame, *_: f"queueing {type(frame).__name__}")
     for name in ("fsync", "fdatasync", "pwrite"):
         boundaries.around(os, name, lambda *_, what=name: what)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from tests.e2e.patience import patience
+
+from hcalld.control.endpoint import NAME as CONTROL_NAME
 
 COMMAND = (sys.executable, "-m", "hcalld")
 """The program, as installed for the interpreter that runs the tests."""
@@ -158,6 +161,11 @@ class Daemon:
             if sign in log:
                 at = log.index(sign)
                 raise DaemonError(f"the daemon's log says: {log[max(0, at - 300) : at + 3000]}")
+
+
+def copy_state(state_dir: Path, to: Path) -> None:
+    """Copies a state directory, which may have a daemon's control socket in it."""
+    shutil.copytree(state_dir, to, ignore=shutil.ignore_patterns(CONTROL_NAME))
 
 
 def run_hcalld(

@@ -76,7 +76,7 @@ def test_ctl_is_for_guests_that_are_off(lab: Lab) -> None:
     refusal = ctl(daemon, "set", PARTITION, "secure_boot=2")
     assert refusal == (
         f"hcalld: partition {PARTITION} is in use by process {daemon.process.pid}; shut its guest "
-        "down, or stop the daemon, first\n"
+        "down, or stop the daemon, first. 'hcalld ctl guests' says what its guest does\n"
     )
     machine.qmp.execute("quit")
     assert machine.wait() == 0

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import itertools
 import random
-import shutil
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from typing import Final
 
 import pytest
 from tests import signing
-from tests.e2e.daemon import Daemon, run_hcalld
+from tests.e2e.daemon import Daemon, copy_state, run_hcalld
 from tests.e2e.fakeshim import FakeShim, connect, hello
 from tests.e2e.lab import Lab
 from tests.e2e.leaks import Leak, Secrets
@@ -378,7 +377,7 @@ def test_no_secret_is_written(stage: Stage) -> None:
     break_the_protocol(stage)
     stage.daemon.kill()
     assert list(stage.daemon.state_dir.rglob("*-wal")), "it was killed with a log"
-    shutil.copytree(stage.daemon.state_dir, stage.lab.artifacts / "killed")
+    copy_state(stage.daemon.state_dir, stage.lab.artifacts / "killed")
     printed = use_commands(stage)
     add_what_is_stored(stage)
     found = leaks_of(stage)
