@@ -418,5 +418,5 @@ def test_names_of_guests_are_data(name: str, lab: Lab) -> None:
     assert isinstance(answer, (f.Welcome, f.Goodbye))
     made = {path.relative_to(daemon.state_dir) for path in daemon.state_dir.rglob("*")}
     for path in made:
-        assert path.parts[0] in ("key", "key-source", "partitions")
+        assert path.parts[0] in ("control", "key", "key-source", "partitions")
         assert len(path.parts) <= 3
