@@ -90,7 +90,8 @@ class SecureShim:
         self.seq += 1
         registers = {3: hcall.number, **dict(enumerate(arguments, start=4))}
         gpr = tuple(registers.get(n, 0) for n in s.REGISTERS)
-        return f.Call(0, 0, self.seq, False, int(hcall.level), gpr, 0, msr, 0, 0)
+        level = int(hcall.level)
+        return f.Call(0, 0, self.seq, False, level, gpr, 0, msr, 0, 0, is_alone=level == 2)
 
     def bytes_of(self, hcall: Hcall, *arguments: int) -> bytes:
         """The same, as it is sent."""

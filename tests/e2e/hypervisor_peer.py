@@ -106,7 +106,9 @@ class HypervisorPeer(FakeShim):
         frame = self.frame(hcall.number, *arguments, vcpu=vcpu)
         level = 2 if hcall.level is Level.SC2 else 1
         value = self.msr if msr is None else msr
-        return self.send_call(frame._replace(level=level, msr=value, pidr=pidr))
+        # Nobody else runs here.
+        frame = frame._replace(level=level, msr=value, pidr=pidr, is_alone=level == 2)
+        return self.send_call(frame)
 
     def ask(self, hcall: Hcall, *arguments: int, msr: int = HOST) -> int:
         """A hypervisor makes a call; gives its code."""

@@ -35,7 +35,7 @@ from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
 from hcalld.runtime.transport import TransportClosed
 from hcallproto.abi.families import uv
-from hcallproto.abi.registers import MSR_S
+from hcallproto.abi.registers import MSR_HV, MSR_S
 from hcallproto.abi.returns import H, U, code_name
 from hcallproto.abi.spec import Level
 from hcallproto.conn.connection import Connection
@@ -507,5 +507,5 @@ def _outcome_of(entry: Entry | None, reply: f.Reply) -> Outcome:
 
 
 def _is_outside(frame: f.Call) -> bool:
-    """A vCPU made the call, or missed a page, with MSR[S] = 0."""
-    return frame.vcpu != s.MACHINE_VCPU and not frame.msr & MSR_S
+    """A vCPU of the guest made the call, or missed a page, with MSR[S] = 0."""
+    return frame.vcpu != s.MACHINE_VCPU and not frame.msr & (MSR_S | MSR_HV)
