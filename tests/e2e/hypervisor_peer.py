@@ -119,7 +119,7 @@ class HypervisorPeer(FakeShim):
         is_attend = number is s.ShimCall.ATTEND
         vcpu = s.MACHINE_VCPU if is_attend else 1
         frame = self.frame(number, *arguments, vcpu=vcpu)
-        return self.send_call(frame._replace(level=s.LEVEL_SHIM))
+        return self.send_call(frame._replace(level=s.LEVEL_SHIM, msr=self.msr))
 
     def send_call(self, call: f.Call) -> f.Reply:
         """Sends a call, and serves the daemon until it has answered."""

@@ -144,7 +144,8 @@ def arguments_of(hcall: Hcall) -> list[int]:
 def by_hypervisors(peer: HypervisorPeer, hcall: Hcall, *arguments: int) -> int:
     """The code of a call; S = 1 beside HV = 1 is as good, and nobody else may make it."""
     codes = {peer.ask(hcall, *arguments, msr=msr) for msr in (MSR_HV, MSR_HV | MSR_S)}
-    others = {0, MSR_S, MSR_PR, MSR_S | MSR_PR, MSR_HV | MSR_PR, MSR_S | MSR_HV | MSR_PR}
+    # Without either, the VM has left secure state, and is ended.
+    others = {MSR_S, MSR_S | MSR_PR, MSR_HV | MSR_PR, MSR_S | MSR_HV | MSR_PR}
     assert {peer.ask(hcall, *arguments, msr=msr) for msr in others} == {PERMISSION}
     # Not so UV_RETURN, which the firmware answers by an interrupt of the VM's.
     in_transaction = PERMISSION if hcall is uv.RETURN else BAD_MODE
