@@ -90,7 +90,7 @@ def test_the_page_has_few_commands():
 
 def test_its_commands_boot_a_secure_vm(folder: Path, socket_dir: Path):
     in_guest = re.findall(r"^# (.*)$", block(""), re.MULTILINE)
-    assert len(in_guest) == 3
+    assert len(in_guest) == 2
     with typed(folder, socket_dir) as (shell, console):
         assert shell.stdin is not None
         for line in (*in_guest, "esmb-get-file rootd", "exit"):
