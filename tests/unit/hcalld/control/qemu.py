@@ -115,7 +115,7 @@ class Qemu:
         page = gpa & -PAGE
         while self.guest.states[page] == OUT:
             self.page_ins += 1
-            await self.call(s.ShimCall.PAGE_IN, gpa, level=3, msr=0, vcpu=vcpu)
+            await self.call(s.ShimCall.PAGE_IN, gpa, level=3, vcpu=vcpu)
         return bytes(self.guest.memory[page : page + PAGE])
 
     def own(self) -> range:

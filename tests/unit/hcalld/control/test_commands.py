@@ -284,7 +284,7 @@ async def test_page_out_when_a_page_is_wanted_back_each_time_then_it_stays_and_t
 
     async def want(gpa: int) -> None:
         if gpa == KERNEL:
-            frame = qemu.guest.frame(s.ShimCall.PAGE_IN, gpa, level=3, msr=0, vcpu=1)
+            frame = qemu.guest.frame(s.ShimCall.PAGE_IN, gpa, level=3, vcpu=1)
             await qemu.guest.shim.send(frame)
 
     qemu.at_read = want
@@ -307,7 +307,7 @@ async def test_page_out_when_a_page_that_was_wanted_back_is_gone_then_the_others
         if gpa not in wanted or is_shared:
             return
         # All three stay at first; the first of them is shared before they are tried again.
-        frame = qemu.guest.frame(s.ShimCall.PAGE_IN, gpa, level=3, msr=0, vcpu=gpa // PAGE + 1)
+        frame = qemu.guest.frame(s.ShimCall.PAGE_IN, gpa, level=3, vcpu=gpa // PAGE + 1)
         await qemu.guest.shim.send(frame)
 
     async def watch(gpa: int) -> None:
@@ -393,7 +393,7 @@ async def test_page_out_when_the_guest_was_taken_down_then_that_is_said(
     machine = qemu.guest.machine
     (lra,) = machine.hypervisor.out.values()
     machine.memory.store(lra, bytes(PAGE))
-    await qemu.call(s.ShimCall.PAGE_IN, qemu.out[0], level=3, msr=0)
+    await qemu.call(s.ShimCall.PAGE_IN, qemu.out[0], level=3)
     kind, message = await refused(client)
     assert kind == "not-secure"
     assert "was taken down" in message
