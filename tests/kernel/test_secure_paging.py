@@ -139,7 +139,8 @@ class Paged:
         return text
 
 
-@pytest.mark.parametrize("memory", ["shared", "private"])
+# Two minutes each; make soak has the other.
+@pytest.mark.parametrize("memory", ["shared", pytest.param("private", marks=pytest.mark.soak)])
 def test_all_goes_out_while_memory_and_disks_are_used(memory: str, lab: Lab) -> None:
     paged = Paged(lab, BUSY, memory=memory)
     shared = the_guest(paged.daemon)["pef"]["shared"]
