@@ -79,8 +79,8 @@ def dtc(require: Require) -> Callable[[bytes, str, str], bytes | None]:
     program = require("dtc")
 
     def convert(data: bytes, form: str, to: str) -> bytes | None:
-        # -q -q -q: what dtc thinks of names is not at issue here.
-        words = [str(program), "-qqq", "-I", form, "-O", to, "-"]
+        # -qqq -f: what dtc thinks of names is not at issue here.
+        words = [str(program), "-qqq", "-f", "-I", form, "-O", to, "-"]
         done = subprocess.run(words, input=data, capture_output=True, check=False)
         return None if done.returncode else done.stdout
 
