@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the subcommands of ``hcalld esm`` read: blobs, kernels, public and private keys."""
+"""What the subcommands of ``hcalld esm`` read: blobs, kernels, public keys."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hcalld.cli.state.files import read_file
+from hcalld.cli.private_keys import MAX_KEY_FILE_SIZE
+from hcalld.cli.state.files import read_whole
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
     from hcalld.domain.esm.authoring import Recipient
     from hcalld.domain.esm.blob import Blob
     from hcalld.domain.esm.digests import Digests
@@ -23,23 +22,8 @@ if TYPE_CHECKING:
 
 MAX_IMAGE_SIZE = 1 << 30
 """Bytes of a kernel or an initrd."""
-MAX_KEY_FILE_SIZE = 65536
 
 path_type = click.Path(path_type=pathlib.Path)
-
-
-def read_whole(path: pathlib.Path, limit: int) -> bytes:
-    """A file of at most ``limit`` bytes.
-
-    Raises:
-        ConfigError: it cannot be read, or is longer.
-    """
-    from hcalld.core.errors import ConfigError
-
-    data = read_file(path, limit)
-    if len(data) > limit:
-        raise ConfigError(f"{path}: too long, expected at most {limit} bytes")
-    return data
 
 
 @contextmanager
@@ -173,28 +157,3 @@ def read_recipient(path: pathlib.Path, comment: str = "") -> Recipient:
     with about(path):
         load_public_key(pem)
     return Recipient(pem, comment)
-
-
-def read_private_key(path: pathlib.Path, passphrase_file: pathlib.Path | None) -> RSAPrivateKey:
-    """A private key, whose passphrase is asked for if it has one.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    from hcalld.core.errors import ConfigError
-    from hcalld.crypto.signing import PassphraseNeededError, PrivateKeyError, load_private_key
-    from hcalld.stores.keys.passphrase import from_file, from_prompt
-
-    data = read_whole(path, MAX_KEY_FILE_SIZE)
-    try:
-        try:
-            return load_private_key(data)
-        except PassphraseNeededError:
-            source = (
-                from_prompt(f"passphrase of {path}")
-                if passphrase_file is None
-                else from_file(passphrase_file)
-            )
-            return load_private_key(data, source.get().reveal())
-    except PrivateKeyError as error:
-        raise ConfigError(f"{path}: {error}") from None

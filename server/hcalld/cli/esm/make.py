@@ -17,9 +17,8 @@ from hcalld.cli.esm.inputs import (
     path_type,
     read_initrd,
     read_recipient,
-    read_whole,
 )
-from hcalld.cli.state.files import check_target, force_option, write_file
+from hcalld.cli.state.files import check_target, force_option, read_whole, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

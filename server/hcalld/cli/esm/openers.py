@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hcalld.cli.esm.inputs import (
-    MAX_KEY_FILE_SIZE,
     BlobFile,
     about,
     path_type,
-    read_private_key,
-    read_whole,
 )
 from hcalld.cli.esm.tpms import WHERE, PartitionTpm, TpmSource, tpm_at
 from hcalld.cli.options import key_option, open_directory, state_dir_option
+from hcalld.cli.private_keys import MAX_KEY_FILE_SIZE, read_private_key
+from hcalld.cli.state.files import read_whole
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey

@@ -16,9 +16,9 @@ from hcalld.cli.esm.inputs import (
     kernel_option,
     path_type,
     read_blob,
-    read_whole,
 )
 from hcalld.cli.esm.openers import opener_options
+from hcalld.cli.state.files import read_whole
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hcalld.cli.state.files import read_file
+from hcalld.cli.private_keys import read_private_key
+from hcalld.cli.state import files
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -98,12 +99,7 @@ def read_whole(path: pathlib.Path) -> bytes:
     Raises:
         ConfigError: it cannot be read, or is longer.
     """
-    from hcalld.core.errors import ConfigError
-
-    data = read_file(path, MAX_FILE_SIZE)
-    if len(data) > MAX_FILE_SIZE:
-        raise ConfigError(f"{path}: too long, expected at most {MAX_FILE_SIZE} bytes")
-    return data
+    return files.read_whole(path, MAX_FILE_SIZE)
 
 
 def read_certificates(path: pathlib.Path) -> list[bytes]:
@@ -192,30 +188,10 @@ def read_signer(
     from hcalld.crypto.certificates import load_certificate
 
     certificate = load_certificate(read_certificates(certificate_path)[0])
-    key = _read_key(key_path, passphrase_file)
+    key = read_private_key(key_path, passphrase_file)
     if certificate.key != key.public_key():
         raise ConfigError(
             f"{key_path}: not the private key of {certificate_path}; give the two that were made "
             "together"
         )
     return certificate.x509, key
-
-
-def _read_key(path: pathlib.Path, passphrase_file: pathlib.Path | None) -> RSAPrivateKey:
-    from hcalld.core.errors import ConfigError
-    from hcalld.crypto.signing import PassphraseNeededError, PrivateKeyError, load_private_key
-    from hcalld.stores.keys.passphrase import from_file, from_prompt
-
-    data = read_whole(path)
-    try:
-        try:
-            return load_private_key(data)
-        except PassphraseNeededError:
-            source = (
-                from_prompt(f"passphrase of {path}")
-                if passphrase_file is None
-                else from_file(passphrase_file)
-            )
-            return load_private_key(data, source.get().reveal())
-    except PrivateKeyError as error:
-        raise ConfigError(f"{path}: {error}") from None

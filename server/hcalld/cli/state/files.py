@@ -54,3 +54,15 @@ def read_file(path: pathlib.Path, limit: int) -> bytes:
             return file.read(limit + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_whole(path: pathlib.Path, limit: int) -> bytes:
+    """A file of at most ``limit`` bytes.
+
+    Raises:
+        ConfigError: it cannot be read, or is longer.
+    """
+    data = read_file(path, limit)
+    if len(data) > limit:
+        raise ConfigError(f"{path}: too long, expected at most {limit} bytes")
+    return data
