@@ -34,14 +34,19 @@ from hcalld.control.messages import (
     name_of,
 )
 from hcalld.core.errors import HcalldError
-from hcalld.runtime.transport import SocketTransport, TransportClosed, describe_peer, peer_uid
+from hcalld.runtime.transport import (
+    SocketTransport,
+    TransportClosed,
+    accept,
+    describe_peer,
+    peer_uid,
+)
 
 MAX_CLIENTS: Final = 32
 IDLE_SECONDS: Final = 120
 """A client that asks nothing for so long gives up its place."""
 READ_SECONDS: Final = 10
 """A client that has not read its reply by then is ended."""
-_ACCEPT_AGAIN_SECONDS: Final = 0.1
 
 Answer = Callable[[Any], Awaitable[Reply]]
 
@@ -93,15 +98,7 @@ class ControlListener:
         listener.setblocking(False)
         async with trio.open_nursery() as nursery:
             while True:
-                await trio.lowlevel.wait_readable(listener)
-                try:
-                    sock, _ = listener.accept()
-                except BlockingIOError:
-                    continue
-                except OSError as error:
-                    self._log.error("cannot accept on the control socket", reason=str(error))
-                    await trio.sleep(_ACCEPT_AGAIN_SECONDS)
-                    continue
+                sock = await accept(listener, self._log, "cannot accept on the control socket")
                 refusal = self._refusal(sock)
                 if refusal is not None:
                     _turn_away(sock, refusal)

@@ -26,6 +26,7 @@ from hcalld.runtime.transport import (
     SocketTransport,
     StreamTransport,
     Transport,
+    accept,
     describe_peer,
     peer_uid,
 )
@@ -164,16 +165,7 @@ class Server:
         listener.setblocking(False)
         async with trio.open_nursery() as nursery:
             while True:
-                await trio.lowlevel.wait_readable(listener)
-                try:
-                    sock, _ = listener.accept()
-                except BlockingIOError:
-                    continue
-                except OSError as error:
-                    # Out of descriptors, or the peer left already: neither ends the daemon.
-                    self._log.error("cannot accept", reason=str(error))
-                    await trio.sleep(0.1)
-                    continue
+                sock = await accept(listener, self._log, "cannot accept")
                 if context is not None:
                     nursery.start_soon(self.serve_tls, sock, context)
                 else:

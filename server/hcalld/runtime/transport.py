@@ -13,7 +13,7 @@ import array
 import os
 import socket
 import struct
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -26,6 +26,32 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * _DESCRIPTOR_SIZE)
 # One buffer for the process: it is filled and emptied without an await between.
 _SHARED_BUFFER = bytearray(_RECEIVE_SIZE)
 _SHARED_VIEW = memoryview(_SHARED_BUFFER)
+
+
+ACCEPT_AGAIN_SECONDS = 0.1
+"""After a connection could not be accepted, as when we are out of descriptors."""
+
+
+async def accept(listener: socket.socket, log: Any, complaint: str) -> socket.socket:
+    """Wait for the next connection to a socket that does not block.
+
+    Args:
+        listener: where.
+        log: is told what goes wrong; it does not end the waiting.
+        complaint: in these words.
+    """
+    while True:
+        await trio.lowlevel.wait_readable(listener)
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            # Out of descriptors, or the peer left already: neither ends the daemon.
+            log.error(complaint, reason=str(error))
+            await trio.sleep(ACCEPT_AGAIN_SECONDS)
+            continue
+        return sock
 
 
 class TransportClosed(Exception):

@@ -26,6 +26,7 @@ from hcalld.control.messages import (
     Pef,
 )
 from hcalld.core.errors import StoreError
+from hcalld.runtime import transport
 
 GUESTS = b'{"command":"guests"}\n'
 BIG = 4 << 20
@@ -421,7 +422,7 @@ async def test_client_when_its_uid_is_not_allowed_then_it_is_told_and_ended(
 async def test_listener_when_descriptors_run_out_then_it_goes_on(
     control: Control, commands: Commands, monkeypatch: pytest.MonkeyPatch, logs: Logs
 ):
-    monkeypatch.setattr(listener_module, "_ACCEPT_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(transport, "ACCEPT_AGAIN_SECONDS", 0)
     real, fail = socket.socket.accept, [True]
 
     def accept(sock: socket.socket) -> Any:
