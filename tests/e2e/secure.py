@@ -39,22 +39,6 @@ def disk(number: int, path: Path) -> list[str]:
     ]
 
 
-def dma_window(memory_mib: int) -> list[str]:
-    """QEMU's options for a window through which Linux bounces as it should: see docs/pef.md.
-
-    Args:
-        memory_mib: The guest's memory; a power of two.
-    """
-    size = memory_mib << 20
-    # The window that a guest has from the start begins at 0, and must not reach the other one.
-    options = {"dma64_win_addr": size, "dma_win_size": min(size, 1 << 30)}
-    return [
-        word
-        for name, value in options.items()
-        for word in ("-global", f"spapr-pci-host-bridge.{name}=0x{value:x}")
-    ]
-
-
 def svm_of_each(cpus: int) -> str:
     """A script that prints it for each CPU."""
     return f"""\

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.secure import SVM, SecureLab, svm_of_each
+from tests.e2e.secure import SVM, SecureLab, shared_calls, svm_of_each
 
 if TYPE_CHECKING:
-    from tests.e2e.daemon import Daemon
     from tests.e2e.lab import Lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
@@ -166,13 +164,6 @@ QUEUE_SIZE = 1 << 16
 SWIOTLB_SIZE = 64 << 20
 
 
-def shared_calls(daemon: Daemon) -> list[int]:
-    """How many pages each UV_SHARE_PAGE was about."""
-    lines = [line for line in daemon.trace_lines() if " UV_SHARE_PAGE(" in line]
-    assert all(" = U_SUCCESS " in line for line in lines)
-    return [int(found[1]) for line in lines if (found := re.search(r"count=(\d+)", line))]
-
-
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 def test_what_is_shared(cpus: int, lab: Lab) -> None:
     secure = SecureLab(lab)
@@ -183,7 +174,7 @@ def test_what_is_shared(cpus: int, lab: Lab) -> None:
     lppacas = LPPACA_SIZE * MAX_CPUS // PAGE
     queues = [QUEUE_SIZE // PAGE] * cpus
     expected = sorted([lppacas, *[1] * LOGS_OF_A_SLAB, *queues, SWIOTLB_SIZE // PAGE])
-    assert sorted(shared_calls(secure.daemon)) == expected
+    assert sorted(shared_calls(secure.daemon.trace_lines())) == expected
 
 
 DISK_SCRIPT = """\

@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from tests.e2e.secure import SVM, SecureLab, svm_of_each
+from tests.e2e.secure import SVM, SecureLab, shared_calls, svm_of_each
 from tests.kernel.guestside import calls, profile, succeed
 from tests.kernel.secvars import EPERM, Sequence
 from tests.kernel.test_secure import (
@@ -16,7 +16,6 @@ from tests.kernel.test_secure import (
     QUEUE_SIZE,
     SWIOTLB_SIZE,
     program,
-    shared_calls,
 )
 from tests.kernel.test_secvar import (
     DYNAMIC_MODE,
@@ -59,7 +58,7 @@ def test_what_is_shared(cpus: int, lab: Lab) -> None:
     lppacas = LPPACA_SIZE * MAX_CPUS // PAGE
     queues = [QUEUE_SIZE // PAGE] * cpus
     expected = sorted([lppacas, *[1] * PAGES_OF_LOGS, *queues, SWIOTLB_SIZE // PAGE])
-    assert sorted(shared_calls(secure.daemon)) == expected
+    assert sorted(shared_calls(secure.daemon.trace_lines())) == expected
 
 
 @pytest.mark.parametrize("firmware", ["vof", "slof"])

@@ -15,12 +15,13 @@ from tests.e2e.secure import (
     SVM,
     SecureLab,
     disk,
-    dma_window,
     pages_with_content,
     shared_calls,
     svm_of_each,
 )
 from tests.provision import initramfs
+
+from hcalld.cli.qemu_args import window_arguments
 
 if TYPE_CHECKING:
     from tests.e2e.lab import Lab
@@ -137,7 +138,7 @@ def test_a_daemon_that_is_killed_while_pages_and_a_disk_are_read(lab: Lab) -> No
         f"{script}sha256sum /random\n",
         smp=2,
         memory_mib=256,
-        extra=[*dma_window(256), *disk(0, image)],
+        extra=[*window_arguments(256 << 20), *disk(0, image)],
     )
     machine.console.expect("READY", 240)
     chance = random.Random(13)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.e2e.ether import GUEST_ADDRESS, HOST_ADDRESS, EtherHost
 from tests.e2e.patience import wait_until
-from tests.e2e.secure import BEHIND_TCES, SVM, SecureLab, disk, dma_window
+from tests.e2e.secure import BEHIND_TCES, SVM, SecureLab, disk
+
+from hcalld.cli.qemu_args import window_arguments
 
 if TYPE_CHECKING:
     from tests.e2e.lab import Lab
@@ -50,7 +52,12 @@ def test_network_and_disks_at_once(secure_memory: int | None, lab: Lab) -> None:
     target.write_bytes(bytes(4 << 20))
     with EtherHost(lab.socket_dir / "ether.sock", {"in": sent}) as host:
         device = f"virtio-net-pci,{BEHIND_TCES}"
-        extra = [*dma_window(MEMORY_MIB), *disk(0, source), *disk(1, target), *host.options(device)]
+        extra = [
+            *window_arguments(MEMORY_MIB << 20),
+            *disk(0, source),
+            *disk(1, target),
+            *host.options(device),
+        ]
         machine = secure.linux(BUSY_SCRIPT, smp=4, memory_mib=MEMORY_MIB, extra=extra)
         text = machine.console.expect_end(300)
     assert f"got 0 {hashlib.sha256(sent).hexdigest()}" in text
