@@ -4,9 +4,10 @@
 Tree::
 
     Exception
-     └─ ProtocolError
-         ├─ LocalProtocolError    our caller broke the rules of docs/wire.rst
-         └─ RemoteProtocolError   the peer did: end the connection, log ``reason``
+     ├─ ProtocolError
+     │   ├─ LocalProtocolError    our caller broke the rules of docs/wire.rst
+     │   └─ RemoteProtocolError   the peer did: end the connection, log ``reason``
+     └─ CaptureError              a capture cannot be read or written
 """
 
 from __future__ import annotations
@@ -48,3 +49,7 @@ class RemoteProtocolError(ProtocolError):
     def __init__(self, breach: Breach, message: str) -> None:
         super().__init__(message)
         self.breach = breach
+
+
+class CaptureError(Exception):
+    """A capture is damaged, of another version, or cannot be written; the text says where."""
