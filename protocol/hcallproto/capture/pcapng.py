@@ -339,4 +339,4 @@ def _nanoseconds(ticks: int, resolution: int) -> int:
     exponent = resolution & 0x7F
     if resolution & 0x80:
         return ticks * 1_000_000_000 >> exponent
-    return ticks * 1_000_000_000 // 10**exponent
+    return ticks * 1_000_000_000 // int(10**exponent)

@@ -136,7 +136,10 @@ def test_feed_when_bytes_are_changed_then_nothing_but_capture_errors_comes(data:
         list(reader.feed(bytes(changed)))
         reader.end()
     except CaptureError as error:
-        assert str(error).startswith(f"at byte {reader.offset}: ")
+        said = str(error)
+    else:
+        said = f"at byte {reader.offset}: nothing"
+    assert said.startswith(f"at byte {reader.offset}: ")
 
 
 @pytest.mark.parametrize(
