@@ -49,12 +49,22 @@
 
 /*
  * First CPU. r5 = Open Firmware client interface entry (IEEE 1275 PowerPC binding
- * 8.2.2); r3 and r4 describe an initrd, which we do not use.
+ * 8.2.2); r3 and r4 describe an initrd, which we do not use. After UV_ESM (lib/esm.c) r5
+ * is 0, r3 the device tree, r4 where we are, and the byte order is the image's.
+ *
+ * So little-endian code must tell which it is. "tdi 0,0,0x48" never traps; read in the
+ * other order it is "b .+8", as in Linux's FIXUP_ENDIAN.
  */
 	.globl	_start
 _start:
+#ifdef __LITTLE_ENDIAN__
+	tdi	0,%r0,0x48
+	b	1f
+#endif
 	NATIVE_MODE
-	mr	%r30,%r5
+1:	mr	%r30,%r5
+	mr	%r29,%r3
+	mr	%r28,%r4
 	LOAD_TOC
 
 	LOAD_ADDR %r3, __bss_start
@@ -72,6 +82,8 @@ _start:
 	li	%r0,0
 	stdu	%r0,-64(%r1)
 	mr	%r3,%r30
+	mr	%r4,%r29
+	mr	%r5,%r28
 	bl	stub_main
 	nop
 3:	b	3b

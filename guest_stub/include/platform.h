@@ -46,6 +46,8 @@ struct platform {
 	uint64_t initrd, initrd_size;	/* what QEMU's -initrd put into RAM; 0 without one */
 	bool cas_done;			/* the tree is the one after CAS */
 	uint32_t cas_result;
+	uint32_t terminal;		/* unit of the console */
+	bool is_secure;			/* UV_ESM has been, and has started us anew */
 	struct rtas_tokens rtas;
 };
 
@@ -53,6 +55,9 @@ extern struct platform platform;
 
 /* Reads everything; of_entry is r5 at entry. Firmware is gone afterwards. */
 void platform_init(uint64_t of_entry);
+
+/* After UV_ESM: platform was brought over (esm.h), firmware is long gone. */
+void platform_resume(void);
 
 bool platform_has_hypertas(const char *name);
 

@@ -2,6 +2,7 @@
 /* Choosing the tests, running them, and ending. */
 #include "args.h"
 #include "console.h"
+#include "esm.h"
 #include "exception.h"
 #include "platform.h"
 #include "smp.h"
@@ -9,7 +10,7 @@
 #include "test.h"
 
 /* start.S */
-void stub_main(uint64_t of_entry);
+void stub_main(uint64_t of_entry, uint64_t tree, uint64_t kernel);
 
 static const char *byte_order(void)
 {
@@ -74,19 +75,32 @@ static void refuse_unknown_words(void)
 	}
 }
 
-void stub_main(uint64_t of_entry)
+/* From UV_ESM there is no Open Firmware, but a device tree, and we are at kernel. */
+static void prepare(uint64_t of_entry, uint64_t tree, uint64_t kernel)
+{
+	smp_init();
+	if (!of_entry) {
+		esm_resume(tree, kernel);
+		exception_init();
+		return;
+	}
+	platform_init(of_entry);
+	exception_init();
+	if (arg_number("esm", 0))
+		esm_enter_or_abort();
+}
+
+void stub_main(uint64_t of_entry, uint64_t tree, uint64_t kernel)
 {
 	const struct stub_test *test;
 	unsigned int count = 0, number = 0, skipped = 0;
 
-	smp_init();
-	platform_init(of_entry);
-	exception_init();
+	prepare(of_entry, tree, kernel);
 
 	console_printf("\nKTAP version 1\n");
-	console_printf("# guest_stub %s-endian, cpus=%u ram=%lu MiB args='%s'\n",
-		       byte_order(), platform.cpu_count,
-		       platform.ram_end >> 20, platform.bootargs);
+	console_printf("# guest_stub %s-endian, cpus=%u ram=%lu MiB%s args='%s'\n",
+		       byte_order(), platform.cpu_count, platform.ram_end >> 20,
+		       platform.is_secure ? " secure" : "", platform.bootargs);
 	refuse_unknown_words();
 	for (test = __tests_start; test < __tests_end; test++)
 		count += is_chosen(test);

@@ -52,7 +52,8 @@ static void read_terminal(void)
 
 	/* Without one the console stays with unit 0, for which QEMU takes the first. */
 	if (read_cells(node, "reg"))
-		console_set_terminal(be32(cells[0]));
+		platform.terminal = be32(cells[0]);
+	console_set_terminal(platform.terminal);
 }
 
 /* Regions are kept in order, whatever the order of their nodes, and joined. */
@@ -238,11 +239,18 @@ void platform_init(uint64_t of_entry)
 		memset(&platform, 0, sizeof(platform));
 		platform.cas_done = true;
 		platform.cas_result = result;
+		read_terminal();
 		read_bootargs();
 		read_rtas();
 		read_tree();
 	}
 	of_quiesce();
+}
+
+void platform_resume(void)
+{
+	console_set_terminal(platform.terminal);
+	args_parse(platform.bootargs);
 }
 
 bool platform_has_hypertas(const char *name)

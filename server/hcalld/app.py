@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import signal
 import socket
@@ -17,6 +18,9 @@ import trio
 from hcalld.backends.base import TpmBackend
 from hcalld.backends.tpms import Tpms
 from hcalld.config import Profile, Profiles
+from hcalld.control.commands import Parts, bound_to
+from hcalld.control.endpoint import Endpoint
+from hcalld.control.listener import ControlListener
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
 from hcalld.observe.trace import Trace
@@ -24,6 +28,7 @@ from hcalld.runtime import sdnotify
 from hcalld.runtime.server import Server, inherited_socket, listen_tcp, listen_unix
 from hcalld.stores.base import Store
 from hcalld.stores.directory import StateDirectory
+from hcalld.stores.fsync import make_directory
 from hcalld.stores.keys import KeySource
 from hcalld.stores.memory import MemoryDirectory
 
@@ -63,6 +68,15 @@ class TcpOptions:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ControlOptions:
+    """The control socket."""
+
+    path: pathlib.Path
+    is_default: bool = False
+    """Nobody asked for it: without it the daemon serves its guests all the same."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
     """What ``hcalld serve`` was asked to do."""
 
@@ -72,6 +86,7 @@ class ServeOptions:
     socket_mode: int = 0o600
     socket_group: int | None = None
     allowed_uids: frozenset[int] | None = None
+    control: ControlOptions | None = None
     state_dir: pathlib.Path | None = None
     """None: state is kept in memory and lost at the end."""
     key_source: KeySource | None = None
@@ -156,6 +171,28 @@ def _open_sockets(options: ServeOptions, stack: contextlib.ExitStack) -> _Socket
     return sockets
 
 
+def _open_control(options: ServeOptions, stack: contextlib.ExitStack) -> Endpoint | None:
+    """The control socket, if there is to be one; ``stack`` removes it.
+
+    A default one that cannot be had, as when another daemon uses the state directory too,
+    is only told of.
+    """
+    control = options.control
+    if control is None:
+        return None
+    try:
+        if control.is_default:
+            make_directory(control.path.parent)
+        endpoint = Endpoint(control.path)
+    except (ConfigError, OSError) as error:
+        if not control.is_default:
+            raise
+        structlog.get_logger().warning("no control socket", reason=str(error))
+        return None
+    stack.callback(endpoint.close)
+    return endpoint
+
+
 async def serve(options: ServeOptions) -> None:
     """Run the daemon until SIGTERM or SIGINT, or until its inherited connection ends.
 
@@ -174,12 +211,18 @@ async def serve(options: ServeOptions) -> None:
         stack.callback(directory.close)
         stack.callback(tpms.close)
         sockets = _open_sockets(options, stack)
+        endpoint = _open_control(options, stack)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
             nursery.start_soon(server.rest_idle_partitions, options.idle_seconds)
             for listener, context in sockets.listeners:
                 nursery.start_soon(server.listen, listener, context)
                 log.info("listening", address=_address(listener), tls=context is not None)
+            if endpoint is not None:
+                # Not who may connect guests: who runs the daemon.
+                control = ControlListener(bound_to(Parts(server)), {os.geteuid(), 0})
+                nursery.start_soon(control.listen, endpoint.socket)
+                log.info("control socket", address=str(endpoint.path))
             if sockets.connected is not None:
                 nursery.start_soon(_serve_one, server, sockets.connected, nursery.cancel_scope)
             sdnotify.notify("READY=1")

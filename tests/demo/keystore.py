@@ -37,8 +37,8 @@ def run_stub(daemon: Daemon, stage: Stage) -> None:
     with Machine(guest, stage.folder, name="stub") as machine:
         report = machine.report()
         report.must_pass()
-    for test in report.tests:
-        terminal.print(f"  ok {test.name} ({len(test.checks)} checks)")
+    checks = sum(len(test.checks) for test in report.tests)
+    terminal.print(f"  ok: {len(report.tests)} tests, {checks} checks")
 
 
 def run_debian(daemon: Daemon, stage: Stage) -> None:

@@ -73,7 +73,7 @@ def make_blob(stage: Stage) -> None:
 
 def start(stage: Stage, initrd: str, name: str, failures: Sequence[str]) -> Machine:
     """Starts QEMU, and shows how a user would."""
-    own = f"-M pseries,x-vof=on -m {MEMORY_MIB}M -smp 2 -name {PARTITION}"
+    own = f"-M pseries,x-vof=on -m {MEMORY_MIB}M -smp 2 -nographic -name {PARTITION}"
     disk = "-drive file=disk.img,if=virtio,format=raw"
     terminal.print(
         f"  $ qemu-system-ppc64 {own} -kernel vmlinux -initrd {initrd} -append '{CMDLINE}' "
@@ -134,6 +134,7 @@ def boot(daemon: Daemon, stage: Stage) -> None:
         title("The host sees what went through shared pages, and zeros where all else is")
         stage.run("head -n 1 disk.img")
         seen = look_at_memory(stage, machine)
+        stage.run("hcalld ctl guests    # its pages have 64 KiB")
     calls, pages = shared_pages(daemon)
     must(0 < seen <= pages, f"{seen} pages are seen, and {pages} are shared")
     show(f"pages that are not zeros: {seen} of {(MEMORY_MIB << 20) // PAGE}")

@@ -10,7 +10,7 @@ from typing import Any
 from tests.e2e.console import LINUX_FAILURES
 from tests.e2e.daemon import Daemon, run_hcalld
 from tests.e2e.lab import PARTITION, Lab, LinuxKernel, Userland
-from tests.e2e.machine import Machine
+from tests.e2e.machine import ByteOrder, Machine
 from tests.esm import private_pem, public_pem
 from tests.provision import initramfs
 
@@ -23,6 +23,12 @@ enabled = true
 """
 SVM = "/sys/devices/system/cpu/svm"
 """What the CPU that reads it is in."""
+
+DMA_WINDOW = (
+    *("-m", "512M,slots=1,maxmem=1G"),
+    *("-global", "spapr-pci-host-bridge.dma64_win_addr=0x40000000"),
+)
+"""QEMU's options for a window where Linux bounces as it should: see docs/pef.md."""
 
 
 def svm_of_each(cpus: int) -> str:
@@ -119,6 +125,22 @@ class SecureLab:
         initrd = self.initrd(script, files=files or {}, userland=userland)
         whole = self.blob(vmlinux, initrd, cmdline, recipient=recipient, attached=attached)
         return self.start(vmlinux, whole, cmdline, **options)
+
+    def stub(
+        self,
+        words: str,
+        *,
+        byte_order: ByteOrder = "le",
+        attached: Mapping[str, bytes] | None = None,
+        **options: Any,
+    ) -> Machine:
+        """Boots the guest stub with a blob that is made for it; ``esm=1`` uses it."""
+        kernel = self.lab.require("stub") / f"stub-{byte_order}.elf"
+        initrd = self.folder / "initrd"
+        initrd.write_bytes(b"initrd of the stub".ljust(512, b"."))
+        whole = self.blob(kernel, initrd, words, attached=attached)
+        options = {"smp": 2, **options}
+        return self.lab.stub(words, self.daemon, byte_order=byte_order, initrd=whole, **options)
 
     def start(
         self,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from . import deb822
@@ -241,6 +241,22 @@ class AptSide:
             package,
             lambda: run(package, self.command("apt-get", *words), log=self.log, cwd=directory),
         )
+
+    def download_all(self, wanted: Sequence[tuple[str, str]], directory: Path) -> bool:
+        """Downloads packages of the guests' architecture into a directory, if all are there.
+
+        It is tried once: who needs them asks for each, where there is more to say.
+        """
+        self.update()
+        words = [f"{package}={version}" for package, version in wanted]
+        say(f"downloading {len(words)} packages from Debian {self.suite}")
+        try:
+            run(
+                "packages", self.command("apt-get", "download", *words), log=self.log, cwd=directory
+            )
+        except ProvisionError:
+            return False
+        return True
 
 
 def newest_first(files: list[deb822.IndexedFile]) -> list[deb822.IndexedFile]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The userland of the test guests: busybox, and a first process that runs a test's script.
 
-A second archive has keyctl and kexec as well, with the C library that they are linked with.
+A second archive has keyctl and kexec as well, with the C library that they are linked with, and a
+third one tpm2-tools with all of theirs.
 
 A test makes its guest by appending: ``base.read_bytes() + overlay({"/run.sh": script})``. The guest
 prints ``EXIT: STATUS=n`` with the script's exit status and powers off.
@@ -14,14 +15,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from . import pins
+from . import pins, tpm2_tools
 from .cache import Cache, sha256_of
 from .cpio import CharacterDevice, Directory, File, Node, Symlink, archive
 from .errors import ProvisionError
-from .fetch import fetch
+from .fetch import Fetched, fetch, fetch_all
 from .kernels import unpack
 
-__all__ = ["CharacterDevice", "Directory", "File", "Node", "Symlink", "base", "overlay", "tools"]
+__all__ = [
+    "CharacterDevice",
+    "Directory",
+    "File",
+    "Node",
+    "Symlink",
+    "base",
+    "overlay",
+    "tools",
+    "tpm",
+]
 
 INIT = Path(__file__).with_name("init.sh")
 
@@ -88,27 +99,68 @@ def tools(cache: Cache, environ: Mapping[str, str] = os.environ) -> Path:
     Returns:
         Path of an uncompressed cpio archive that begins with the common one.
     """
-    common = base(cache, environ)
-    packages = {pin: fetch(cache, pin, environ=environ) for pin in TOOLS}
+    return extended(cache, "initramfs-tools", base(cache, environ), TOOLS, environ)
+
+
+TPM2_TOOLS: Final[dict[pins.Pin, dict[str, str]]] = {
+    tpm2_tools.PROGRAM: {f"/bin/{name}": "usr/bin/tpm2" for name in tpm2_tools.COMMANDS},
+    **{
+        pin: {f"/lib/{name}": f"{LIBRARIES}/{name}" for name in names}
+        for pin, names in tpm2_tools.LIBRARIES.items()
+    },
+}
+"""The same of the third archive."""
+
+
+def tpm(cache: Cache, environ: Mapping[str, str] = os.environ) -> Path:
+    """Gives the archive of tests that use tpm2-tools in a guest.
+
+    Returns:
+        Path of an uncompressed cpio archive that begins with the second one.
+    """
+    return extended(cache, "initramfs-tpm", tools(cache, environ), TPM2_TOOLS, environ)
+
+
+def extended(
+    cache: Cache,
+    kind: str,
+    common: Path,
+    places: dict[pins.Pin, dict[str, str]],
+    environ: Mapping[str, str],
+) -> Path:
+    """Gives an archive with files of packages behind what another one has."""
+    packages = fetch_all(cache, places, environ=environ)
 
     def make(directory: Path) -> None:
         nodes: dict[str, bytes | Node] = {}
-        for pin, files in TOOLS.items():
+        for pin, files in places.items():
             with cache.scratch() as unpacked:
                 unpack(packages[pin].path, unpacked)
-                for path, place in files.items():
-                    if not (unpacked / place).is_file():
-                        raise ProvisionError(
-                            f"{packages[pin].path.name} has no file {place}, from which {path} "
-                            "is made; look where the package has it now, and correct TOOLS"
-                        )
-                    nodes[path] = File((unpacked / place).read_bytes())
+                nodes |= placed(packages[pin], files, unpacked)
         image = common.read_bytes() + archive(nodes)
         (directory / "initramfs.cpio").write_bytes(image)
 
-    inputs = {pin.package: package.sha256 for pin, package in packages.items()}
-    inputs |= {"common": common.parent.name, "recipe": RECIPE, "places": str(TOOLS.values())}
-    return cache.entry("initramfs-tools", inputs, make) / "initramfs.cpio"
+    inputs = {pin.package: packages[pin].sha256 for pin in places}
+    inputs |= {"common": common.parent.name, "recipe": RECIPE, "places": str(places.values())}
+    return cache.entry(kind, inputs, make) / "initramfs.cpio"
+
+
+def placed(package: Fetched, files: dict[str, str], unpacked: Path) -> dict[str, bytes | Node]:
+    """Gives what a package has for the guest; of a file with several names the rest are links."""
+    nodes: dict[str, bytes | Node] = {}
+    first: dict[str, str] = {}
+    for path, place in files.items():
+        if not (unpacked / place).is_file():
+            raise ProvisionError(
+                f"{package.path.name} has no file {place}, from which {path} "
+                "is made; look where the package has it now, and correct the table that names it"
+            )
+        if place in first:
+            nodes[path] = Symlink(first[place])
+        else:
+            first[place] = path
+            nodes[path] = File((unpacked / place).read_bytes())
+    return nodes
 
 
 def contents(busybox: bytes, init: bytes) -> dict[str, bytes | Node]:

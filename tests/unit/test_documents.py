@@ -195,7 +195,7 @@ def program_of(command: Command) -> str:
 
 def test_commands_when_shown_then_each_is_of_a_kind_that_is_checked():
     # Documents of parts, such as QEMU's series, use the tools of those parts too.
-    known = {"hcalld", "make", "qemu-system-ppc64", "git", "cd", "apt-get", "openssl"}
+    known = {"hcalld", "make", "qemu-system-ppc64", "git", "cd", "apt-get", "openssl", "truncate"}
     for command in shown_commands(PROJECT_DOCUMENTS):
         assert program_of(command) in known, command
 
@@ -241,10 +241,22 @@ def test_hcalld_when_a_document_shows_it_then_its_options_exist(command: Command
 
 
 RUNNABLE: Final = ("state", "ctl", "secvar", "esm", "list", "qemu-args")
+ASKS_DAEMON: Final = ("guests", "page-out")
+"""Subcommands of ctl."""
+NEEDS_GUEST: Final = [
+    command
+    for command in shown_commands()
+    if command.words[:2] == ("hcalld", "ctl") and command.words[2] in ASKS_DAEMON
+]
+"""Run in ``tests/unit/hcalld/control``, where there is a daemon with a secure guest lpar7."""
 RUN_HERE: Final = [
     command
     for command in shown_commands()
-    if (program_of(command) == "hcalld" and command.words[1] in RUNNABLE)
+    if (
+        program_of(command) == "hcalld"
+        and command.words[1] in RUNNABLE
+        and command not in NEEDS_GUEST
+    )
     or program_of(command) == "openssl"
 ]
 
@@ -252,6 +264,7 @@ RUN_HERE: Final = [
 def test_state_when_the_documents_commands_are_run_then_each_succeeds(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
+    assert {command.words[2] for command in NEEDS_GUEST} == set(ASKS_DAEMON)
     assert {"state", "ctl", "secvar", "esm"} <= {command.words[1] for command in RUN_HERE}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HCALLD_STATE_DIR", os.fspath(tmp_path / "state"))
@@ -452,6 +465,7 @@ NOT_HERE: Final = frozenset(
         "plpks_sed_ops.c",
         "docs/specs/",
         "opt/ibm/pef",
+        "profiles/secure.toml",
     }
 )
 """Names of files that users make, that Linux or an initrd has, or that are in the series."""

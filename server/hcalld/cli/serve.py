@@ -111,6 +111,13 @@ def _open_trace(name: str | None) -> TextIO | None:
     help="User that may connect, by name or number; may be repeated (default: the daemon's).",
 )
 @click.option("--allow-any-uid", is_flag=True, help="Do not look at the peer's uid.")
+@click.option(
+    "--control",
+    type=click.Path(path_type=pathlib.Path),
+    help="Unix socket for 'hcalld ctl' (default: 'control' in the state directory; with "
+    "--memory none).",
+)
+@click.option("--no-control", is_flag=True, help="No such socket.")
 @state_dir_option
 @key_option
 @click.option("--memory", is_flag=True, help="Keep state in memory only; lost at the end.")
@@ -169,6 +176,8 @@ def command(
     socket_group: str | None,
     allow_uid: tuple[str, ...],
     allow_any_uid: bool,
+    control: pathlib.Path | None,
+    no_control: bool,
     state_dir: pathlib.Path | None,
     key: str | None,
     memory: bool,
@@ -189,7 +198,8 @@ def command(
     """
     import trio
 
-    from hcalld.app import ServeOptions, TcpOptions, serve
+    from hcalld.app import ControlOptions, ServeOptions, TcpOptions, serve
+    from hcalld.control.endpoint import NAME
     from hcalld.observe import log
     from hcalld.runtime import coredumps
 
@@ -198,6 +208,8 @@ def command(
         raise click.UsageError("--fd and --socket-path exclude each other")
     if allow_any_uid and allow_uid:
         raise click.UsageError("--allow-uid and --allow-any-uid exclude each other")
+    if no_control and control is not None:
+        raise click.UsageError("--control and --no-control exclude each other")
     if refuse_unknown and profile_dir is None:
         raise click.UsageError("--refuse-unknown needs --profile-dir")
     if listen is None and (allow_plaintext_tcp or any((tls_cert, tls_key, tls_ca))):
@@ -215,6 +227,12 @@ def command(
     if socket_path is None and fd is None and tcp is None:
         socket_path = paths.socket_path()
         _make_directory(socket_path.parent)
+    kept = None if memory else state_dir or paths.state_dir()
+    control_options = None
+    if control is not None:
+        control_options = ControlOptions(path=control)
+    elif kept is not None and not no_control:
+        control_options = ControlOptions(path=kept / NAME, is_default=True)
     options = ServeOptions(
         socket_path=socket_path,
         fd=fd,
@@ -224,7 +242,8 @@ def command(
         allowed_uids=None
         if allow_any_uid
         else frozenset(map(_uid, allow_uid)) or frozenset({os.geteuid()}),
-        state_dir=None if memory else state_dir or paths.state_dir(),
+        control=control_options,
+        state_dir=kept,
         key_source=None if memory else source_of(key),
         profile_dir=profile_dir,
         refuse_unknown=refuse_unknown,

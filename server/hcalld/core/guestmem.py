@@ -10,23 +10,20 @@ from collections.abc import Iterable
 class RamMap:
     """Guest RAM as sorted, merged, half-open address ranges."""
 
-    __slots__ = ("_ends", "_starts")
+    __slots__ = ("_ends", "_starts", "regions")
 
     def __init__(self, regions: Iterable[tuple[int, int]]) -> None:
         """Args: ``regions`` as (gpa, size) pairs, sorted, not overlapping."""
         self._starts: list[int] = []
         self._ends: list[int] = []
-        for gpa, size in regions:
+        self.regions = tuple((gpa, gpa + size) for gpa, size in regions)
+        """(first byte, byte after the last) of each: what comes and goes as one."""
+        for gpa, end in self.regions:
             if self._ends and self._ends[-1] == gpa:
-                self._ends[-1] = gpa + size
+                self._ends[-1] = end
             else:
                 self._starts.append(gpa)
-                self._ends.append(gpa + size)
-
-    @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """All of RAM as (first byte, byte after the last) pairs."""
-        return tuple(zip(self._starts, self._ends, strict=True))
+                self._ends.append(end)
 
     def contains(self, gpa: int, size: int) -> bool:
         """True if ``size`` bytes at ``gpa`` are all RAM; an empty range asks for ``gpa``."""

@@ -96,6 +96,8 @@ class Calls:
     ) -> None:
         self.ram = SharedRam()
         self.answered_count = 0
+        self.attended = trio.Event()
+        """Set when QEMU's next ATTEND has been answered, or none will come any more."""
         self._connection = connection
         self._outbox = outbox
         self._partition = partition
@@ -184,6 +186,7 @@ class Calls:
             pending.scope.cancel()
             if pending.request is not None:
                 pending.request.done.set()
+        self.has_attended()
 
     def memory_reply(self, reply: _MemoryReply) -> None:
         """The shim's answer to a READ, WRITE or PAGES."""
@@ -292,7 +295,7 @@ class Calls:
             return
         if machine.state is VmState.ABORT:
             self._terminate("it was taken down before, and the daemon ended")
-        elif machine.is_wanting(self.ram.map.ranges):
+        elif machine.is_wanting(self.ram.map.regions):
             self._ask_to_attend()
 
     def _after_ultracall(self, frame: f.Call, entry: Entry | None, outcome: Outcome) -> None:
@@ -304,10 +307,23 @@ class Calls:
         if frame.level == s.LEVEL_SHIM and frame.number == s.ShimCall.ATTEND:
             if outcome.code is U.BUSY:
                 self._ask_to_attend()
+            self.has_attended()
             return
         machine = self._partition.pef
         if machine is not None and machine.is_wanting():
             self._ask_to_attend()
+
+    def has_attended(self) -> None:
+        """Wake up who waits for an ATTEND."""
+        done, self.attended = self.attended, trio.Event()
+        done.set()
+
+    def attend(self) -> trio.Event:
+        """Ask QEMU for an ATTEND in nobody's name; gives ``attended`` of it."""
+        self._ask_to_attend()
+        # In a task of the connection's own: what cannot be sent is its end, not the asker's.
+        self._nursery.start_soon(self._outbox.flush)
+        return self.attended
 
     def _ask_to_attend(self) -> None:
         self._outbox.queue(f.Control(s.ControlAction.ATTEND, "", self._connection.reset))

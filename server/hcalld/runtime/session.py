@@ -18,6 +18,8 @@ import trio
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
 from hcalld.core.records import Run
+from hcalld.domain.pef.figures import PefFigures, figures_of
+from hcalld.families.uv.shim_calls import FAMILY as PEF_FAMILY
 from hcalld.runtime.calls import Calls
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.outbox import Outbox
@@ -44,6 +46,8 @@ SECURE_FEATURES = s.Feature.SC2 | s.Feature.PAGE_STATES
 """What a guest needs of its QEMU to become a secure VM."""
 
 SERVED_FEATURES = s.Feature.SHARED_RAM | SECURE_FEATURES
+
+_VCPU_CHANGES = {s.EventKind.VCPU_ADDED: 1, s.EventKind.VCPU_REMOVED: -1}
 
 _LEVELS = {
     False: frozenset({Level.SC1}),
@@ -83,6 +87,8 @@ class Session:
         self.hello: f.Hello | None = None
         self.log = structlog.get_logger().bind(peer=transport.peer)
         self.ended = trio.Event()
+        self.vcpu_count = 0
+        """Virtual CPUs that the machine has now."""
         self._owner = owner
         self._observers = observers
         self._spin_ns = spin_us * 1000
@@ -93,6 +99,8 @@ class Session:
         self._outbox = Outbox(self.connection, transport)
         self._calls: Calls | None = None
         self._nursery: trio.Nursery | None = None
+        self._figures_at_rest: tuple[int, PefFigures] | None = None
+        """Calls answered, and what the secure VM was, when the store began to rest."""
         self._scope = trio.CancelScope()
         self._why_stopped = "the daemon is stopping"
 
@@ -106,6 +114,41 @@ class Session:
         """How many calls wait."""
         return self._calls.pending_count if self._calls is not None else 0
 
+    @property
+    def answered_count(self) -> int:
+        """How many calls of this connection were answered."""
+        return self._calls.answered_count if self._calls is not None else 0
+
+    def attend(self) -> trio.Event | None:
+        """Ask QEMU for an ATTEND, so that the secure VM's model can do what it wants to do.
+
+        Returns:
+            Set when one was answered, or the run or the connection has ended; None: it has.
+        """
+        if self._calls is None or self._nursery is None or self.connection.state is not State.READY:
+            return None
+        return self._calls.attend()
+
+    def pef_figures(self) -> PefFigures | None:
+        """What its secure VM is now; None if the partition has none.
+
+        A store that rests is not loaded for this: nothing has changed meanwhile.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        partition = self.partition
+        if partition is None or not partition.may_be_secure:
+            return None
+        machine = partition.pef
+        if machine is None:
+            at_rest = self._figures_at_rest
+            if at_rest is not None and at_rest[0] == self.answered_count:
+                return at_rest[1]
+            partition.model(PEF_FAMILY.name)
+            machine = partition.pef
+        return None if machine is None else figures_of(machine)
+
     async def rest_if_idle(self) -> None:
         """Give up the partition's memory if no call has come since this was last asked."""
         partition, calls = self.partition, self._calls
@@ -118,6 +161,9 @@ class Session:
         try:
             await partition.flush()
             if not calls.pending_count:
+                machine = partition.pef
+                if machine is not None:
+                    self._figures_at_rest = calls.answered_count, figures_of(machine)
                 partition.rest()
         except StoreError as error:
             self.log.error("store not flushed", reason=str(error))
@@ -171,14 +217,18 @@ class Session:
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            with trio.fail_after(HANDSHAKE_SECONDS):
-                while self.connection.state is not State.READY:
-                    if not await self._serve_once():
-                        return
-            self.log.info("guest ready", calls=len(self._entries))
-            while await self._serve_once():
-                pass
-            nursery.cancel_scope.cancel()
+            try:
+                with trio.fail_after(HANDSHAKE_SECONDS):
+                    while self.connection.state is not State.READY:
+                        if not await self._serve_once():
+                            return
+                self.log.info("guest ready", calls=len(self._entries))
+                while await self._serve_once():
+                    pass
+                nursery.cancel_scope.cancel()
+            finally:
+                # It takes no more tasks soon, and others ask for some.
+                self._nursery = None
 
     async def _farewell(self, reason: s.GoodbyeReason, text: str) -> None:
         """Tell the shim why, if it still listens."""
@@ -193,6 +243,7 @@ class Session:
     async def _end(self, why: str) -> None:
         if self._calls is not None:
             self._calls.ram.close()
+            self._calls.has_attended()
         await self.transport.aclose()
         if self.partition is not None:
             try:
@@ -283,6 +334,7 @@ class Session:
             )
             raise VersionMismatch(text)
         self.hello = hello
+        self.vcpu_count = hello.vcpu_count
         partition = self.partition = await self._owner.claim(hello, self)
         partition.page_shift = hello.page_shift
         self.log = self.log.bind(partition=partition.id)
@@ -330,6 +382,7 @@ class Session:
             reset=hello.reset,
             profile=partition.profile.source,
             shared_ram=shared_ram,
+            secure_mode=is_pef,
         )
 
     def _log_orders(self, partition: Partition) -> None:
@@ -367,6 +420,7 @@ class Session:
 
     def _event(self, event: f.Event) -> None:
         self.log.info("event", kind=event.kind.name)
+        self.vcpu_count += _VCPU_CHANGES.get(event.kind, 0)
         if event.kind is not s.EventKind.RESET:
             return
         assert self._calls is not None

@@ -273,5 +273,5 @@ class PefGuest:
         async def key(blob: Any) -> Secret:
             raise AssertionError("nobody needs a key")
 
-        ranges = self.guest.ram.ranges
-        return self.run(enter(self.machine, kernel_gpa, tree_gpa, ranges, verify, key))
+        regions = self.guest.ram.regions
+        return self.run(enter(self.machine, kernel_gpa, tree_gpa, regions, verify, key))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.provision import pins
 from tests.provision.cache import Cache
 from tests.provision.deb822 import IndexedFile
 from tests.provision.errors import ProvisionError
-from tests.provision.fetch import fetch
+from tests.provision.fetch import fetch, fetch_all
 from tests.provision.pins import Pin
 
 CONTENT = b"what was pinned"
@@ -35,6 +36,7 @@ class FakeArchive:
         self.packages = packages
         self.downloads: list[tuple[str, str]] = []
         self.altered = b""
+        self.together = 0
 
     def package_names(self, prefix: str) -> list[str]:
         return [name for name in self.packages if name.startswith(prefix)]
@@ -51,6 +53,14 @@ class FakeArchive:
         self.downloads.append((package, version))
         content = self.packages[package][version] + self.altered
         (directory / f"{package}_{version}_all.deb").write_bytes(content)
+
+    def download_all(self, wanted: Sequence[tuple[str, str]], directory: Path) -> bool:
+        if not all(version in self.packages.get(package, {}) for package, version in wanted):
+            return False
+        self.together += 1
+        for package, version in wanted:
+            self.download(package, version, directory)
+        return True
 
 
 class NoArchive(FakeArchive):
@@ -155,3 +165,40 @@ def test_pins_when_read_then_each_is_well_formed(pin: Pin):
     assert len(bytes.fromhex(pin.sha256)) == 32
     assert pin.version.startswith(pin.series)
     assert pin.is_source == (".orig.tar." in pin.file)
+
+
+def pin_of(package: str, content: bytes) -> Pin:
+    file = f"{package}_1_all.deb"
+    return Pin(package, "sid", False, "1", file, hashlib.sha256(content).hexdigest())
+
+
+def test_fetch_all_when_all_are_there_then_they_come_together_once(cache: Cache):
+    contents = {name: name.encode() for name in ("one", "two", "three")}
+    pins = [pin_of(name, content) for name, content in contents.items()]
+    archive = FakeArchive({name: {"1": content} for name, content in contents.items()})
+    fetched = fetch_all(cache, pins, archive=archive)
+    assert {pin.package: found.path.read_bytes() for pin, found in fetched.items()} == contents
+    assert all(found.is_pinned for found in fetched.values())
+    assert archive.together == 1
+    assert len(archive.downloads) == 3
+    assert fetch_all(cache, pins, archive=NoArchive()) == fetched
+
+
+def test_fetch_all_when_one_has_left_then_it_alone_has_a_stand_in(cache: Cache):
+    pins = [pin_of("one", b"one"), pin_of("two", b"two")]
+    archive = FakeArchive({"one": {"1": b"one"}, "two": {"2": b"newer"}})
+    fetched = fetch_all(cache, pins, archive=archive)
+    assert [found.is_pinned for found in fetched.values()] == [True, False]
+    assert [found.path.read_bytes() for found in fetched.values()] == [b"one", b"newer"]
+    assert archive.together == 0
+
+
+def test_fetch_all_when_one_is_not_what_was_pinned_then_it_is_refused_and_the_other_kept(
+    cache: Cache,
+):
+    pins = [pin_of("one", b"one"), pin_of("two", b"two")]
+    archive = FakeArchive({"one": {"1": b"one"}, "two": {"1": b"replaced"}})
+    with pytest.raises(ProvisionError, match="Do not use the file"):
+        fetch_all(cache, pins, archive=archive)
+    kept = [path.read_bytes() for path in (cache.root / "downloads").rglob("*.deb")]
+    assert kept == [b"one"]

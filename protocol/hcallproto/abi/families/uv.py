@@ -178,7 +178,8 @@ ESM = Hcall(
             minimum=1,
             code=U.P2,
         ),
-        dataclasses.replace(address("fdt", 5, "flattened device tree"), minimum=1, code=U.P3),
+        # Only 0 is U_P3 (svm-esm.c sys_esm()), which the handler says.
+        dataclasses.replace(address("fdt", 5, "flattened device tree"), code=U.PARAMETER),
     ),
     buffers=(
         Buffer(

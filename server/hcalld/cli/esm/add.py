@@ -7,13 +7,7 @@ import pathlib
 
 import click
 
-from hcalld.cli.esm.inputs import (
-    MAX_IMAGE_SIZE,
-    about,
-    locate_in_file,
-    path_type,
-    read_whole,
-)
+from hcalld.cli.esm.inputs import about, path_type, read_initrd, read_whole
 from hcalld.cli.state.files import check_target, force_option, write_file
 from hcalld.cli.state.running import subcommand
 
@@ -25,20 +19,12 @@ from hcalld.cli.state.running import subcommand
 @force_option
 def command(*, blob: pathlib.Path, initrd: pathlib.Path, output: pathlib.Path, force: bool) -> None:
     """Make the initrd that QEMU is given: an archive with BLOB, and INITRD behind it."""
-    from hcalld.core.errors import ConfigError
     from hcalld.domain.esm.authoring import archive
     from hcalld.domain.esm.blob import MAX_SIZE, parse
-    from hcalld.domain.esm.errors import EsmError
 
     check_target(output, force=force)
     content = read_whole(blob, MAX_SIZE)
     with about(blob):
         parse(content)
-    rest = read_whole(initrd, MAX_IMAGE_SIZE)
-    try:
-        locate_in_file(rest)
-    except EsmError:
-        pass
-    else:
-        raise ConfigError(f"{initrd}: has a blob already; give the initrd it was added to")
+    rest = read_initrd(initrd)
     write_file(output, archive(content) + rest, force=force)

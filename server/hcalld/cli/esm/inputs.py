@@ -84,13 +84,19 @@ def read_blob(path: pathlib.Path) -> BlobFile:
         ConfigError: it is neither.
     """
     from hcalld.domain.esm import blob
+    from hcalld.domain.esm.errors import EsmError
     from hcallproto.payloads import cpio
 
     content = read_whole(path, MAX_IMAGE_SIZE)
     with about(path):
         if not content.startswith(cpio.MAGIC):
             return BlobFile(path, blob.parse(content), content, None)
-        located = locate_in_file(content)
+        try:
+            located = locate_in_file(content)
+        except EsmError as error:
+            raise EsmError(
+                f"neither a blob nor an initrd that hcalld esm add made: {error}"
+            ) from None
         return BlobFile(path, blob.parse(located.blob), content, located)
 
 
@@ -106,6 +112,25 @@ def locate_in_file(content: bytes) -> Located:
     nothing = Range(0, 0)
     tree = BootTree(nothing, nothing, Range(0, len(content)), b"", None)
     return run(locate(read, tree))
+
+
+def read_initrd(path: pathlib.Path) -> bytes:
+    """An initrd that has no blob yet.
+
+    Raises:
+        ConfigError: it has one, or it is empty.
+    """
+    from hcalld.core.errors import ConfigError
+    from hcalld.domain.esm.errors import EsmError
+
+    content = read_whole(path, MAX_IMAGE_SIZE)
+    if not content:
+        raise ConfigError(f"{path}: empty, expected an initrd")
+    try:
+        locate_in_file(content)
+    except EsmError:
+        return content
+    raise ConfigError(f"{path}: has a blob already; give the initrd it was added to")
 
 
 # -- what is measured -----------------------------------------------------------------------

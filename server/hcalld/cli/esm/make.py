@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from hcalld.cli.esm.inputs import (
-    MAX_IMAGE_SIZE,
     about,
     cmdline_option,
     digests_of_files,
     kernel_option,
     path_type,
+    read_initrd,
     read_recipient,
     read_whole,
 )
@@ -24,6 +24,12 @@ from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:
     from hcalld.domain.esm.authoring import Attachment
+
+LINUX_WORDS: Final = {
+    "svm=1": "Linux does not ask for secure mode without it",
+    "swiotlb=force": "Linux makes no bounce buffers without it, and devices are refused",
+}
+"""What a blob for Linux is of no use without."""
 
 
 @subcommand("make", "Make a blob.")
@@ -71,10 +77,7 @@ def command(
     from hcalld.domain.esm.authoring import make
 
     check_target(output, force=force)
-    content = read_whole(initrd, MAX_IMAGE_SIZE)
-    if not content:
-        raise ConfigError(f"{initrd}: empty, expected an initrd")
-    digests = digests_of_files(kernel, content, cmdline)
+    digests = digests_of_files(kernel, read_initrd(initrd), cmdline)
     files = dict(map(_attachment, attachments))
     if len(files) < len(attachments):
         raise ConfigError("two files of one name are attached; give one another with NAME=PATH")
@@ -94,6 +97,9 @@ def command(
     )
     if not recipients:
         click.echo("no machine may run it yet; see hcalld esm authorize", err=True)
+    for word, otherwise in LINUX_WORDS.items():
+        if word not in cmdline.split():
+            click.echo(f"the command line has no {word}: {otherwise}", err=True)
 
 
 def _attachment(words: str) -> tuple[str, Attachment]:

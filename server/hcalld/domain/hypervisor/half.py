@@ -24,7 +24,7 @@ from hcalld.domain.hypervisor.states import (
     VmCall,
     VmPhase,
 )
-from hcalld.domain.runs import Runs
+from hcalld.domain.runs import CHUNK_SHIFT, Runs
 from hcalld.domain.ultravisor.abi import (
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -99,9 +99,7 @@ class HypervisorHalf:
             elif tag == records.SLOT_TAG:
                 self.slots[number] = records.decode_slot(key, content)
             elif tag == records.CHUNK_TAG:
-                begin = number * records.CHUNK_PAGES
-                for low, high, state in records.decode_runs(key, content):
-                    self.gfns.set(begin + low, begin + high, state)
+                records.decode_states(key, number, content, self.gfns)
             elif tag == records.OUT_TAG:
                 self.out[number] = records.decode_out(key, content) << PAGE_SHIFT
             else:
@@ -148,10 +146,7 @@ class HypervisorHalf:
             slot = self.slots.get(number)
             return None if slot is None else records.encode_slot(*slot)
         if tag == records.CHUNK_TAG:
-            begin = number * records.CHUNK_PAGES
-            runs = self.gfns.runs(begin, begin + records.CHUNK_PAGES)
-            known = [(a - begin, b - begin, s) for a, b, s in runs if s is not GfnState.NORMAL]
-            return records.encode_runs(known) if known else None
+            return self.gfns.pack(number)
         if tag == records.OUT_TAG:
             lra = self.out.get(number)
             return None if lra is None else records.CONTENT_NUMBER.pack(lra >> PAGE_SHIFT)
@@ -180,7 +175,7 @@ class HypervisorHalf:
 
     def _set(self, low: int, high: int, state: GfnState) -> None:
         self.gfns.set(low, high, state)
-        for chunk in range(low // records.CHUNK_PAGES, (high - 1) // records.CHUNK_PAGES + 1):
+        for chunk in range(low >> CHUNK_SHIFT, (high - 1 >> CHUNK_SHIFT) + 1):
             self._dirty.add(records.CHUNK_TAG + records.CHUNK_NUMBER.pack(chunk))
 
     def restore(self, low: int, high: int, state: int) -> None:
@@ -258,11 +253,13 @@ class HypervisorHalf:
         scratch = self.memory.allocate()
         if scratch is not None:
             # A page that the hypervisor keeps: the VM's own is the guest's RAM, and stays.
-            for low, high, state in list(self.gfns.all_runs()):
-                for gfn in range(low, high) if state is GfnState.SECURE else ():
-                    number = uv.PAGE_OUT.number
-                    turn.ultracall(number, self.lpid, scratch, gfn << PAGE_SHIFT, 0, PAGE_SHIFT)
-            self.memory.free(scratch)
+            try:
+                for low, high, state in list(self.gfns.all_runs()):
+                    for gfn in range(low, high) if state is GfnState.SECURE else ():
+                        number = uv.PAGE_OUT.number
+                        turn.ultracall(number, self.lpid, scratch, gfn << PAGE_SHIFT, 0, PAGE_SHIFT)
+            finally:
+                self.memory.free(scratch)
         self._forget()
         turn.ultracall(uv.SVM_TERMINATE.number, self.lpid)
         return code

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE
+from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, VM_SHIFT
 
-_VM_SHIFT: Final = 44
-_VM_BASE: Final = 1 << _VM_SHIFT
+_VM_BASE: Final = 1 << VM_SHIFT
 """The VM's RAM; below it, from PAGE_SIZE on, are the hypervisor's own pages."""
 MAX_PAGES: Final = 1 << 14
 """The hypervisor's own pages: 1 GiB of ciphertext, each a record of the store."""

@@ -6,7 +6,7 @@ ultravisor's (``hcalld.domain.ultravisor.records``)::
 
     v                    the VM's phase
     s  slot (u16)        a memory slot: start, size
-    g  chunk (u32)       page states of 256 MiB, as runs: (first u16, count u16, state u8)
+    g  chunk (u32)       page states of 256 MiB, as ``Runs.pack`` has them
     o  page (u64)        where a page that is out is: number of a page of ``c``
     c  number (u32)      64 KiB of ciphertext
 
@@ -16,13 +16,13 @@ A value begins with the version of its format.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from typing import Final
 
 from hcalld.core.errors import StoreError
 from hcalld.core.records import Lifetime, Record
 from hcalld.domain.hypervisor.memory import MAX_PAGES
 from hcalld.domain.hypervisor.states import GfnState, VmPhase
+from hcalld.domain.runs import Runs
 from hcalld.domain.ultravisor.abi import PAGE_SIZE
 
 NAMESPACE: Final = "svm"
@@ -34,15 +34,11 @@ CHUNK_TAG: Final = b"g"
 OUT_TAG: Final = b"o"
 CONTENT_TAG: Final = b"c"
 
-CHUNK_PAGES: Final = 4096
-"""Pages of 64 KiB whose states are one record."""
-
 SLOT_NUMBER: Final = struct.Struct(">H")
 CHUNK_NUMBER: Final = struct.Struct(">I")
 PAGE_NUMBER: Final = struct.Struct(">Q")
 CONTENT_NUMBER: Final = struct.Struct(">I")
 _SLOT: Final = struct.Struct(">QQ")
-_RUN: Final = struct.Struct(">HHB")
 _SIZES: Final = {
     VM_TAG: 0,
     SLOT_TAG: SLOT_NUMBER.size,
@@ -104,24 +100,12 @@ def decode_slot(key: bytes, content: bytes) -> tuple[int, int]:
     return start, size
 
 
-def encode_runs(runs: Iterable[tuple[int, int, GfnState]]) -> bytes:
-    """Runs of (first, after the last, state), counted from the chunk's begin."""
-    return b"".join(_RUN.pack(low, high - low, state) for low, high, state in runs)
-
-
-def decode_runs(key: bytes, content: bytes) -> list[tuple[int, int, GfnState]]:
-    """See ``encode_runs``."""
-    if not content or len(content) % _RUN.size:
-        raise malformed(key, f"{len(content)} bytes of page states")
-    runs = []
-    end = 0
-    for low, size, state in _RUN.iter_unpack(content):
-        known = state in set(GfnState) and state != GfnState.NORMAL
-        if low < end or not size or low + size > CHUNK_PAGES or not known:
-            raise malformed(key, f"page states {low} + {size} are {state}")
-        end = low + size
-        runs.append((low, end, GfnState(state)))
-    return runs
+def decode_states(key: bytes, number: int, content: bytes, gfns: Runs[GfnState]) -> None:
+    """Take the states of a chunk's pages."""
+    try:
+        gfns.unpack(number, content)
+    except ValueError as error:
+        raise malformed(key, str(error)) from None
 
 
 def decode_out(key: bytes, content: bytes) -> int:

@@ -30,6 +30,9 @@ class VmPhase(enum.IntEnum):
 class VmCall(enum.Enum):
     """What happens to a VM."""
 
+    # There is one of each: the name that Enum hashes is a call of Python for each look-up.
+    __hash__ = object.__hash__
+
     INIT_START = "H_SVM_INIT_START"
     INIT_DONE = "H_SVM_INIT_DONE"
     INIT_ABORT = "H_SVM_INIT_ABORT"
@@ -77,6 +80,9 @@ class GfnState(enum.IntEnum):
 
 class GfnEvent(enum.Enum):
     """What happens to a VM's page."""
+
+    # There is one of each: the name that Enum hashes is a call of Python for each look-up.
+    __hash__ = object.__hash__
 
     PAGE_IN = "H_SVM_PAGE_IN, not shared"
     SHARE = "H_SVM_PAGE_IN, shared"

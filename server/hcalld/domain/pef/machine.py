@@ -10,7 +10,7 @@ read of it is void.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from hcalld.core.effects import Entropy, GuestMemoryError, ReadGuest, WriteGuest, ZeroGuest
@@ -37,7 +37,7 @@ from hcalld.domain.ultravisor.abi import (
 )
 from hcalld.domain.ultravisor.files import file_name, pack_chunk
 from hcalld.domain.ultravisor.ultravisor import UltravisorModel
-from hcalld.domain.ultravisor.vm_states import VmState
+from hcalld.domain.ultravisor.vm_states import VmEvent, VmState
 from hcallproto.abi.families import svm
 from hcallproto.abi.returns import H, U
 
@@ -53,7 +53,8 @@ MAX_WRITES: Final = 8
 MAX_ZERO_SIZE: Final = 1 << 30
 """Bytes that one segment zeroes: its size has 32 bits."""
 PAGE_OUT_BATCH: Final = 8
-_TRIES: Final = 16
+TRIES: Final = 16
+"""How often pages are taken again that a vCPU wants back before they were dealt with."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class PefSettings:
 
 
 @dataclasses.dataclass(slots=True)
-class _Read:
-    """What was read of a page that is to go out."""
+class Claim:
+    """A page that was taken from the guest for a while, and what was read of it."""
 
     content: PageContent | None = None
 
@@ -97,8 +98,8 @@ class PefMachine:
         """Pages that an operator wants out, in the order they were named."""
         self.ordered_out = 0
         """How many of them have gone out."""
-        self._claims: dict[int, _Read] = {}
-        """Pages taken from the guest, to be read."""
+        self._claims: dict[int, Claim] = {}
+        """Pages taken from the guest, to be read or zeroed."""
 
     @classmethod
     def build(cls, attributes: PartitionAttributes, stored: Iterable[Record]) -> PefMachine:
@@ -161,12 +162,12 @@ class PefMachine:
         return outcome
 
     async def _carry_out(self, work: Callable[[Turn], H | U | Returned]) -> Outcome:
-        reads: dict[int, _Read] = {}
-        for _ in range(_TRIES):
+        reads: dict[int, Claim] = {}
+        for _ in range(TRIES):
             contents = {
                 gpa: read.content
                 for gpa, read in reads.items()
-                if read.content is not None and self._claims.get(gpa) is read
+                if read.content is not None and self.holds({gpa: read})
             }
             turn = self.turn(contents)
             why = ""
@@ -186,9 +187,18 @@ class PefMachine:
             return await self.finish(turn, returned, why, reads)
         return await self.finish(self.turn(), U.RETRY, "pages are wanted back all the time", reads)
 
-    async def _read(self, gpas: Sequence[int], reads: dict[int, _Read]) -> None:
-        for gpa in gpas:
-            reads[gpa] = self._claims[gpa] = _Read()
+    def claim(self, gpas: Iterable[int]) -> dict[int, Claim]:
+        """Pages are being taken from the guest; the claim is void if it wants one back."""
+        claims = {gpa: Claim() for gpa in gpas}
+        self._claims |= claims
+        return claims
+
+    def holds(self, claims: Mapping[int, Claim]) -> bool:
+        """True if all of these claims still hold."""
+        return all(self._claims.get(gpa) is claim for gpa, claim in claims.items())
+
+    async def _read(self, gpas: Sequence[int], reads: dict[int, Claim]) -> None:
+        reads |= self.claim(gpas)
         await SetPages(tuple(PageRange(gpa, PAGE_SIZE, PageBits.OUT) for gpa in gpas))
         entropy = await Entropy(ENTROPY_SIZE * len(gpas))
         for index, gpa in enumerate(gpas):
@@ -273,38 +283,17 @@ class PefMachine:
             code = H.P3 if order != PAGE_SHIFT else H.PARAMETER
             return Outcome(code, why="the page is out: it cannot be shared")
 
-        return await self.carry_out(lambda turn: turn.hypercall(number, *args), tells_pages=False)
+        def work(turn: Turn) -> Returned:
+            if number == svm.INIT_ABORT.number and self.state is VmState.ACTIVE:
+                # Another vCPU's UV_ESM ends as if the ultravisor gave it up.
+                self.ultravisor.vm(GUEST_LPID).happen(VmEvent.ABORT)
+            return turn.hypercall(number, *args)
+
+        return await self.carry_out(work, tells_pages=False)
 
     def _is_out(self, page: int) -> bool:
         vm = self.ultravisor.vms.get(GUEST_LPID)
         return vm is not None and vm.kept(page) is not None
-
-    async def share(self, gfn: int, count: int) -> Outcome:
-        """UV_SHARE_PAGE."""
-
-        def work(turn: Turn) -> U:
-            sharing.share(self.ultravisor, turn, gfn, count, self.page_shift)
-            return U.SUCCESS
-
-        return await self.carry_out(work)
-
-    async def unshare(self, gfn: int, count: int) -> Outcome:
-        """UV_UNSHARE_PAGE."""
-
-        def work(turn: Turn) -> U:
-            sharing.unshare(self.ultravisor, turn, gfn, count, self.page_shift)
-            return U.SUCCESS
-
-        return await self.carry_out(work)
-
-    async def unshare_all(self) -> Outcome:
-        """UV_UNSHARE_ALL_PAGES."""
-
-        def work(turn: Turn) -> U:
-            sharing.unshare_all(self.ultravisor, turn)
-            return U.SUCCESS
-
-        return await self.carry_out(work)
 
     def read_file(self, offset: int, name_registers: Sequence[int], pidr: int) -> Outcome:
         """UV_ESMB_GET_FILE.
@@ -406,7 +395,12 @@ class PefMachine:
     def _memory_changes(
         self, memory: Iterable[tuple[int, int]]
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """(first byte, byte after the last) of what is gone from RAM, and of what is new."""
+        """(first byte, byte after the last) of what is gone from RAM, and of what is new.
+
+        What is new is a slot for each region, even where they touch: a slot is given up as a
+        whole, and its content with it, but each region can be unplugged alone.
+        """
+        memory = tuple(memory)
         now, known = Spans(), Spans()
         for low, high in memory:
             now.add(low, high)
@@ -416,7 +410,7 @@ class PefMachine:
                 known.add(start, start + size)
             else:
                 gone.append((start, start + size))
-        return gone, [gap for low, high in now.ranges() for gap in known.gaps(low, high)]
+        return gone, [gap for low, high in memory for gap in known.gaps(low, high)]
 
     def is_wanting(self, memory: Iterable[tuple[int, int]] | None = None) -> bool:
         """True if ``attend`` has something to do; ``memory`` is RAM, if it may have changed."""

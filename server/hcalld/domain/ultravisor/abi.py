@@ -27,6 +27,8 @@ PAGE_SIZE: Final = 1 << PAGE_SHIFT
 """The page of both halves, whatever the guest's is."""
 SECURE_MEMORY: Final = 1 << 48
 """The bit of a real address that says: secure memory (IBM bit 15)."""
+VM_SHIFT: Final = 44
+"""Bits of a VM's real addresses: 16 TiB."""
 KEY_SIZE: Final = 32
 SALT_SIZE: Final = 4
 ENTROPY_SIZE: Final = KEY_SIZE + SALT_SIZE

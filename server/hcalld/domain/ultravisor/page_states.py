@@ -46,6 +46,9 @@ class PageState(enum.IntEnum):
 class PageEvent(enum.Enum):
     """What happens to a page."""
 
+    # There is one of each: the name that Enum hashes is a call of Python for each look-up.
+    __hash__ = object.__hash__
+
     SHARE = "UV_SHARE_PAGE"
     UNSHARE = "UV_UNSHARE_PAGE"
     INVAL = "UV_PAGE_INVAL"
@@ -62,6 +65,9 @@ class PageEvent(enum.Enum):
 
 class Action(enum.Enum):
     """What else is to be done; the event is refused or over if nothing."""
+
+    # There is one of each: the name that Enum hashes is a call of Python for each look-up.
+    __hash__ = object.__hash__
 
     NONE = "nothing"
     REFUSE = "refuse"

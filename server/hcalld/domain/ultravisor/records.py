@@ -7,7 +7,7 @@ is nothing. A key is one letter, the LPID (u32), and what else names it::
 
     v                    the VM: state, identity, next version, breaches, page key
     s  slot (u16)        a memory slot: start, size
-    g  chunk (u32)       page states of 16 MiB, as runs: (first u16, count u16, state u8)
+    g  chunk (u32)       page states of 16 MiB, as ``Runs.pack`` has them
     o  page (u64)        a page that is out: version, nonce, tag
     f  name              a file: 1 and its content, or 0 if it cannot be decrypted
     r  name              who reads it: PIDR, end of what was read
@@ -20,13 +20,15 @@ A value begins with the version of its format.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from typing import Final
 
 from hcalld.core.errors import StoreError
+from hcalld.core.pages import STATE_SHIFT
 from hcalld.core.records import Lifetime, Record
 from hcalld.core.secret import Secret
-from hcalld.domain.ultravisor.abi import KEY_SIZE
+from hcalld.domain.runs import CHUNK_SHIFT as CHUNK_PAGES_SHIFT
+from hcalld.domain.runs import STATES_AT, Runs
+from hcalld.domain.ultravisor.abi import KEY_SIZE, PAGE_SHIFT, VM_SHIFT
 from hcalld.domain.ultravisor.files import MAX_NAME_SIZE, Reader
 from hcalld.domain.ultravisor.page_states import TRANSIENT, PageState
 from hcalld.domain.ultravisor.sealing import IDENTITY_SIZE, NONCE_SIZE, TAG_SIZE, Sealed
@@ -46,14 +48,14 @@ READER_TAG: Final = b"r"
 PATE_TAG: Final = b"p"
 SPR_TAG: Final = b"x"
 
-CHUNK_SHIFT: Final = 24
+CHUNK_SHIFT: Final = CHUNK_PAGES_SHIFT + STATE_SHIFT
 """Page states of so many bytes are one record: a call changes few."""
 
 _HEAD: Final = struct.Struct(">B")
 _KEY: Final = struct.Struct(">cI")
 _VM: Final = struct.Struct(f">B{IDENTITY_SIZE}sQIB{KEY_SIZE}s")
 _SLOT: Final = struct.Struct(">QQ")
-_RUN: Final = struct.Struct(">HHB")
+_CHUNK: Final = struct.Struct(">I")
 _OUT: Final = struct.Struct(f">Q{NONCE_SIZE}s{TAG_SIZE}s")
 _READER: Final = struct.Struct(">QI")
 _PATE: Final = struct.Struct(">QQ")
@@ -154,25 +156,18 @@ def decode_slot(whole_key: bytes, rest: bytes, content: bytes) -> tuple[int, Slo
 # -- pages ----------------------------------------------------------------------------------
 
 
-def encode_runs(runs: Iterable[tuple[int, int, PageState]]) -> bytes:
-    """Runs of (first, after the last, state), counted from the chunk's begin."""
-    return b"".join(_RUN.pack(low, high - low, state) for low, high, state in runs)
-
-
-def decode_runs(whole_key: bytes, content: bytes, count: int) -> list[tuple[int, int, PageState]]:
-    """See ``encode_runs``; ``count`` pages are in a chunk."""
-    if not content or len(content) % _RUN.size:
-        raise malformed(whole_key, f"{len(content)} bytes of page states")
-    runs = []
-    end = 0
-    for low, size, state in _RUN.iter_unpack(content):
-        if low < end or not size or low + size > count or state not in set(PageState):
-            raise malformed(whole_key, f"page states {low} + {size} are {state}")
-        if state == PageState.SECURE or PageState(state) in TRANSIENT:
-            raise malformed(whole_key, f"pages are {PageState(state).name}")
-        end = low + size
-        runs.append((low, end, PageState(state)))
-    return runs
+def decode_states(whole_key: bytes, rest: bytes, content: bytes, pages: Runs[PageState]) -> None:
+    """Take the states of a chunk's pages."""
+    if len(rest) != _CHUNK.size:
+        raise malformed(whole_key, "no chunk number")
+    (number,) = _CHUNK.unpack(rest)
+    try:
+        pages.unpack(number, content)
+    except ValueError as error:
+        raise malformed(whole_key, str(error)) from None
+    transient = set(content[STATES_AT:]).intersection(TRANSIENT)
+    if transient:
+        raise malformed(whole_key, f"pages are {PageState(min(transient)).name}")
 
 
 def encode_out(sealed: Sealed) -> bytes:
@@ -182,13 +177,14 @@ def encode_out(sealed: Sealed) -> bytes:
 
 def decode_out(whole_key: bytes, rest: bytes, content: bytes) -> tuple[int, Sealed]:
     """Page number and what is kept of a page that is out."""
-    if len(rest) != 8:
+    number = int.from_bytes(rest, "big")
+    if len(rest) != 8 or number >> (VM_SHIFT - PAGE_SHIFT):
         raise malformed(whole_key, "no page number")
     version, nonce, tag = _unpack(_OUT, whole_key, content)
     assert isinstance(version, int)
     assert isinstance(nonce, bytes)
     assert isinstance(tag, bytes)
-    return int.from_bytes(rest, "big"), Sealed(version, nonce, tag)
+    return number, Sealed(version, nonce, tag)
 
 
 # -- files ----------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ from hcallproto.abi.returns import H, U
 
 PAGE_IN_TRIES = 4
 """How often the hypervisor is asked for a page that is out (``core/page_encrypt.c``)."""
+SMALL_SHIFT = 12
+"""Of the smaller pages that Linux may have."""
 ENDED = "the hypervisor ended the VM"
 _SHARED = int(svm.PageInFlag.SHARED)
 
@@ -45,7 +47,13 @@ def guest_range(vm: SecureVm, gfn: int, count: int, page_shift: int) -> tuple[in
     if high > REAL_ADDRESS_MASK + 1:
         raise HcallError(U.P2, f"frames 0x{gfn:x} + 0x{count:x} wrap")
     if not vm.slots.hold(low, high):
-        raise HcallError(U.P2, f"not all of 0x{low:x} to 0x{high:x} is in the VM's slots")
+        why = f"not all of 0x{low:x} to 0x{high:x} is in the VM's slots"
+        if page_shift != SMALL_SHIFT and vm.slots.hold(
+            gfn << SMALL_SHIFT, (gfn + count) << SMALL_SHIFT
+        ):
+            # No call tells what a guest's frames are: the operator must.
+            why += "; a kernel with pages of 4 KiB needs page_shift = 12 in [pef] of its profile"
+        raise HcallError(U.P2, why)
     return low, high
 
 
@@ -182,13 +190,32 @@ def unshare_all(ultravisor: UltravisorModel, turn: Turn) -> None:
     """
     vm = _running(ultravisor, turn.lpid)
     for low, high in vm.slots.ranges():
-        for first, end, state in vm.state_runs(low, high):
-            if state in EXPLICIT:
-                _unshare_range(ultravisor, turn, vm, first, end)
-                if turn.doom:
-                    return
+        unshare_explicit(ultravisor, turn, low, high)
+        if turn.doom:
+            return
     for low, high in vm.slots.ranges():
         turn.touched.add(low, high)
+
+
+def unshare_explicit(ultravisor: UltravisorModel, turn: Turn, low: int, high: int) -> None:
+    """The same, of a range of addresses."""
+    vm = _running(ultravisor, turn.lpid)
+    for first, end, state in vm.state_runs(low, high):
+        if state in EXPLICIT:
+            _unshare_range(ultravisor, turn, vm, first, end)
+            if turn.doom:
+                return
+
+
+def affected(vm: SecureVm, low: int, high: int, event: PageEvent) -> list[tuple[int, int]]:
+    """The pages of a range that SHARE or UNSHARE will zero, neighbours together."""
+    found: list[tuple[int, int]] = []
+    for first, end, state in vm.state_runs(low, high):
+        if step(state, event).action in (Action.ASK, Action.PAGE_IN_FIRST):
+            if found and found[-1][1] == first:
+                first = found.pop()[0]
+            found.append((first, end))
+    return found
 
 
 def _unshare_range(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from hcalld.core.errors import HcallError
 from hcalld.domain.runs import Spans
-from hcalld.domain.ultravisor.abi import PAGE_SIZE
+from hcalld.domain.ultravisor.abi import PAGE_SIZE, VM_SHIFT
 from hcallproto.abi.families import uv
 from hcallproto.abi.registers import REAL_ADDRESS_MASK
 from hcallproto.abi.returns import U
@@ -51,7 +51,7 @@ class Slots:
         """The slot that a registration asks for.
 
         Raises:
-            HcallError: U_P2, U_P3 or U_P5.
+            HcallError: U_P2, U_P3 or U_P5; U_PARAMETER, there is no secure memory for it.
         """
         if start % PAGE_SIZE:
             raise HcallError(U.P2, f"slot begins at 0x{start:x}, not a multiple of 64 KiB")
@@ -60,6 +60,10 @@ class Slots:
             raise HcallError(U.P3, f"slot 0x{start:x} + 0x{size:x} is empty or wraps")
         if not 0 <= slot_id < uv.MAX_SLOTS:
             raise HcallError(U.P5, f"slot {slot_id}, expected one below {uv.MAX_SLOTS}")
+        if start + rounded > 1 << VM_SHIFT:
+            raise HcallError(
+                U.PARAMETER, f"slot 0x{start:x} + 0x{size:x}: no secure memory above 2^{VM_SHIFT}"
+            )
         for other_id, other in self._by_id.items():
             if other_id != slot_id and start < other.end and other.start < start + rounded:
                 raise HcallError(U.P3, f"slot 0x{start:x} + 0x{size:x} overlaps slot {other_id}")

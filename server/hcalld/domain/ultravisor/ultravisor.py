@@ -295,19 +295,20 @@ class UltravisorModel:
             # A part of it is shared, or about to be: that part is meant.
             runs = [run for run in runs if run[2] is not PageState.SECURE]
         event = vm.page_in_event
-        steps = [(first, end, step(state, event)) for first, end, state in runs]
-        for _, _, taken in steps:
-            if taken.action is Action.REFUSE:
-                raise HcallError(taken.code, f"page 0x{low:x} is {taken.state.name}")
-        actions = {taken.action for _, _, taken in steps}
+        steps = [(first, end, state, step(state, event)) for first, end, state in runs]
+        actions = {taken.action for _, _, _, taken in steps}
+        if Action.REFUSE in actions:
+            taken = next(taken for _, _, _, taken in steps if taken.action is Action.REFUSE)
+            raise HcallError(taken.code, f"page 0x{low:x} is {taken.state.name}")
         if Action.DECRYPT in actions:
             self._decrypt(turn, vm, source, low)
         elif Action.COPY in actions:
             self._copy(turn, vm, source, low)
         elif Action.MAP in actions:
             self._check_mapping(vm, source, low)
-        for first, end, taken in steps:
-            vm.set_state(turn, first, end, taken.state)
+        for first, end, state, taken in steps:
+            if taken.state is not state:
+                vm.set_state(turn, first, end, taken.state)
         return _DONE
 
     def _copy(self, turn: Turn, vm: SecureVm, source: int, low: int) -> None:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from hcalld.core.errors import HcallError
 from hcalld.core.pages import STATE_SHIFT, PageBits, PageRange
 from hcalld.core.secret import Secret
 from hcalld.domain.runs import Runs, Spans
@@ -25,7 +26,6 @@ from hcalld.domain.ultravisor.sealing import Sealed, Sealer
 from hcalld.domain.ultravisor.slots import Slots
 from hcalld.domain.ultravisor.vm_states import VmEvent, VmState, after
 
-CHUNK_PAGES: Final = 1 << (records.CHUNK_SHIFT - STATE_SHIFT)
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
@@ -85,6 +85,9 @@ class SecureVm:
 
     def state_runs(self, low: int, high: int) -> list[tuple[int, int, PageState]]:
         """(first byte, byte after the last, state) of the pages of a range."""
+        state = self.pages.only(low >> STATE_SHIFT, high >> STATE_SHIFT)
+        if state is not None:
+            return [(low, high, state)]
         return [
             (first << STATE_SHIFT, end << STATE_SHIFT, state)
             for first, end, state in self.pages.runs(low >> STATE_SHIFT, high >> STATE_SHIFT)
@@ -92,6 +95,9 @@ class SecureVm:
 
     def states(self, low: int, high: int) -> set[PageState]:
         """Which states the pages of a range have."""
+        state = self.pages.only(low >> STATE_SHIFT, high >> STATE_SHIFT)
+        if state is not None:
+            return {state}
         return {state for _, _, state in self.pages.runs(low >> STATE_SHIFT, high >> STATE_SHIFT)}
 
     def set_state(self, turn: Turn, low: int, high: int, state: PageState) -> None:
@@ -106,10 +112,12 @@ class SecureVm:
         self._set(low, high, PageState.SECURE if back is PageState.PAGEDOUT else back)
 
     def _set(self, low: int, high: int, state: PageState) -> None:
+        for first, end, old in self.state_runs(low, high):
+            if old is not state:
+                self._dirty_chunks.update(
+                    range(first >> records.CHUNK_SHIFT, ((end - 1) >> records.CHUNK_SHIFT) + 1)
+                )
         self.pages.set(low >> STATE_SHIFT, high >> STATE_SHIFT, state)
-        self._dirty_chunks.update(
-            range(low >> records.CHUNK_SHIFT, ((high - 1) >> records.CHUNK_SHIFT) + 1)
-        )
 
     def take_dirty(self) -> set[bytes]:
         """Keys of records that may have changed since the last time."""
@@ -222,9 +230,8 @@ class SecureVm:
         own = self.lpid
         keys = {records.key(records.VM_TAG, own)}
         keys |= {records.key(records.SLOT_TAG, own, _U16.pack(n)) for n, _ in self.slots}
-        for low, high, _ in self.pages.all_runs():
-            for chunk in range(low // CHUNK_PAGES, (high - 1) // CHUNK_PAGES + 1):
-                keys.add(records.key(records.CHUNK_TAG, own, _U32.pack(chunk)))
+        for chunk in self.pages.chunk_numbers():
+            keys.add(records.key(records.CHUNK_TAG, own, _U32.pack(chunk)))
         keys |= {records.key(records.OUT_TAG, own, _U64.pack(n)) for n in self.out}
         keys |= {records.key(records.FILE_TAG, own, name) for name in self.files.contents}
         keys |= {records.key(records.READER_TAG, own, name) for name in self.files.readers}
@@ -243,10 +250,7 @@ class SecureVm:
             slot = self.slots.get(int.from_bytes(rest, "big"))
             return None if slot is None else records.encode_slot(slot)
         if tag == records.CHUNK_TAG:
-            begin = int.from_bytes(rest, "big") * CHUNK_PAGES
-            runs = self.pages.runs(begin, begin + CHUNK_PAGES)
-            known = [(a - begin, b - begin, s) for a, b, s in runs if s is not PageState.SECURE]
-            return records.encode_runs(known) if known else None
+            return self.pages.pack(int.from_bytes(rest, "big"))
         if tag == records.OUT_TAG:
             sealed = self.out.get(int.from_bytes(rest, "big"))
             return None if sealed is None else records.encode_out(sealed)
@@ -262,13 +266,14 @@ class SecureVm:
             StoreError: it is malformed.
         """
         if tag == records.SLOT_TAG:
-            self.slots.put(*records.decode_slot(whole_key, rest, content))
+            slot_id, slot = records.decode_slot(whole_key, rest, content)
+            try:
+                checked = self.slots.check(slot_id, *slot)
+            except HcallError as error:
+                raise records.malformed(whole_key, error.why) from None
+            self.slots.put(slot_id, checked)
         elif tag == records.CHUNK_TAG:
-            if len(rest) != _U32.size:
-                raise records.malformed(whole_key, "no chunk number")
-            begin = int.from_bytes(rest, "big") * CHUNK_PAGES
-            for low, high, state in records.decode_runs(whole_key, content, CHUNK_PAGES):
-                self.pages.set(begin + low, begin + high, state)
+            records.decode_states(whole_key, rest, content, self.pages)
         elif tag == records.OUT_TAG:
             number, sealed = records.decode_out(whole_key, rest, content)
             self.out[number] = sealed

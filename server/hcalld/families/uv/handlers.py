@@ -15,6 +15,7 @@ from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
 from hcalld.domain.pef.entry import enter
 from hcalld.domain.pef.machine import PefMachine
+from hcalld.domain.pef.shared import share, unshare, unshare_all
 from hcalld.domain.ultravisor.caller import check_caller, check_entry
 from hcallproto.abi.families import uv
 from hcallproto.abi.registers import MSR_S
@@ -41,26 +42,26 @@ async def _by_hypervisor(call: Call, machine: PefMachine) -> Outcome:
 async def uv_esm(call: Call, machine: PefMachine) -> Outcome:
     """Enter secure mode (svm-esm.c ``sys_esm()``)."""
     check_entry(call.msr)
-    ranges = call.ram.ranges
-    return await enter(machine, call["kernel"], call["fdt"], ranges, machine.verify, machine.key)
+    memory = call.ram.regions
+    return await enter(machine, call["kernel"], call["fdt"], memory, machine.verify, machine.key)
 
 
 @HANDLERS.handles(uv.SHARE_PAGE)
 async def uv_share_page(call: Call, machine: PefMachine) -> Outcome:
     """Share pages (uvcall.c ``sys_share_page()``)."""
-    return await machine.share(call["gfn"], call["count"])
+    return await share(machine, call["gfn"], call["count"])
 
 
 @HANDLERS.handles(uv.UNSHARE_PAGE)
 async def uv_unshare_page(call: Call, machine: PefMachine) -> Outcome:
     """Take shared pages back (uvcall.c ``sys_unshare_page()``)."""
-    return await machine.unshare(call["gfn"], call["count"])
+    return await unshare(machine, call["gfn"], call["count"])
 
 
 @HANDLERS.handles(uv.UNSHARE_ALL_PAGES)
 async def uv_unshare_all_pages(call: Call, machine: PefMachine) -> Outcome:
     """Take all shared pages back (uvcall.c ``sys_unshare_all_pages()``)."""
-    return await machine.unshare_all()
+    return await unshare_all(machine)
 
 
 @HANDLERS.handles(uv.ESMB_GET_FILE)

@@ -61,4 +61,4 @@ async def page_in(call: Call, machine: PefMachine) -> Outcome:
 @HANDLERS.handles(ATTEND)
 async def attend(call: Call, machine: PefMachine) -> Outcome:
     """Do the next thing that waits."""
-    return await machine.attend(call.ram.ranges)
+    return await machine.attend(call.ram.regions)

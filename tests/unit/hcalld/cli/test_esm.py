@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import socket
 import stat
 import subprocess
@@ -177,7 +178,9 @@ def test_show_when_the_blob_is_not_finished_then_told(blob: str):
 
 
 def test_show_when_it_is_no_blob_then_told():
-    assert refused("show", "initrd").startswith("initrd: archive in the initrd")
+    assert refused("show", "initrd").startswith(
+        "initrd: neither a blob nor an initrd that hcalld esm add made: archive in the initrd"
+    )
     assert refused("show", "vmlinux") == (
         "vmlinux: ESM blob: magic 0x7f454c46, expected 0xd00dfeed\n"
     )
@@ -188,6 +191,29 @@ def test_make_when_no_machine_is_named_then_warned():
     keys = ("--owner", "owner.pem")
     done = esm("make", *GUEST, "--initrd", "initrd", *keys, "-o", "blob")
     assert "no machine may run it yet" in done.output
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "missing"),
+    [
+        ("console=hvc0 svm=1 swiotlb=force", []),
+        ("svm=1x swiotlb=force", ["svm=1"]),
+        ("svm=1", ["swiotlb=force"]),
+        ("", ["svm=1", "swiotlb=force"]),
+    ],
+)
+def test_make_when_linux_would_want_more_words_then_warned(cmdline: str, missing: list[str]):
+    done = make("--cmdline", cmdline)
+    warned = re.findall(r"^the command line has no (\S+): ", done.stderr, re.MULTILINE)
+    assert warned == missing
+
+
+def test_make_when_the_initrd_has_a_blob_then_refused(blob: str):
+    esm("add", blob, "initrd", "-o", "both")
+    keys = ("--owner", "owner.pem", "--recipient", "machine.pem")
+    said = refused("make", *GUEST, "--initrd", "both", *keys, "-o", "another")
+    assert said.startswith("both: has a blob already")
+    assert not pathlib.Path("another").exists()
 
 
 @pytest.mark.parametrize(

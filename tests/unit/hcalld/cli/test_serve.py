@@ -17,7 +17,7 @@ import structlog
 from click.testing import CliRunner, Result
 
 from hcalld import app
-from hcalld.app import ServeOptions, TcpOptions
+from hcalld.app import ControlOptions, ServeOptions, TcpOptions
 from hcalld.cli import paths
 from hcalld.cli.serve import command
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
@@ -101,6 +101,7 @@ def test_options_when_none_is_given_then_the_defaults_hold(fake: Fake, tmp_path:
     assert options == ServeOptions(
         socket_path=tmp_path / "run" / "hcalld.sock",
         allowed_uids=frozenset({os.geteuid()}),
+        control=ControlOptions(path=paths.state_dir() / "control", is_default=True),
         state_dir=paths.state_dir(),
     )
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
@@ -146,6 +147,12 @@ CASES: dict[str, Case] = {
         frozenset({0, 1234}),
     ),
     "allow_any_uid": (("--allow-any-uid",), "allowed_uids", None),
+    "control": (
+        ("--control", "/x/ctl"),
+        "control",
+        ControlOptions(path=pathlib.Path("/x/ctl")),
+    ),
+    "no_control": (("--no-control",), "control", None),
     "state_dir": (("--state-dir", "/x/state"), "state_dir", pathlib.Path("/x/state")),
     "memory": (("--memory",), "state_dir", None),
     "profile_dir": (("--profile-dir", "/x/etc"), "profile_dir", pathlib.Path("/x/etc")),
@@ -165,6 +172,22 @@ def test_options_when_one_is_added_then_it_is_tested():
 def test_option_when_given_then_the_daemon_gets_it(fake: Fake, name: str):
     words, field, expected = CASES[name]
     assert getattr(served(fake, *words), field) == expected
+
+
+def test_control_when_state_is_elsewhere_then_so_is_the_socket(fake: Fake):
+    control = served(fake, "--state-dir", "/x/state").control
+    assert control == ControlOptions(path=pathlib.Path("/x/state/control"), is_default=True)
+
+
+def test_control_when_state_is_in_memory_then_there_is_one_only_if_asked_for(fake: Fake):
+    assert served(fake, "--memory").control is None
+    assert served(fake, "--memory", "--control", "/x/ctl").control == ControlOptions(
+        path=pathlib.Path("/x/ctl")
+    )
+
+
+def test_control_when_it_is_wanted_and_not_wanted_then_it_is_a_wrong_use():
+    assert "exclude each other" in refused("--control", "/x", "--no-control")
 
 
 def test_group_when_it_is_a_number_then_it_need_not_have_a_name(fake: Fake):

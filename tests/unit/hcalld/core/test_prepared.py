@@ -40,5 +40,8 @@ def test_prepares_refuses_others():
 
 
 def test_ram_tells_its_ranges():
-    assert RamMap([(0, 8), (8, 8), (32, 4)]).ranges == ((0, 16), (32, 36))
-    assert RamMap([]).ranges == ()
+    ram = RamMap(iter([(0, 8), (8, 8), (32, 4)]))
+    assert ram.regions == ((0, 8), (8, 16), (32, 36))
+    assert ram.contains(4, 12)
+    assert not ram.contains(4, 13)
+    assert RamMap([]).regions == ()

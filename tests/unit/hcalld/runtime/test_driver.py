@@ -32,6 +32,7 @@ from hcalld.core.errors import HcallError, StoreError
 from hcalld.core.outcome import Outcome
 from hcalld.core.pages import PageRange
 from hcalld.core.records import Run
+from hcalld.runtime import driver
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.partition import Entry, Partition, entry_key
@@ -400,6 +401,34 @@ async def test_finish_when_effects_are_mixed_then_they_come_in_order():
     await execution.finish()
     assert execution.notes == ["a", "b", "c"]
     assert bench.wire.asked == [("read", 1, 1), ("read", 2, 1)]
+
+
+async def test_finish_when_nothing_has_to_be_waited_for_then_others_get_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(driver, "SLICE_NS", -1)
+    steps: list[str] = []
+
+    async def body(call: Call, answers: Answers) -> Outcome:
+        await WriteGuest(0, b"x")
+        for _ in range(8):
+            await ReadGuest(0, 1)
+            steps.append("handler")
+        return Outcome(H.SUCCESS)
+
+    async def other() -> None:
+        while True:
+            steps.append("other")
+            await trio.lowlevel.checkpoint()
+
+    execution = Bench(ram=shared(bytes(RAM_SIZE)), shared_ram=True).execution(body)
+    assert execution.start() is None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await execution.finish()
+        nursery.cancel_scope.cancel()
+    # In each round of the loop both have a turn, in any order.
+    assert "handler handler handler" not in " ".join(steps)
 
 
 async def test_finish_when_it_is_cancelled_then_the_handler_is_closed_and_does_not_go_on():

@@ -151,8 +151,15 @@ async def boot(nursery: trio.Nursery, logs: Logs, tmp_path: pathlib.Path) -> Asy
 # -- what is offered ------------------------------------------------------------------------
 
 
-async def test_a_guest_that_may_be_secure_is_told_of_ultracalls(boot: Boot):
+def is_secure_mode_said(logs: Logs) -> bool:
+    """What an operator is told whose guest does not become secure."""
+    (entry,) = [entry for entry in logs if entry["event"] == "guest connected"]
+    return bool(entry["secure_mode"])
+
+
+async def test_a_guest_that_may_be_secure_is_told_of_ultracalls(boot: Boot, logs: Logs):
     guest = await boot()
+    assert is_secure_mode_said(logs)
     welcome = guest.shim.welcome
     assert welcome.features == SECURE
     calls = {(spec.level, spec.number): spec for spec in welcome.announcement.calls}
@@ -175,6 +182,7 @@ async def test_a_qemu_without_secure_mode_serves_a_normal_vm(
     assert svm.RANDOM.number not in guest.shim.announced
     (entry,) = [entry for entry in logs if entry["event"] == "no secure mode"]
     assert "-cpu power9" in entry["reason"]
+    assert not is_secure_mode_said(logs)
 
 
 async def test_a_profile_that_does_not_enable_it_serves_a_normal_vm(boot: Boot, logs: Logs):
@@ -182,6 +190,7 @@ async def test_a_profile_that_does_not_enable_it_serves_a_normal_vm(boot: Boot, 
     assert not guest.shim.welcome.features
     assert uv.ESM.number not in guest.shim.announced
     assert not [entry for entry in logs if entry["event"] == "no secure mode"]
+    assert not is_secure_mode_said(logs)
 
 
 # -- UV_ESM -----------------------------------------------------------------------------------

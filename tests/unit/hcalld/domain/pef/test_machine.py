@@ -16,6 +16,7 @@ from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.hypervisor.half import HypervisorSettings
 from hcalld.domain.pef import machine as machine_module
 from hcalld.domain.pef.machine import PAGE_OUT_BATCH, PefMachine, PefSettings
+from hcalld.domain.pef.shared import share, unshare_all
 from hcalld.domain.ultravisor.abi import PAGE_SIZE
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.testing.guest import FakeGuest
@@ -305,7 +306,7 @@ def test_cut_off_in_the_middle_of_the_pieces():
         guest.call(uv.SHARE_PAGE, gfn, 1)
     vm = guest.machine.ultravisor.vms[1]
     before = list(vm.pages.all_runs())
-    running = guest.machine.share(0x600, 0x200)
+    running = share(guest.machine, 0x600, 0x200)
     drive(guest, running, ZeroGuest)
     running.close()
     assert list(vm.pages.all_runs()) == before
@@ -322,7 +323,7 @@ def test_cut_off_while_page_states_are_told():
     for gpa in range(0, 16 << 20, 2 * PAGE_SIZE):
         page_out(guest, gpa)
     before = list(vm.pages.all_runs())
-    running = guest.machine.unshare_all()
+    running = unshare_all(guest.machine)
     drive(guest, running, SetPages)
     running.close()
     assert list(vm.pages.all_runs()) == before
@@ -368,6 +369,39 @@ def test_memory_that_is_plugged_is_the_vms_and_empty():
     assert guest.call(uv.SHARE_PAGE, FRAMES, 1).code is U.P2
     assert guest.run(guest.machine.unplug(RAM_SIZE, RAM_SIZE)).code is U.PARAMETER
     assert guest.run(guest.machine.plug(RAM_SIZE + 1, RAM_SIZE)).code is U.PARAMETER
+
+
+def attend(guest: PefGuest, regions: list[tuple[int, int]]) -> None:
+    """QEMU asks as often as there is something to do."""
+    guest.guest = resized(guest, regions)
+    while guest.run(guest.machine.attend(guest.guest.ram.regions)).code is U.BUSY:
+        pass
+
+
+def resized(guest: PefGuest, regions: list[tuple[int, int]]) -> FakeGuest:
+    made = FakeGuest(regions)
+    for gpa, size in regions:
+        if guest.guest.ram.contains(gpa, size):
+            made.write(gpa, guest.guest.read(gpa, size))
+    return made
+
+
+@pytest.mark.parametrize("is_there_before", [True, False])
+def test_memory_that_touches_other_memory_is_unplugged_alone(is_there_before: bool):
+    three = [(0, RAM_SIZE), (RAM_SIZE, RAM_SIZE), (2 * RAM_SIZE, RAM_SIZE)]
+    guest = PefGuest(guest=FakeGuest(three if is_there_before else three[:1]))
+    assert guest.enter().code is U.SUCCESS
+    guest.store_bytes(GPA, SECRET)
+    assert guest.call(uv.SHARE_PAGE, 0, 1).code is U.SUCCESS
+    attend(guest, three)
+    guest.store_bytes(RAM_SIZE, SECRET)
+    attend(guest, three[:2])
+    assert guest.load(GPA, len(SECRET)) == SECRET
+    assert guest.load(RAM_SIZE, len(SECRET)) == SECRET
+    assert guest.bits_at(0) == PageBits.NONE
+    attend(guest, three[:1])
+    assert guest.load(GPA, len(SECRET)) == SECRET
+    assert list(guest.machine.hypervisor.slots.values()) == [(0, RAM_SIZE)]
 
 
 def test_off_leaves_zeros():

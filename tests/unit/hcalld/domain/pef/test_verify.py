@@ -47,7 +47,7 @@ def key(number: int = MACHINE) -> Key:
 def esm(guest: PefGuest, with_key: Key | None = None) -> Outcome:
     return guest.run(
         enter(
-            guest.machine, KERNEL_BASE, TREE_GPA, guest.guest.ram.ranges, verify, with_key or key()
+            guest.machine, KERNEL_BASE, TREE_GPA, guest.guest.ram.regions, verify, with_key or key()
         )
     )
 

@@ -196,6 +196,24 @@ def test_a_range_that_is_not_memory_or_wraps(call: Call, gfn: int, count: int):
 
 
 @both
+@pytest.mark.parametrize(
+    ("gfn", "shift", "is_told"),
+    [
+        (FRAMES, PAGE_SHIFT, True),
+        (16 * FRAMES - 1, PAGE_SHIFT, True),
+        (16 * FRAMES, PAGE_SHIFT, False),
+        (16 * FRAMES, 12, False),
+    ],
+)
+def test_frames_that_would_be_memory_with_small_pages(
+    call: Callable[[Half, int, int, int], Turn], gfn: int, shift: int, is_told: bool
+):
+    with pytest.raises(HcallError) as raised:
+        call(Half(), gfn, 1, shift)
+    assert ("page_shift = 12" in raised.value.why) is is_told
+
+
+@both
 @pytest.mark.parametrize("gfn", [0, 5, FRAMES, (1 << 64) - 1])
 def test_no_frames_are_a_success(call: Call, gfn: int):
     half = Half()

@@ -11,6 +11,7 @@ from hcallproto.abi.returns import U
 
 PAGE = 0x10000
 TOP = 1 << 60
+ROOM = 1 << 44
 
 
 def make(*slots: tuple[int, int]) -> Slots:
@@ -29,6 +30,9 @@ def make(*slots: tuple[int, int]) -> Slots:
         (1, TOP - PAGE, 2 * PAGE, U.P3),
         (1, TOP, PAGE, U.P3),
         (1, PAGE, (1 << 64) - 1, U.P3),
+        (1, ROOM - PAGE, 2 * PAGE, U.PARAMETER),
+        (1, ROOM, PAGE, U.PARAMETER),
+        (1, 4 * PAGE, TOP - 4 * PAGE, U.PARAMETER),
         (1, 3 * PAGE, PAGE, U.P3),
         (1, 0, 5 * PAGE, U.P3),
         (512, 8 * PAGE, PAGE, U.P5),
@@ -45,7 +49,7 @@ def test_refused(slot_id: int, start: int, size: int, code: U):
 
 @pytest.mark.parametrize(
     ("slot_id", "start", "size"),
-    [(511, TOP - PAGE, PAGE), (1, 0, 2 * PAGE), (1, 4 * PAGE, PAGE), (0, 3 * PAGE, PAGE)],
+    [(511, ROOM - PAGE, PAGE), (1, 0, 2 * PAGE), (1, 4 * PAGE, PAGE), (0, 3 * PAGE, PAGE)],
 )
 def test_taken(slot_id: int, start: int, size: int):
     assert make((2 * PAGE, 2 * PAGE)).check(slot_id, start, size) == Slot(start, size)

@@ -285,6 +285,17 @@ def test_slots_are_registered_and_given_up():
     assert half.page_in(OWN, SIZE) is U.P3
 
 
+def test_a_great_slot_costs_no_more_than_a_small_one():
+    half = Half()
+    register, unregister = uv.REGISTER_MEM_SLOT.number, uv.UNREGISTER_MEM_SLOT.number
+    size = 15 << 40
+    assert half.ask(register, LPID, SIZE, size, 0, 1) is U.SUCCESS
+    half.vm.take_dirty()
+    assert half.ask(unregister, LPID, 1) is U.SUCCESS
+    assert len(half.vm.take_dirty()) == 1
+    assert half.ask(register, LPID, 1 << 57, PAGE_SIZE, 0, 1) is U.PARAMETER
+
+
 def test_a_replaced_slot_is_given_up_first():
     half = Half()
     turn = half.turn()
@@ -494,6 +505,39 @@ def test_impossible_page_states_are_refused(runs: bytes):
         for record in store.records.values()
     ]
     with pytest.raises(StoreError):
+        UltravisorModel(half.memory, records)
+
+
+@pytest.mark.parametrize(
+    ("start", "size"),
+    [
+        (1, PAGE_SIZE),
+        (0, 0),
+        (0, 1 << 62),
+        (1 << 57, PAGE_SIZE),
+        ((1 << 64) - PAGE_SIZE, PAGE_SIZE),
+    ],
+)
+def test_slots_that_cannot_be_are_refused(start: int, size: int):
+    half, store = filled()
+    value = b"\1" + start.to_bytes(8, "big") + size.to_bytes(8, "big")
+    records = [
+        changed(record, value=value) if record.key[:1] == b"s" else record
+        for record in store.records.values()
+    ]
+    with pytest.raises(StoreError, match="slot"):
+        UltravisorModel(half.memory, records)
+
+
+def test_a_page_that_no_vm_can_have_is_refused():
+    half, store = filled()
+    records = [
+        changed(record, key=record.key[:-8] + b"\x01" + bytes(7))
+        if record.key[:1] == b"o"
+        else record
+        for record in store.records.values()
+    ]
+    with pytest.raises(StoreError, match="page number"):
         UltravisorModel(half.memory, records)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hcalld ctl``: a partition's attributes, as an HMC shows and sets them.
+"""``hcalld ctl show``, ``set``, ``check``: a partition's attributes, as an HMC has them.
 
 Works on the partition's store, with the same ownership as the daemon: a partition whose
 guest is on is refused, and so is what an HMC refuses (``domain/hmc.py``).
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 POLICIES = "pks.supported_policies"
 ALL = "all"
 """Of policies: whatever is served."""
-
-
-@click.group(name="ctl", short_help="Show and set partitions' attributes, as an HMC does.")
-def command() -> None:
-    """Show and set partitions' attributes, while their guests are off."""
 
 
 # -- values -------------------------------------------------------------------------------
@@ -82,7 +77,14 @@ def _shown(value: Value) -> str:
 def _opened(
     directory: StateDirectory, partition: str, *, create: bool = False
 ) -> Iterator[SqliteStore]:
-    store = directory.open(partition, create=create)
+    from hcalld.core.errors import StoreError
+
+    try:
+        store = directory.open(partition, create=create)
+    except StoreError as error:
+        if directory.holder_of(partition) is None:
+            raise
+        raise StoreError(f"{error}. 'hcalld ctl guests' says what its guest does") from None
     try:
         yield store
     finally:
@@ -92,7 +94,7 @@ def _opened(
 # -- commands -----------------------------------------------------------------------------
 
 
-@command.command(name="show", short_help="Show a partition's attributes.")
+@click.command(name="show", short_help="Show a partition's attributes.")
 @directory_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @click.argument("partition")
@@ -133,7 +135,7 @@ def show(*, directory: StateDirectory, as_json: bool, partition: str) -> None:
         click.echo("never powered on: its profile, if it has one, is still to be carried out")
 
 
-@command.command(name="set", short_help="Set a partition's attributes.")
+@click.command(name="set", short_help="Set a partition's attributes.")
 @directory_options
 @click.option("--create", is_flag=True, help="Make the partition if there is none.")
 @click.argument("partition")
@@ -188,7 +190,7 @@ def _print_orders(orders: Orders, before: Orders) -> None:
             click.echo(f"{name}: {_shown(before[name])} -> {_shown(value)}")
 
 
-@command.command(name="check", short_help="Say what the next power-on would change.")
+@click.command(name="check", short_help="Say what the next power-on would change.")
 @directory_options
 @click.option(
     "--profile-dir",

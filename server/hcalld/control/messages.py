@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What passes over the control socket: every request and every reply, declared once.
+
+Newline-delimited JSON. The daemon begins with a Greeting; then each line of the client is a
+request, and each request gets one line, in the order of the requests. A request says what it
+is in ``command``, a reply in ``reply``; what goes wrong is a Failure, and the connection goes
+on. A client ignores members of a reply that it does not know, so that replies may grow; the
+daemon refuses members of a request that it does not know, for it would not do what they say.
+
+No message has bytes, and none has a secret: ``tests/unit/hcalld/control`` looks at each field.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Final, Generic, Literal, TypeVar, get_args
+
+import msgspec
+
+PROTOCOL: Final = 1
+"""Raised when a client of an older one would misunderstand."""
+
+MAX_REQUEST_SIZE: Final = 64 << 10
+"""Bytes of a request, its end of line included."""
+MAX_REPLY_SIZE: Final = 16 << 20
+"""More than a client reads of one reply."""
+MAX_REASON_SIZE: Final = 400
+"""Characters of a Failure's message that may come from a request."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply"):
+    """Base of what the daemon answers."""
+
+
+ReplyT = TypeVar("ReplyT", bound=Reply, covariant=True)
+
+
+class Request(
+    msgspec.Struct,
+    Generic[ReplyT],
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="command",
+):
+    """Base of what a client asks, with the reply that it gets if all is well."""
+
+
+# -- what is the same for all ---------------------------------------------------------------
+
+
+class Kind(enum.Enum):
+    """What kind of failure it is, for programs; people read the message."""
+
+    MALFORMED = "malformed"
+    UNKNOWN_COMMAND = "unknown-command"
+    TOO_LONG = "too-long"
+    TOO_MANY_CLIENTS = "too-many-clients"
+    NOT_ALLOWED = "not-allowed"
+    NO_GUEST = "no-guest"
+    NOT_SECURE = "not-secure"
+    IN_PROGRESS = "in-progress"
+    NO_ANSWER = "no-answer"
+    FAILED = "failed"
+    INTERNAL = "internal"
+
+
+class Greeting(Reply, frozen=True, tag="greeting"):
+    """The first line of the daemon."""
+
+    protocol: int
+    version: str
+    """hcalld's."""
+    pid: int
+    commands: list[str]
+    """That it knows."""
+
+
+class Failure(Reply, frozen=True, tag="failure"):
+    """Instead of the reply that was asked for, or of the greeting."""
+
+    kind: Kind
+    message: str
+
+
+# -- guests -----------------------------------------------------------------------------------
+
+PefState = Literal["none", "normal", "entering", "secure", "ended"]
+
+
+class Pef(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest's secure VM. Pages have 64 KiB unless said otherwise."""
+
+    state: PefState
+    """``none``: its profile does not allow secure mode."""
+    secure: int = 0
+    shared: int = 0
+    """Normal pages, because the VM shares them or a part of them."""
+    out: int = 0
+    shared_4k: int = 0
+    """Pages of 4 KiB that it shares."""
+    paged_out: int = 0
+    """How often a page went out since it became secure."""
+    limit: int | None = None
+    """Pages that it may have in secure memory."""
+
+
+class Guest(msgspec.Struct, frozen=True, kw_only=True):
+    """A connected guest."""
+
+    partition: str
+    peer: str
+    vcpus: int
+    calls: int
+    """Answered on this connection."""
+    waiting: int
+    """Calls that wait for something."""
+    tpm: Literal["none", "closed", "open", "stale"]
+    """Its session with its TPM."""
+    pef: Pef
+    problem: str = ""
+    """Why its state cannot be told."""
+
+
+class GuestList(Reply, frozen=True, tag="guests"):
+    """All guests, by partition."""
+
+    guests: list[Guest]
+
+
+class ListGuests(Request[GuestList], frozen=True, tag="guests"):
+    """Tell of all connected guests."""
+
+
+# -- page-out ---------------------------------------------------------------------------------
+
+
+class PagedOut(Reply, frozen=True, tag="paged-out"):
+    """What became of it."""
+
+    partition: str
+    wanted: int
+    """Pages that were to go out."""
+    went: int
+    """Page-outs; the guest may have brought pages back since."""
+    pef: Pef
+    """The VM after it."""
+    why: str = ""
+    """Why fewer went than were wanted, if so."""
+
+
+class PageOut(Request[PagedOut], frozen=True, tag="page-out"):
+    """Page a secure VM's pages out, each once."""
+
+    partition: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    pages: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)] | None = None
+    """At most so many of 64 KiB; without it, all that are in secure memory."""
+
+
+# -- the table --------------------------------------------------------------------------------
+
+COMMANDS: Final[tuple[type[Request[Reply]], ...]] = (ListGuests, PageOut)
+"""Every command: dispatch, the client, the greeting and the documents go by it."""
+
+
+def name_of(command: type[Request[Reply]]) -> str:
+    """What a request says in ``command``."""
+    tag = command.__struct_config__.tag
+    assert isinstance(tag, str)
+    return tag
+
+
+def reply_of(command: type[Request[ReplyT]]) -> type[ReplyT]:
+    """The reply that a request gets if all is well."""
+    (base,) = command.__orig_bases__  # type: ignore[attr-defined]  # of every Generic's child
+    (reply,) = get_args(base)
+    found: type[ReplyT] = reply
+    return found
+
+
+BY_NAME: Final[Mapping[str, type[Request[Reply]]]] = MappingProxyType(
+    {name_of(command): command for command in COMMANDS}
+)
+
+
+class MalformedRequest(Exception):
+    """A line is no request; says what it should have been."""
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class _Head(msgspec.Struct):
+    """What is looked at first."""
+
+    command: str
+
+
+_HEAD: Final = msgspec.json.Decoder(_Head)
+_DECODERS: Final = {name: msgspec.json.Decoder(command) for name, command in BY_NAME.items()}
+
+
+def decode_request(line: bytes | bytearray) -> Request[Reply]:
+    """A request.
+
+    Raises:
+        MalformedRequest: it is none.
+    """
+    name = ""
+    try:
+        name = _HEAD.decode(line).command
+        decoder = _DECODERS.get(name)
+        if decoder is not None:
+            return decoder.decode(line)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        what = f"not a request {name!r}" if name else "not a request"
+        expected = (
+            f"expected {shape_of(BY_NAME[name])}"
+            if name
+            else 'expected {"command": "..."} in a line'
+        )
+        raise MalformedRequest(Kind.MALFORMED, f"{what}: {_cut(str(error))}; {expected}") from None
+    known = ", ".join(sorted(BY_NAME))
+    raise MalformedRequest(
+        Kind.UNKNOWN_COMMAND, f"no command {_cut(name)!r}; this hcalld has: {known}"
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_REASON_SIZE else text[:MAX_REASON_SIZE] + "..."
+
+
+def shape_of(command: type[Request[Reply]]) -> str:
+    """A request as people write it, members that may be left out in brackets."""
+    members = [f'"command": "{name_of(command)}"']
+    for field in msgspec.structs.fields(command):
+        member = f'"{field.encode_name}": ...'
+        members.append(member if field.required else f"[{member}]")
+    return "{" + ", ".join(members) + "}"
+
+
+def encode(message: Request[Reply] | Reply) -> bytes:
+    """A line."""
+    return msgspec.json.encode(message) + b"\n"
