@@ -7,7 +7,8 @@ Tree::
      ├─ ProtocolError
      │   ├─ LocalProtocolError    our caller broke the rules of docs/wire.rst
      │   └─ RemoteProtocolError   the peer did: end the connection, log ``reason``
-     └─ CaptureError              a capture cannot be read or written
+     └─ CaptureError              a capture cannot be read: no capture, or another version
+         └─ CaptureDamage         from here on; what was read before is good
 """
 
 from __future__ import annotations
@@ -52,4 +53,8 @@ class RemoteProtocolError(ProtocolError):
 
 
 class CaptureError(Exception):
-    """A capture is damaged, of another version, or cannot be written; the text says where."""
+    """A capture cannot be read; the text says where and why."""
+
+
+class CaptureDamage(CaptureError):
+    """A capture is damaged or cut off; what was read before is good."""

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from hcallproto.errors import CaptureError
+from hcallproto.errors import CaptureDamage
 
 MAX_BLOCK: Final = 32 << 20
 """Bytes of the largest block that is read: the largest frame and much to spare."""
@@ -67,6 +67,7 @@ class _Option(enum.IntEnum):
     COMMENT = 1
     SECTION_APPLICATION = 4
     INTERFACE_NAME = 2
+    INTERFACE_DESCRIPTION = 3
     INTERFACE_RESOLUTION = 9
     PACKET_FLAGS = 2
     STATISTICS_RECEIVED = 4
@@ -82,10 +83,13 @@ _DEFAULT_RESOLUTION: Final = 6
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Interface:
-    """One guest's frames, or records about it."""
+    """One connection's frames, or records about it."""
 
     link_type: int
     name: str
+    """The guest's."""
+    description: str = ""
+    """Tells a guest's connections apart."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,10 +122,11 @@ def section(application: str, comment: str = "") -> bytes:
     return _block(BlockType.SECTION, body, options)
 
 
-def interface(link_type: LinkType, name: str) -> bytes:
+def interface(link_type: LinkType, name: str, description: str = "") -> bytes:
     """An interface description block (section 4.2); the first one of a section is number 0."""
     body = struct.pack("<HHI", link_type, 0, 0)
     options = _text(_Option.INTERFACE_NAME, name)
+    options += _text(_Option.INTERFACE_DESCRIPTION, description)
     options += _option(_Option.INTERFACE_RESOLUTION, bytes([_NANOSECONDS]))
     return _block(BlockType.INTERFACE, body, options)
 
@@ -207,7 +212,7 @@ class Reader:
         """Take more of the file; gives the packets that are whole.
 
         Raises:
-            CaptureError: the file is damaged; ``offset`` says where. Packets before it have
+            CaptureDamage: the file is damaged; ``offset`` says where. Packets before it have
                 been given.
         """
         self._data += data
@@ -227,15 +232,15 @@ class Reader:
         """The file has ended.
 
         Raises:
-            CaptureError: in the middle of a block, or before the first one.
+            CaptureDamage: in the middle of a block, or before the first one.
         """
         if self._data:
             raise self._damaged(f"the file ends {len(self._data)} bytes into a block")
         if not self._order:
             raise self._damaged("the file is empty")
 
-    def _damaged(self, why: str) -> CaptureError:
-        return CaptureError(f"at byte {self.offset}: {why}")
+    def _damaged(self, why: str) -> CaptureDamage:
+        return CaptureDamage(f"at byte {self.offset}: {why}")
 
     def _block_size(self, start: int) -> int:
         """Bytes of the block at ``start``; 0 if that is not known yet."""
@@ -291,8 +296,9 @@ class Reader:
         (link_type,) = struct.unpack_from(f"{self._order}H", block, _HEAD_SIZE)
         options = self._options(block, _HEAD_SIZE + 8)
         name = options.get(_Option.INTERFACE_NAME, b"").decode(errors="replace")
+        description = options.get(_Option.INTERFACE_DESCRIPTION, b"").decode(errors="replace")
         resolution = options.get(_Option.INTERFACE_RESOLUTION, b"") or bytes([_DEFAULT_RESOLUTION])
-        self._interfaces.append((Interface(link_type, name), resolution[0]))
+        self._interfaces.append((Interface(link_type, name, description), resolution[0]))
 
     def _packet(self, block: bytes) -> Packet:
         number, high, low, size, _ = struct.unpack_from(f"{self._order}IIIII", block, _HEAD_SIZE)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcallproto.capture import pcapng
-from hcallproto.capture.pcapng import Direction, LinkType, Packet, Reader
-from hcallproto.errors import CaptureError
+from hcallproto.capture.pcapng import Direction, Interface, LinkType, Packet, Reader
+from hcallproto.errors import CaptureDamage
 
 TIME = 1_795_285_506_201_950_488
 """Nanoseconds since the epoch, none of whose digits may be lost."""
@@ -33,7 +33,7 @@ def sample() -> bytes:
     return b"".join(
         (
             pcapng.section("hcalld 0", "what it is"),
-            pcapng.interface(LinkType.FRAMES, "lpar7"),
+            pcapng.interface(LinkType.FRAMES, "lpar7", "connection 1"),
             pcapng.interface(LinkType.RECORDS, "lpar7"),
             pcapng.packet(0, TIME, b"frame", Direction.INBOUND),
             pcapng.packet(0, TIME + 1, b"", Direction.OUTBOUND, "refused: it is wrong"),
@@ -46,7 +46,7 @@ def sample() -> bytes:
 @pytest.mark.parametrize("size", [1, 3, 64, 1 << 16])
 def test_feed_when_pieces_have_any_size_then_packets_are_the_same(size: int):
     first, second, third = read(sample(), size)
-    assert (first.interface.link_type, first.interface.name) == (LinkType.FRAMES, "lpar7")
+    assert first.interface == Interface(LinkType.FRAMES, "lpar7", "connection 1")
     assert (first.time_ns, first.data, first.direction) == (TIME, b"frame", Direction.INBOUND)
     assert (second.data, second.comment) == (b"", "refused: it is wrong")
     assert second.direction is Direction.OUTBOUND
@@ -122,7 +122,7 @@ def test_end_when_a_file_is_cut_off_anywhere_then_it_says_where():
         if size in ends:
             reader.end()
         else:
-            with pytest.raises(CaptureError, match=f"at byte {reader.offset}: the file"):
+            with pytest.raises(CaptureDamage, match=f"at byte {reader.offset}: the file"):
                 reader.end()
 
 
@@ -135,7 +135,7 @@ def test_feed_when_bytes_are_changed_then_nothing_but_capture_errors_comes(data:
     try:
         list(reader.feed(bytes(changed)))
         reader.end()
-    except CaptureError as error:
+    except CaptureDamage as error:
         said = str(error)
     else:
         said = f"at byte {reader.offset}: nothing"
@@ -154,7 +154,7 @@ def test_feed_when_bytes_are_changed_then_nothing_but_capture_errors_comes(data:
     ],
 )
 def test_feed_when_it_is_no_capture_then_it_says_so(block: bytes, why: str):
-    with pytest.raises(CaptureError, match=f"at byte 0: .*{why}"):
+    with pytest.raises(CaptureDamage, match=f"at byte 0: .*{why}"):
         read(block)
 
 
@@ -173,14 +173,14 @@ def test_feed_when_it_is_no_capture_then_it_says_so(block: bytes, why: str):
 def test_feed_when_a_block_is_malformed_then_it_says_how(block: str, why: str):
     reader = Reader()
     assert len(list(reader.feed(sample()))) == 3
-    with pytest.raises(CaptureError, match=f"at byte {len(sample())}: .*{why}"):
+    with pytest.raises(CaptureDamage, match=f"at byte {len(sample())}: .*{why}"):
         list(reader.feed(bytes.fromhex(block)))
 
 
 def test_feed_when_there_are_too_many_interfaces_then_it_is_refused():
     reader = Reader(max_interfaces=2)
     data = pcapng.section("hcalld 0") + 3 * pcapng.interface(LinkType.FRAMES, "a")
-    with pytest.raises(CaptureError, match="more than 2 interfaces"):
+    with pytest.raises(CaptureDamage, match="more than 2 interfaces"):
         list(reader.feed(data))
 
 
