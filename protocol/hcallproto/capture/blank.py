@@ -34,8 +34,9 @@ class _Span:
     high: int
     """The byte after its last one, as the arguments have it."""
     direction: Direction
-    is_secret: bool
     register: int
+    open_size: int | None
+    """Leading bytes that are not secret; None: none is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,22 +47,31 @@ class _Live:
     hidden: frozenset[int] = frozenset()
     """Registers of results that are secret."""
 
-    def may_show(self, gpa: int, size: int, direction: Direction) -> bool:
-        """Whether a piece of guest memory is of a declared buffer, and of no secret one."""
+    def open_size(self, gpa: int, size: int, direction: Direction) -> int:
+        """How many leading bytes of a piece of guest memory may be shown.
+
+        All, if it is within a declared buffer and touches no secret one; of one that begins
+        with a secret buffer that buffer's open bytes; else none.
+        """
         touched = [
             span
             for span in self.spans
             if span.direction is direction and span.low < gpa + size and gpa < span.high
         ]
-        return (
-            bool(touched)
-            and not any(span.is_secret for span in touched)
-            and any(span.low <= gpa and gpa + size <= span.high for span in touched)
-        )
+        secret = [span for span in touched if span.open_size is not None]
+        if not secret:
+            is_within = any(span.low <= gpa and gpa + size <= span.high for span in touched)
+            return size if is_within else 0
+        if len(touched) == 1 and secret[0].low == gpa:
+            return min(size, secret[0].open_size or 0)
+        return 0
 
-    def may_show_inline(self, register: int) -> bool:
-        """Whether a buffer that came with the call may be shown, by its address' register."""
-        return any(span.register == register and not span.is_secret for span in self.spans)
+    def open_size_inline(self, register: int, size: int) -> int:
+        """The same for a buffer that came with the call, by its address' register."""
+        for span in self.spans:
+            if span.register == register:
+                return size if span.open_size is None else min(size, span.open_size)
+        return 0
 
 
 _UNKNOWN: Final = _Live()
@@ -117,10 +127,14 @@ class Blanker:
         registers = self._inline.get((frame.number, frame.level), ())
         return frame._replace(
             segments=tuple(
-                segment
-                if segment.buffer < len(registers)
-                and live.may_show_inline(registers[segment.buffer])
-                else segment._replace(data=bytes(len(segment.data)))
+                segment._replace(
+                    data=_blank(
+                        segment.data,
+                        live.open_size_inline(registers[segment.buffer], len(segment.data))
+                        if segment.buffer < len(registers)
+                        else 0,
+                    )
+                )
                 for segment in frame.segments
             )
         )
@@ -141,14 +155,19 @@ class Blanker:
     def _read_reply(self, frame: f.ReadReply) -> f.ReadReply:
         vcpu, asked = self._asked.pop(frame.request, (frame.vcpu, ()))
         live = self._live.get(vcpu, _UNKNOWN)
-        may_show = [live.may_show(gpa, size, Direction.IN) for gpa, size in asked]
-        may_show += [False] * (len(frame.segments) - len(may_show))
+        sizes = [live.open_size(gpa, size, Direction.IN) for gpa, size in asked]
+        sizes += [0] * (len(frame.segments) - len(sizes))
         return frame._replace(
             segments=tuple(
-                (status, data if is_shown else bytes(len(data)))
-                for (status, data), is_shown in zip(frame.segments, may_show, strict=False)
+                (status, _blank(data, size))
+                for (status, data), size in zip(frame.segments, sizes, strict=False)
             )
         )
+
+
+def _blank(data: bytes, open_size: int) -> bytes:
+    """All but the leading bytes as zeros."""
+    return data if open_size >= len(data) else data[:open_size] + bytes(len(data) - open_size)
 
 
 def _bound(entries: dict[int, Any]) -> None:
@@ -174,13 +193,16 @@ def _span(hcall: Hcall, buffer: Buffer, registers: Sequence[int]) -> _Span:
         size = buffer.header_size + buffer.max_size
     else:
         size = _PAGE_SIZE - low % _PAGE_SIZE
-    return _Span(low, low + size, buffer.direction, buffer.secret, register)
+    open_size = buffer.open_size if buffer.secret else None
+    return _Span(low, low + size, buffer.direction, register, open_size)
 
 
 def _blank_writes(live: _Live, segments: Iterable[f.WriteSegment]) -> tuple[f.WriteSegment, ...]:
     return tuple(
         segment
-        if segment.data is None or live.may_show(segment.gpa, segment.size, Direction.OUT)
-        else segment._replace(data=bytes(segment.size))
+        if segment.data is None
+        else segment._replace(
+            data=_blank(segment.data, live.open_size(segment.gpa, segment.size, Direction.OUT))
+        )
         for segment in segments
     )

@@ -750,6 +750,7 @@ local CALLS = {
         kind = "hex",
         doc = "configuration structure",
         buffer = "shown",
+        open_size = 0,
         direction = "out",
       },
       {
@@ -786,6 +787,7 @@ local CALLS = {
         kind = "hex",
         doc = "password buffer; must not cross a page",
         buffer = "secret",
+        open_size = 0,
         direction = "in",
       },
       { name = "password_size", register = 7, kind = "dec", doc = "bytes of the password" },
@@ -817,6 +819,7 @@ local CALLS = {
         kind = "hex",
         doc = "password buffer; must not cross a page",
         buffer = "secret",
+        open_size = 0,
         direction = "out",
       },
       { name = "password_size", register = 7, kind = "dec", doc = "bytes of the password" },
@@ -836,6 +839,7 @@ local CALLS = {
         kind = "hex",
         doc = "authorization structure",
         buffer = "secret",
+        open_size = 16,
         direction = "in",
       },
       {
@@ -844,6 +848,7 @@ local CALLS = {
         kind = "hex",
         doc = "object label",
         buffer = "shown",
+        open_size = 0,
         direction = "in",
       },
       { name = "label_size", register = 6, kind = "dec", doc = "bytes of the label" },
@@ -870,6 +875,7 @@ local CALLS = {
         kind = "hex",
         doc = "object data; no alignment or page rule",
         buffer = "secret",
+        open_size = 0,
         direction = "in",
       },
       { name = "data_size", register = 9, kind = "dec", doc = "bytes of the data" },
@@ -889,6 +895,7 @@ local CALLS = {
         kind = "hex",
         doc = "authorization structure",
         buffer = "secret",
+        open_size = 16,
         direction = "in",
       },
       {
@@ -897,6 +904,7 @@ local CALLS = {
         kind = "hex",
         doc = "object label",
         buffer = "shown",
+        open_size = 0,
         direction = "in",
       },
       { name = "label_size", register = 6, kind = "dec", doc = "bytes of the label" },
@@ -923,6 +931,7 @@ local CALLS = {
         kind = "hex",
         doc = "where the key is written",
         buffer = "secret",
+        open_size = 0,
         direction = "out",
       },
       { name = "out_size", register = 9, kind = "dec", doc = "bytes of the key" },
@@ -942,6 +951,7 @@ local CALLS = {
         kind = "hex",
         doc = "authorization structure",
         buffer = "secret",
+        open_size = 16,
         direction = "in",
       },
       {
@@ -950,6 +960,7 @@ local CALLS = {
         kind = "hex",
         doc = "object label",
         buffer = "shown",
+        open_size = 0,
         direction = "in",
       },
       { name = "label_size", register = 6, kind = "dec", doc = "bytes of the label" },
@@ -959,6 +970,7 @@ local CALLS = {
         kind = "hex",
         doc = "where the data are written",
         buffer = "secret",
+        open_size = 0,
         direction = "out",
       },
       { name = "out_size", register = 8, kind = "dec", doc = "bytes of the buffer" },
@@ -997,6 +1009,7 @@ local CALLS = {
         kind = "hex",
         doc = "authorization structure",
         buffer = "secret",
+        open_size = 16,
         direction = "in",
       },
       {
@@ -1005,6 +1018,7 @@ local CALLS = {
         kind = "hex",
         doc = "object label",
         buffer = "shown",
+        open_size = 0,
         direction = "in",
       },
       { name = "label_size", register = 6, kind = "dec", doc = "bytes of the label" },
@@ -1024,6 +1038,7 @@ local CALLS = {
         kind = "hex",
         doc = "authorization structure",
         buffer = "secret",
+        open_size = 16,
         direction = "in",
       },
       {
@@ -1032,6 +1047,7 @@ local CALLS = {
         kind = "hex",
         doc = "object label",
         buffer = "shown",
+        open_size = 0,
         direction = "in",
       },
       { name = "label_size", register = 6, kind = "dec", doc = "bytes of the label" },
@@ -1051,6 +1067,7 @@ local CALLS = {
         kind = "hex",
         doc = "authorization structure",
         buffer = "secret",
+        open_size = 16,
         direction = "in",
       },
       {
@@ -1059,6 +1076,7 @@ local CALLS = {
         kind = "hex",
         doc = "object label",
         buffer = "shown",
+        open_size = 0,
         direction = "in",
       },
       { name = "label_size", register = 6, kind = "dec", doc = "bytes of the label" },
@@ -1086,6 +1104,7 @@ local CALLS = {
         kind = "hex",
         doc = "authenticated variable update; unaligned",
         buffer = "shown",
+        open_size = 0,
         direction = "in",
       },
       { name = "in_size", register = 10, kind = "dec", doc = "bytes of the update" },
@@ -1106,6 +1125,7 @@ local CALLS = {
         kind = "hex",
         doc = "authorization structure",
         buffer = "secret",
+        open_size = 16,
         direction = "in",
       },
       {
@@ -1114,6 +1134,7 @@ local CALLS = {
         kind = "hex",
         doc = "object label",
         buffer = "shown",
+        open_size = 0,
         direction = "in",
       },
       { name = "label_size", register = 6, kind = "dec", doc = "bytes of the label" },
@@ -1135,6 +1156,7 @@ local CALLS = {
         kind = "hex",
         doc = "data to wrap",
         buffer = "secret",
+        open_size = 0,
         direction = "in",
       },
       { name = "in_size", register = 9, kind = "dec", doc = "bytes of the data" },
@@ -1144,6 +1166,7 @@ local CALLS = {
         kind = "hex",
         doc = "wrapped data",
         buffer = "shown",
+        open_size = 0,
         direction = "out",
       },
       {
@@ -1172,6 +1195,7 @@ local CALLS = {
         kind = "hex",
         doc = "authorization structure",
         buffer = "secret",
+        open_size = 16,
         direction = "in",
       },
       { name = "flags", register = 5, kind = "hex", doc = "0" },
@@ -1181,6 +1205,7 @@ local CALLS = {
         kind = "hex",
         doc = "wrapped data",
         buffer = "shown",
+        open_size = 0,
         direction = "in",
       },
       { name = "in_size", register = 7, kind = "dec", doc = "bytes of the wrapped data" },
@@ -1190,6 +1215,7 @@ local CALLS = {
         kind = "hex",
         doc = "where the data are written",
         buffer = "secret",
+        open_size = 0,
         direction = "out",
       },
       { name = "out_size", register = 9, kind = "dec", doc = "bytes of the buffer" },
@@ -1220,6 +1246,7 @@ local CALLS = {
         kind = "hex",
         doc = "TPM command; may be the response buffer too",
         buffer = "secret",
+        open_size = 10,
         direction = "in",
       },
       { name = "request_size", register = 6, kind = "dec", doc = "bytes of the command" },
@@ -1229,6 +1256,7 @@ local CALLS = {
         kind = "hex",
         doc = "where the response is written",
         buffer = "secret",
+        open_size = 10,
         direction = "out",
       },
       { name = "response_size", register = 8, kind = "dec", doc = "bytes of the buffer" },
@@ -1399,6 +1427,7 @@ local CALLS = {
         kind = "hex",
         doc = "flattened device tree",
         buffer = "shown",
+        open_size = 0,
         direction = "in",
       },
     },
@@ -1624,6 +1653,7 @@ local CALLS = {
         kind = "hex",
         doc = "buffer",
         buffer = "secret",
+        open_size = 0,
         direction = "out",
       },
       { name = "handle", register = 5, kind = "hex", doc = "what is meant: an id and a type" },
@@ -1645,6 +1675,7 @@ local CALLS = {
         kind = "hex",
         doc = "buffer",
         buffer = "secret",
+        open_size = 0,
         direction = "in",
       },
       { name = "handle", register = 5, kind = "hex", doc = "what is meant: an id and a type" },
@@ -1928,8 +1959,8 @@ local function quoted(range)
   end))
 end
 
-local function is_zero(range)
-  return not range:raw():find("[^%z]")
+local function is_blanked(range, open_size)
+  return range:len() > open_size and not range:raw():find("[^%z]", open_size + 1)
 end
 
 local function bit_names(bits, value)
@@ -1980,10 +2011,10 @@ local function add_content(tree, pinfo, root, call, arg, range)
   end
   local item = tree:add(arg.content, range, quoted(range))
   item:add(arg.bytes, range)
-  if arg.buffer == "secret" and is_zero(range) then
+  if arg.buffer == "secret" and is_blanked(range, arg.open_size) then
     item:set_text(words(arg.name) .. ": blanked, " .. range:len() .. " bytes")
     item:add(hcall.blanked, true):set_generated()
-  elseif call.family == "tpm" and tpm_dissector and not is_zero(range) then
+  elseif call.family == "tpm" and tpm_dissector then
     add_tpm(pinfo, root, range, arg.direction)
   end
   return '"' .. quoted(range) .. '"'

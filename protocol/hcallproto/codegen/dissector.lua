@@ -135,8 +135,8 @@ local function quoted(range)
   end))
 end
 
-local function is_zero(range)
-  return not range:raw():find("[^%z]")
+local function is_blanked(range, open_size)
+  return range:len() > open_size and not range:raw():find("[^%z]", open_size + 1)
 end
 
 local function bit_names(bits, value)
@@ -187,10 +187,10 @@ local function add_content(tree, pinfo, root, call, arg, range)
   end
   local item = tree:add(arg.content, range, quoted(range))
   item:add(arg.bytes, range)
-  if arg.buffer == "secret" and is_zero(range) then
+  if arg.buffer == "secret" and is_blanked(range, arg.open_size) then
     item:set_text(words(arg.name) .. ": blanked, " .. range:len() .. " bytes")
     item:add(hcall.blanked, true):set_generated()
-  elseif call.family == "tpm" and tpm_dissector and not is_zero(range) then
+  elseif call.family == "tpm" and tpm_dissector then
     add_tpm(pinfo, root, range, arg.direction)
   end
   return '"' .. quoted(range) .. '"'

@@ -146,6 +146,7 @@ def _arg(arg: Arg, buffer: Buffer | None) -> dict[str, Any]:
         row["kind"] = "text"
     if buffer is not None:
         row["buffer"] = "secret" if buffer.secret else "shown"
+        row["open_size"] = buffer.open_size
         row["direction"] = buffer.direction.value
     return row
 
