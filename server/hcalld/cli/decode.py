@@ -35,12 +35,8 @@ def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 @click.option("--guest", "guests", multiple=True, help="Only this guest's calls.")
 @click.option("--call", "calls", multiple=True, help="Only calls with this in their names.")
 @click.option("--return", "returns", multiple=True, help="Only calls with this return code.")
-@click.option(
-    "--since", metavar="TIME", callback=_time, help="Only calls that were answered from then on."
-)
-@click.option(
-    "--until", metavar="TIME", callback=_time, help="Only calls that were made until then."
-)
+@click.option("--since", metavar="TIME", callback=_time, help="Only calls answered from then on.")
+@click.option("--until", metavar="TIME", callback=_time, help="Only calls made until then.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on each line.")
 @click.argument("capture", type=click.File("rb"))
 def command(
@@ -73,6 +69,7 @@ def command(
         )
     except SelectionError as error:
         raise click.UsageError(str(error)) from None
+    name = getattr(capture, "name", "standard input")
     reader = CaptureReader(iter(lambda: capture.read(CHUNK_SIZE), b""))
     show = _json_line if as_json else _line
     try:
@@ -80,14 +77,14 @@ def command(
             if selection.wants(entry.guest, exchange):
                 click.echo(show(entry.guest, exchange))
     except CaptureError as error:
-        raise HcalldError(f"{capture.name}: {error}") from None
+        raise HcalldError(f"{name}: {error}") from None
     if reader.dropped:
         click.echo(
-            f"hcalld: {capture.name}: {reader.dropped} frames were dropped: the disk was too slow",
+            f"hcalld: {name}: {reader.dropped} frames were dropped: the disk was too slow",
             err=True,
         )
     for problem in reader.problems:
-        click.echo(f"hcalld: {capture.name}: {problem}", err=True)
+        click.echo(f"hcalld: {name}: {problem}", err=True)
     if reader.problems:
         sys.exit(1)
 

@@ -144,9 +144,7 @@ def test_blank_when_memory_is_read_during_a_call_then_only_declared_buffers_stay
     assert isinstance(shown, f.ReadReply)
     label, auth, *others = (data for _, data in shown.segments)
     assert label == SECRET
-    assert auth == SECRET[:AUTH_HEADER_SIZE].ljust(21, b"\0"), (
-        "the head of the structure is no secret"
-    )
+    assert auth == SECRET[:AUTH_HEADER_SIZE].ljust(21, b"\0")
     assert others == [bytes(22), bytes(21)]
     again = blanker.blank(f.ReadReply(3, 0, 7, 9, got))
     assert isinstance(again, f.ReadReply), "nobody asked a second time"
