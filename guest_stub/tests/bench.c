@@ -3,10 +3,13 @@
  * Times calls by the timebase. One line for each:
  *	# bench NAME n=N min_ns=.. p50_ns=.. p99_ns=..
  * Options: n=N samples (2000), size=BYTES of the object (4096), wrap-size=BYTES of what
- * is wrapped (61440), call=config|object|wrap for one only.
+ * is wrapped (61440), call=config|object|wrap for one only. call=share is for a secure VM
+ * (esm=1) of 4 KiB pages, and shares ranges=N pages before (0), every other one.
  */
 #include "console.h"
+#include "hcall.h"
 #include "pks.h"
+#include "platform.h"
 #include "string.h"
 #include "test.h"
 #include "timebase.h"
@@ -153,6 +156,39 @@ static void bench_wrap(size_t count, uint64_t size)
 	pks_remove(PKS_CONSUMER_OS, &key);
 }
 
+#define BENCH_PAGES	((FREE_RAM_BASE + 0x400000) >> 12)
+
+static uint64_t time_ucall(uint64_t number, uint64_t gfn)
+{
+	struct hcall_regs regs;
+	uint64_t start;
+
+	hcall_fill(&regs, number, (const uint64_t[]){ gfn, 1 }, 2);
+	start = timebase();
+	ucall_raw(&regs);
+	start = timebase() - start;
+	failures += (int64_t)regs.r[3] != U_SUCCESS;
+	return start;
+}
+
+/* A page is shared, and taken back, beside those that are shared. */
+static void bench_share(size_t count, uint64_t ranges)
+{
+	uint64_t gfn = BENCH_PAGES + 2 * ranges + 1, range;
+	size_t n;
+
+	for (range = 0; range < ranges; range++)
+		time_ucall(UV_SHARE_PAGE, BENCH_PAGES + 2 * range);
+	for (n = 0; n < count + WARM_UP; n++) {
+		size_t at = n < WARM_UP ? 0 : n - WARM_UP;
+
+		samples[at] = time_ucall(UV_SHARE_PAGE, gfn);
+		sums[at] = time_ucall(UV_UNSHARE_PAGE, gfn);
+	}
+	tell("UV_SHARE_PAGE", samples, count);
+	tell("UV_UNSHARE_PAGE", sums, count);
+}
+
 static bool wanted(const char *name)
 {
 	const char *only = arg_text("call");
@@ -174,7 +210,7 @@ static void test_bench(void)
 		return;
 	pks_label_set(&label, PKS_CONSUMER_OS, "bench");
 	pks_remove(PKS_CONSUMER_OS, &label);
-	if (wanted("config")) {
+	if (wanted("config") || wanted("share")) {
 		const uint64_t args[] = { (uintptr_t)pks_out, PKS_CONFIG_SIZE_6_12 };
 
 		bench_call("H_PKS_GET_CONFIG", H_PKS_GET_CONFIG, args, 2, count);
@@ -183,6 +219,10 @@ static void test_bench(void)
 	if (wanted("object")) {
 		bench_object(count, size);
 		report_equal(failures, 0, "WRITE, READ, REMOVE of %lu bytes", size);
+	}
+	if (arg_text("call") && wanted("share")) {
+		bench_share(count, arg_number("ranges", 0));
+		report_equal(failures, 0, "SHARE_PAGE, UNSHARE_PAGE");
 	}
 	if (wanted("wrap")) {
 		size = arg_number("wrap-size", 60 * 1024);

@@ -269,8 +269,11 @@ def test_state_when_the_documents_commands_are_run_then_each_succeeds(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HCALLD_STATE_DIR", os.fspath(tmp_path / "state"))
     pathlib.Path("pin.bin").write_bytes(bytes(range(32)))
-    pathlib.Path("vmlinux").write_bytes(kernel_elf())
-    pathlib.Path("initrd.img").write_bytes(INITRD)
+    pathlib.Path("build").mkdir()
+    for kernel in ("vmlinux", "build/stub-be.elf"):
+        pathlib.Path(kernel).write_bytes(kernel_elf())
+    for initrd in ("initrd.img", "initrd"):
+        pathlib.Path(initrd).write_bytes(INITRD)
     pathlib.Path("disk.pass").write_bytes(b"a passphrase")
     for name in ("export.pass", "hcalld.pass"):
         pathlib.Path(name).write_text("a passphrase of some length\n")

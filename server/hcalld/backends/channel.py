@@ -86,6 +86,10 @@ class Channel:
         self._begin(command)
         if not self._write() or not wait_us or self._fd >= _FD_SETSIZE:
             return None
+        # To write may have been to let the TPM run, on this very CPU, and to be woken by it.
+        response = self._read()
+        if response is not None:
+            return response
         # Sleeping, not spinning: swtpm may want this very CPU.
         if not select.select((self._fd,), (), (), wait_us / 1e6)[0]:
             return None

@@ -3,7 +3,8 @@
 
 A model is built from the records of its namespace and says what it changed as a list of
 ``Change``. The session commits the changes together with the call's reply; a store knows
-nothing of their meaning.
+nothing of their meaning. Nobody changes one; records and changes are not frozen all the
+same, for that costs a call that makes some a microsecond each.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Lifetime(enum.IntEnum):
     """Until the machine's next system reset or power-off: passwords, tokens, TRANSIENT."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(unsafe_hash=True, slots=True)
 class Record:
     """One stored value."""
 
@@ -31,14 +32,14 @@ class Record:
     lifetime: Lifetime = Lifetime.PERSISTENT
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(unsafe_hash=True, slots=True)
 class Put:
     """Create or replace a record."""
 
     record: Record
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(unsafe_hash=True, slots=True)
 class Delete:
     """Remove a record; it need not exist."""
 

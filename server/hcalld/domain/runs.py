@@ -26,6 +26,7 @@ _FEW: Final = 64
 """So many numbers are looked at one by one."""
 
 _PART_SIZE: Final = 256
+_UNIFORM_PART: Final = tuple(chunk[:_PART_SIZE] for chunk in _UNIFORM)
 _PARTS: Final = CHUNK_SIZE // _PART_SIZE
 STATES_AT: Final = _PARTS // 8
 """Where the states begin in what ``Runs.pack`` gives."""
@@ -189,21 +190,22 @@ class Runs(Generic[T]):
     def pack(self, number: int) -> bytes | None:
         """The states of a chunk, for a record; None: all have the default.
 
-        Sixteen bits say which parts of 256 numbers follow, a byte for each number; those of
-        the others have the default state. So a change costs the same however many runs
-        there are.
+        Sixteen bits say which parts of 256 numbers have a byte for each number; the others
+        have one for all. So a change costs the same however many runs there are.
         """
         chunk = self._chunks.get(number)
         if chunk is None:
             return None
-        absent = _UNIFORM[self.default][:_PART_SIZE]
+        states = bytes(chunk)
         mask = 0
-        parts: list[bytes | bytearray] = [b""]
-        for index in range(_PARTS):
-            part = chunk[index * _PART_SIZE : (index + 1) * _PART_SIZE]
-            if part != absent:
+        parts = [b""]
+        for index, at in enumerate(range(0, CHUNK_SIZE, _PART_SIZE)):
+            part = states[at : at + _PART_SIZE]
+            if part == _UNIFORM_PART[part[0]]:
+                part = part[:1]
+            else:
                 mask |= 1 << index
-                parts.append(part)
+            parts.append(part)
         parts[0] = mask.to_bytes(STATES_AT, "big")
         return b"".join(parts)
 
@@ -214,20 +216,23 @@ class Runs(Generic[T]):
             ValueError: they are malformed.
         """
         mask = int.from_bytes(packed[:STATES_AT], "big")
-        if not mask or len(packed) != STATES_AT + mask.bit_count() * _PART_SIZE:
+        whole = mask.bit_count()
+        if len(packed) != STATES_AT + whole * _PART_SIZE + _PARTS - whole:
             raise ValueError(f"{len(packed)} bytes of states")
         unknown = set(packed[STATES_AT:]).difference(self._states)
         if unknown:
             raise ValueError(f"there is no state {min(unknown)}")
-        chunk = bytearray(self._default_chunk)
+        parts = []
         offset = STATES_AT
         for index in range(_PARTS):
-            if mask & 1 << index:
-                part = packed[offset : offset + _PART_SIZE]
-                chunk[index * _PART_SIZE : (index + 1) * _PART_SIZE] = part
-                offset += _PART_SIZE
-        if chunk != self._default_chunk:
-            self._chunks[number] = chunk
+            size = _PART_SIZE if mask & 1 << index else 1
+            part = packed[offset : offset + size]
+            parts.append(part if size > 1 else _UNIFORM_PART[part[0]])
+            offset += size
+        chunk = b"".join(parts)
+        if chunk == self._default_chunk:
+            raise ValueError("a chunk of default states")
+        self._chunks[number] = bytearray(chunk)
 
 
 _first: Final = operator.itemgetter(0)
@@ -255,6 +260,8 @@ class Spans:
 
     def remove(self, low: int, high: int) -> None:
         """Take a range out."""
+        if not self._ranges:
+            return
         kept = []
         for first, end in self.ranges():
             if first < min(end, low):

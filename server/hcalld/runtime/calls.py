@@ -310,7 +310,9 @@ class Calls:
             self.has_attended()
             return
         machine = self._partition.pef
-        if machine is not None and machine.is_wanting():
+        # What was plugged in while the guest was checked is not the secure VM's yet.
+        memory = None if outcome.context is None else self.ram.map.regions
+        if machine is not None and machine.is_wanting(memory):
             self._ask_to_attend()
 
     def has_attended(self) -> None:

@@ -166,6 +166,8 @@ class GroupCommit:
         fd = -1
         try:
             make_directory(self._folder)
+            # Whoever made it may have died before its name was synced.
+            sync_directory(self._folder.parent)
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             journal = _Journal(path, fd, os.urandom(fmt.EPOCH_SIZE))

@@ -393,6 +393,7 @@ UNSHARE_ALL_PAGES = Hcall(
     caller=Caller.SECURE_KERNEL,
     codes=(
         _SUCCESS,
+        CodeWhen(U.P2, "a page is gone, or is not given back, and then the VM is taken down"),
         _WRONG_STATE,
         CodeWhen(U.RETRY, "the deadline passed or the daemon is gone; may be called again"),
     ),

@@ -2,7 +2,9 @@
 """What a guest's device tree says of what is to be measured.
 
 Source: open-power/ultravisor, ``svm/svm-esm.c`` and ``svm/svm-rtas.c``. Nothing the tree
-says is trusted: a range that is wrong has a wrong digest.
+says is trusted: a range that is wrong has a wrong digest. The tree itself has none, so what
+Linux 7.2 would take from it to execute is refused (``rtas.c``, ``opal.c``,
+``epapr_paravirt.c``): firmware elsewhere than where it was measured.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from hcalld.domain.esm.digests import RTAS_TEXT
 from hcalld.domain.esm.errors import EsmError
 from hcallproto.payloads.fdt import Fdt, FdtError, Node
 
+CODE: Final = ("opal-base-address", "opal-entry-address", "hcall-instructions")
+"""Properties that name or hold code; of a machine with OPAL, and of a guest under KVM."""
 MAX_BOOTARGS: Final = 65536
 
 Read = Callable[[int, int], Awaitable[bytes]]
@@ -60,6 +64,7 @@ def read_boot_tree(tree: Fdt) -> BootTree:
         EsmError: something is missing or cannot be.
     """
     try:
+        _check_code(tree.root)
         chosen = tree.node("/chosen")
         return BootTree(
             *_rtas(tree.node("/rtas")),
@@ -73,10 +78,26 @@ def read_boot_tree(tree: Fdt) -> BootTree:
         raise EsmError(f"device tree: {error}") from None
 
 
+def _check_code(node: Node) -> None:
+    for name in CODE:
+        if name in node.properties:
+            raise EsmError(
+                f"device tree: {node.name or '/'} has {name}, which Linux would execute and "
+                "nobody measures"
+            )
+    for child in node.children:
+        _check_code(child)
+
+
 def _rtas(node: Node) -> tuple[Range, Range]:
     rtas = Range(node.u32("linux,rtas-base"), node.u32("rtas-size"))
     # VOF does not say, but installs the same RTAS as SLOF.
     size = node.u32("slof,rtas-size") if "slof,rtas-size" in node.properties else len(RTAS_TEXT)
+    if "linux,rtas-entry" in node.properties and node.u32("linux,rtas-entry") != rtas.start:
+        raise EsmError(
+            f"device tree: RTAS is entered at 0x{node.u32('linux,rtas-entry'):x}, expected where "
+            f"it is measured, 0x{rtas.start:x}"
+        )
     if size > rtas.size:
         raise EsmError(f"device tree: RTAS has {rtas.size} bytes, but {size} of text")
     return rtas, Range(rtas.start, size)

@@ -105,11 +105,14 @@ class HypervisorHalf:
             else:
                 records.check_content(key, number, content)
                 self.memory.put(number, content)
+        taken: set[int] = set()
         for gfn, lra in self.out.items():
-            if self.memory.load(lra) is None:
+            if self.memory.load(lra) is None or lra in taken:
                 raise records.malformed(
-                    records.OUT_TAG + records.PAGE_NUMBER.pack(gfn), "there is no such page"
+                    records.OUT_TAG + records.PAGE_NUMBER.pack(gfn),
+                    "there is no such page, or it is another one's",
                 )
+            taken.add(lra)
         self.memory.settle()
 
     def take_changes(self) -> list[Change]:

@@ -23,7 +23,7 @@ from hcalld.core.records import Lifetime, Record
 from hcalld.domain.hypervisor.memory import MAX_PAGES
 from hcalld.domain.hypervisor.states import GfnState, VmPhase
 from hcalld.domain.runs import Runs
-from hcalld.domain.ultravisor.abi import PAGE_SIZE
+from hcalld.domain.ultravisor.abi import PAGE_SIZE, VM_SHIFT
 
 NAMESPACE: Final = "svm"
 VALUE_VERSION: Final = 1
@@ -97,6 +97,8 @@ def decode_slot(key: bytes, content: bytes) -> tuple[int, int]:
     if len(content) != _SLOT.size:
         raise malformed(key, f"{len(content)} bytes, expected {_SLOT.size}")
     start, size = _SLOT.unpack(content)
+    if (start | size) % PAGE_SIZE or not size or start + size > 1 << VM_SHIFT:
+        raise malformed(key, f"slot 0x{start:x} + 0x{size:x}")
     return start, size
 
 

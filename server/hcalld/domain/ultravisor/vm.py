@@ -102,9 +102,11 @@ class SecureVm:
 
     def set_state(self, turn: Turn, low: int, high: int, state: PageState) -> None:
         """Pages change their state; QEMU will be told what they are when the turn ends."""
-        turn.journal += [(self, first, end, old) for first, end, old in self.state_runs(low, high)]
+        for first, end, old in self.state_runs(low, high):
+            turn.journal.append((self, first, end, old))
+            if old is not state:
+                self._put(first, end, state)
         turn.touched.add(low, high)
-        self._set(low, high, state)
 
     def restore(self, low: int, high: int, state: int) -> None:
         """See ``abi.Restores``; what proved a page that was out is gone."""
@@ -114,10 +116,17 @@ class SecureVm:
     def _set(self, low: int, high: int, state: PageState) -> None:
         for first, end, old in self.state_runs(low, high):
             if old is not state:
-                self._dirty_chunks.update(
-                    range(first >> records.CHUNK_SHIFT, ((end - 1) >> records.CHUNK_SHIFT) + 1)
-                )
+                self._put(first, end, state)
+
+    def _put(self, low: int, high: int, state: PageState) -> None:
+        """Pages change their state indeed."""
         self.pages.set(low >> STATE_SHIFT, high >> STATE_SHIFT, state)
+        first = low >> records.CHUNK_SHIFT
+        last = (high - 1) >> records.CHUNK_SHIFT
+        if first == last:
+            self._dirty_chunks.add(first)
+        else:
+            self._dirty_chunks.update(range(first, last + 1))
 
     def take_dirty(self) -> set[bytes]:
         """Keys of records that may have changed since the last time."""
@@ -143,7 +152,7 @@ class SecureVm:
             if taken.state is not state:
                 turn.journal.append((self, first, end, state))
                 turn.touched.add(first, end)
-                self._set(first, end, taken.state)
+                self._put(first, end, taken.state)
         return [(first, end, taken) for first, end, _, taken in steps]
 
     def bits(self, low: int, high: int) -> Iterator[PageRange]:

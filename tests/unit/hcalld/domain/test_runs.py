@@ -117,10 +117,13 @@ def test_packed_chunks_come_back(sets: list[tuple[list[int], int]]):
         b"",
         b"\0",
         bytes(2),
-        b"\0\1" + bytes(255),
-        b"\0\1" + bytes(257),
-        b"\0\3" + bytes(256),
-        b"\0\1" + bytes(255) + b"\3",
+        bytes(2 + 16),
+        bytes(2) + b"\1" * 15,
+        bytes(2) + b"\1" * 17,
+        bytes(2) + b"\3" * 16,
+        b"\0\1" + bytes(255 + 15),
+        b"\0\1" + bytes(257 + 15),
+        b"\0\1" + bytes(255 + 15) + b"\3",
     ],
 )
 def test_malformed_chunks_are_refused(packed: bytes):

@@ -48,6 +48,8 @@ class Guest:
         tree = fdt.Fdt().build()
         self.memory[TREE : TREE + len(tree)] = tree
         self.size = RAM_SIZE
+        self.plugs: f.Ram | None = None
+        """Memory that comes while a call waits for PAGES."""
 
     @property
     def machine(self) -> PefMachine:
@@ -84,6 +86,9 @@ class Guest:
                     self.controls.append(frame)
                 case f.Pages():
                     self.set_states(frame.ranges)
+                    if self.plugs is not None:
+                        await self.shim.send(self.plugs)
+                        self.plugs = None
                     name = (frame.vcpu, frame.reset, frame.seq, frame.request)
                     await self.shim.send(f.PagesReply(*name, s.AccessStatus.OK, 0))
                 case f.Read():
@@ -425,6 +430,19 @@ async def test_memory_that_is_plugged_in_becomes_the_guests_own(boot: Boot):
     await guest.attend()
     assert (await guest.call(uv.SHARE_PAGE, RAM_SIZE >> 12, 1)).status == U.P2
     assert not guest.controls
+
+
+async def test_memory_that_is_plugged_in_while_the_guest_is_checked(boot: Boot):
+    guest = await boot()
+    more = f.Ram((f.RamRegion(0, RAM_SIZE), f.RamRegion(RAM_SIZE, 1 << 20)), 0, 0)
+    guest.plugs = more
+    guest.memory += b"\xee" * (1 << 20)
+    guest.size = RAM_SIZE + (1 << 20)
+    assert (await guest.enter()).context
+    assert (await guest.control()).action is s.ControlAction.ATTEND
+    await guest.attend()
+    assert guest.states[RAM_SIZE] is s.PageState.UNSHARED
+    assert not any(guest.memory[RAM_SIZE:])
 
 
 async def test_an_attend_that_nobody_wants_does_nothing(boot: Boot):

@@ -190,6 +190,17 @@ def test_the_first_flush_of_an_opened_store_is_of_its_own_file(
         store.close()
 
 
+def test_the_folder_of_journals_that_another_made_has_a_durable_name(
+    directory: StateDirectory, stores: list[SqliteStore], syncs: Syncs
+):
+    # Its maker was killed between making it and syncing its name.
+    (directory.path / "journals").mkdir()
+    commit(stores, 1)
+    directory.flush_stores(stores)
+    names = syncs.take()
+    assert names.index("state") < names.index("journals")
+
+
 def test_commits_during_a_round_are_not_covered(
     directory: StateDirectory, stores: list[SqliteStore], monkeypatch: pytest.MonkeyPatch
 ):

@@ -28,6 +28,12 @@ def test_tree_when_vof_made_it_then_the_text_has_its_usual_size():
     assert read_boot_tree(tree) == read_boot_tree(boot_tree(0x1000))
 
 
+def test_tree_when_rtas_is_entered_where_it_is_then_taken():
+    tree = boot_tree(0x1000)
+    tree.node("/rtas").properties["linux,rtas-entry"] = fdt.cell(RTAS_BASE)
+    assert read_boot_tree(tree) == read_boot_tree(boot_tree(0x1000))
+
+
 def test_tree_when_a_wrapper_names_the_blob_then_it_is_there():
     tree = boot_tree(0x1000)
     chosen = tree.node("/chosen")
@@ -43,6 +49,11 @@ def test_tree_when_a_wrapper_names_the_blob_then_it_is_there():
     [
         ("/rtas", "linux,rtas-base", None, "no property linux,rtas-base"),
         ("/rtas", "rtas-size", bytes(8), "8 bytes, expected 4"),
+        ("/rtas", "linux,rtas-entry", fdt.cell(RTAS_BASE + 4), "RTAS is entered at 0x1f0004"),
+        ("/rtas", "linux,rtas-entry", bytes(8), "8 bytes, expected 4"),
+        ("/chosen", "opal-base-address", bytes(8), "chosen has opal-base-address"),
+        ("/", "opal-entry-address", bytes(8), "/ has opal-entry-address"),
+        ("/rtas", "hcall-instructions", bytes(16), "rtas has hcall-instructions"),
         ("/rtas", "slof,rtas-size", fdt.cell(RTAS_SIZE + 1), "RTAS has 4096 bytes, but 4097"),
         ("/chosen", "linux,initrd-start", None, "no property linux,initrd-start"),
         ("/chosen", "linux,initrd-start", b"abc", "3 bytes, expected 4 or 8"),

@@ -396,6 +396,37 @@ def test_malformed_records_are_refused():
                 Half(stored=[*others, one])
 
 
+@pytest.mark.parametrize(
+    ("start", "size"), [(1, PAGE_SIZE), (0, 0), (0, 1 << 62), (1 << 57, PAGE_SIZE)]
+)
+def test_slots_that_cannot_be_are_refused(start: int, size: int):
+    _, store = filled()
+    value = b"\1" + start.to_bytes(8, "big") + size.to_bytes(8, "big")
+    records = [
+        Record(record.namespace, record.key, value, Lifetime.RUN)
+        if record.key[:1] == b"s"
+        else record
+        for record in store.records.values()
+    ]
+    with pytest.raises(StoreError, match="slot"):
+        Half(stored=records)
+
+
+def test_ciphertext_of_two_pages_is_refused():
+    half, store = filled()
+    half.page_out(7 * PAGE_SIZE)
+    store.commit(half.model.take_changes())
+    value = b"\1" + (1).to_bytes(4, "big")
+    records = [
+        Record(record.namespace, record.key, value, Lifetime.RUN)
+        if record.key[:1] == b"o"
+        else record
+        for record in store.records.values()
+    ]
+    with pytest.raises(StoreError, match="another one's"):
+        Half(stored=records)
+
+
 def test_ciphertext_that_is_missing_is_refused():
     _, store = filled()
     rest = [record for record in store.records.values() if record.key[:1] != b"c"]

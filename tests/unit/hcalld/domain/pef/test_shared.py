@@ -16,7 +16,7 @@ from hcalld.domain.pef.machine import PefSettings
 from hcalld.domain.pef.shared import share, unshare, unshare_all
 from hcalld.domain.ultravisor.abi import PAGE_SIZE, Returned, Turn
 from hcalld.testing.pef import PefGuest
-from hcallproto.abi.families import svm
+from hcallproto.abi.families import svm, uv
 from hcallproto.abi.returns import H, U
 
 Running = Coroutine[Effect[Any], Any, Outcome]
@@ -248,3 +248,14 @@ def test_memory_that_vanishes_meanwhile():
     outcome = to_the_end(guest, share(guest.machine, GFN, COUNT), fail)
     assert outcome.code is U.P2
     assert "gone" in outcome.why
+
+
+@pytest.mark.parametrize("count", [2, 0x80])
+def test_a_page_that_is_not_given_back_ends_the_vm(count: int):
+    guest = make()
+    guest.run(share(guest.machine, GFN, count))
+    half = guest.machine.hypervisor
+    half.hypercall = lambda turn, number, args: Returned(H.PARAMETER)  # type: ignore[method-assign]
+    outcome = guest.call(uv.UNSHARE_ALL_PAGES)
+    assert outcome.code is U.P2
+    assert "does not give back" in guest.doom
