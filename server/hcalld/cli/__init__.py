@@ -24,6 +24,7 @@ _COMMANDS = {
     "secvar": "hcalld.cli.secvar",
     "esm": "hcalld.cli.esm",
     "decode": "hcalld.cli.decode",
+    "diff": "hcalld.cli.diff",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""
 

@@ -71,7 +71,7 @@ def command(
         raise click.UsageError(str(error)) from None
     name = getattr(capture, "name", "standard input")
     reader = CaptureReader(iter(lambda: capture.read(CHUNK_SIZE), b""))
-    show = _json_line if as_json else _line
+    show = _json_line if as_json else call_line
     try:
         for entry, exchange in exchanges(reader):
             if selection.wants(entry.guest, exchange):
@@ -89,7 +89,8 @@ def command(
         sys.exit(1)
 
 
-def _line(guest: str, exchange: Exchange) -> str:
+def call_line(guest: str, exchange: Exchange) -> str:
+    """A call of a capture as one line."""
     from hcallproto.render import render_call
 
     call, reply = exchange.call, exchange.reply
