@@ -12,9 +12,10 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
 # What each kind of run needs; tests find it by HCALLD_QEMU, HCALLD_KERNEL_DEBIAN,
-# HCALLD_KERNEL_DEBIAN_SID, HCALLD_KERNEL_DEBIAN_64K, HCALLD_KERNEL_OWN, HCALLD_INITRAMFS,
-# HCALLD_INITRAMFS_TOOLS and HCALLD_STUB_DIR.
-GUESTS := kernel-debian kernel-debian-sid kernel-debian-64k kernel-own initramfs initramfs-tools
+# HCALLD_KERNEL_DEBIAN_SID, HCALLD_KERNEL_DEBIAN_64K, HCALLD_KERNEL_OWN, HCALLD_KERNEL_OWN_64K,
+# HCALLD_INITRAMFS, HCALLD_INITRAMFS_TOOLS, HCALLD_INITRAMFS_TPM and HCALLD_STUB_DIR.
+GUESTS := kernel-debian kernel-debian-sid kernel-debian-64k kernel-own kernel-own-64k \
+	initramfs initramfs-tools initramfs-tpm
 KEYSTORE_DEMO := qemu kernel-debian initramfs stub
 SECURE_DEMO := qemu kernel-own initramfs stub
 ALL := qemu $(GUESTS) stub

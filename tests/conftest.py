@@ -59,8 +59,10 @@ TOOLS: Final[dict[str, Tool]] = {
     "kernel-debian-sid": Tool("kernel", "HCALLD_KERNEL_DEBIAN_SID", "guest"),
     "kernel-debian-64k": Tool("kernel", "HCALLD_KERNEL_DEBIAN_64K", "guest"),
     "kernel-own": Tool("kernel", "HCALLD_KERNEL_OWN", "guest"),
+    "kernel-own-64k": Tool("kernel", "HCALLD_KERNEL_OWN_64K", "guest"),
     "initramfs": Tool("kernel", "HCALLD_INITRAMFS", "guest"),
     "initramfs-tools": Tool("kernel", "HCALLD_INITRAMFS_TOOLS", "guest"),
+    "initramfs-tpm": Tool("kernel", "HCALLD_INITRAMFS_TPM", "guest"),
 }
 """Any other name is a program, looked for in ``PATH``."""
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 HERE = pathlib.Path(__file__).parent
 
@@ -39,15 +39,22 @@ class Pinger:
 
     def ping(self, sock: socket.socket, frame: bytes, count: int, pause_us: int = 0) -> Times:
         """Send ``frame`` ``count`` times over a socket and time the answers."""
+        (times,) = self.ping_in_turn(sock, (frame,), count, pause_us)
+        return times
+
+    def ping_in_turn(
+        self, sock: socket.socket, frames: Sequence[bytes], count: int, pause_us: int = 0
+    ) -> list[Times]:
+        """The same with several frames, one after the other, again and again."""
         done = subprocess.run(
             [self.path, "ping", str(sock.fileno()), str(count), str(pause_us)],
-            input=frame,
+            input=b"".join(frames),
             stdout=subprocess.PIPE,
             pass_fds=[sock.fileno()],
             check=True,
             timeout=120,
         )
-        return Times(*map(int, done.stdout.split()))
+        return [Times(*map(int, line.split())) for line in done.stdout.splitlines()]
 
     @contextlib.contextmanager
     def c_echo(self) -> Iterator[socket.socket]:

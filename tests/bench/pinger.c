@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The C side of the measurements: a client that sends one frame again and again and
- * times the answers, and an echo server, the floor of any daemon.
+ * The C side of the measurements: a client that sends frames again and again and times
+ * the answers, and an echo server, the floor of any daemon.
  *
- *   pinger ping FD COUNT PAUSE_US < FRAME    prints: min p50 p99 (nanoseconds)
+ *   pinger ping FD COUNT PAUSE_US < FRAMES   prints for each: min p50 p99 (nanoseconds)
  *   pinger echo FD
  *
- * FRAME is a CALL frame; its sequence number (a big-endian u64 at offset 24) grows with
- * each send, from the one in FRAME on. An answer is as long as its header says (a
+ * FRAMES are CALL frames, sent in turn, each of them COUNT times; their sequence numbers
+ * (a big-endian u64 at offset 24) grow with each send, from the one in the first on. An answer is as long as its header says (a
  * big-endian u32 at offset 8), so that the echo's own frame counts as one too.
  */
 #include <endian.h>
@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEADER = 32, SIZE_AT = 8, SEQ_AT = 24, GREATEST = 1 << 20 };
+enum { HEADER = 32, SIZE_AT = 8, SEQ_AT = 24, GREATEST = 1 << 20, MOST_FRAMES = 8 };
 
 static void die(const char *what)
 {
@@ -91,34 +91,57 @@ static int by_value(const void *a, const void *b)
 
 static int ping(int fd, long count, long pause_us)
 {
-    static uint8_t frame[GREATEST], answer[GREATEST];
-    size_t size = fread(frame, 1, sizeof(frame), stdin);
-    int64_t *took = calloc(count, sizeof(*took));
+    static uint8_t frames[GREATEST], answer[GREATEST];
+    size_t all = fread(frames, 1, sizeof(frames), stdin), at, kinds, kind;
+    size_t starts[MOST_FRAMES + 1] = { 0 };
     struct timespec pause = { .tv_nsec = pause_us * 1000 };
+    int64_t *took;
     uint64_t seq;
 
-    if (size < HEADER || !took) {
-        die("frame");
-    }
-    for (long i = 0; i < count; i++) {
-        int64_t start;
+    for (at = 0, kinds = 0; at < all; starts[++kinds] = at) {
+        uint32_t size;
 
-        memcpy(&seq, frame + SEQ_AT, sizeof(seq));
-        seq = htobe64(be64toh(seq) + 1);
-        memcpy(frame + SEQ_AT, &seq, sizeof(seq));
-        if (pause_us) {
-            nanosleep(&pause, NULL);
+        if (kinds == MOST_FRAMES || all - at < HEADER) {
+            die("frames");
         }
-        start = now_ns();
-        write_all(fd, frame, size);
-        if (!read_frame(fd, answer)) {
-            die("answer");
+        memcpy(&size, frames + at + SIZE_AT, sizeof(size));
+        size = be32toh(size);
+        if (size < HEADER || size > all - at) {
+            die("frame size");
         }
-        took[i] = now_ns() - start;
+        at += size;
     }
-    qsort(took, count, sizeof(*took), by_value);
-    printf("%lld %lld %lld\n", (long long)took[0], (long long)took[count / 2],
-           (long long)took[count * 99 / 100]);
+    took = calloc(count * kinds, sizeof(*took));
+    if (!kinds || !took) {
+        die("frames");
+    }
+    memcpy(&seq, frames + SEQ_AT, sizeof(seq));
+    seq = be64toh(seq);
+    for (long i = 0; i < count; i++) {
+        for (kind = 0; kind < kinds; kind++) {
+            uint8_t *frame = frames + starts[kind];
+            uint64_t sent = htobe64(++seq);
+            int64_t start;
+
+            memcpy(frame + SEQ_AT, &sent, sizeof(sent));
+            if (pause_us) {
+                nanosleep(&pause, NULL);
+            }
+            start = now_ns();
+            write_all(fd, frame, starts[kind + 1] - starts[kind]);
+            if (!read_frame(fd, answer)) {
+                die("answer");
+            }
+            took[kind * count + i] = now_ns() - start;
+        }
+    }
+    for (kind = 0; kind < kinds; kind++) {
+        int64_t *its = took + kind * count;
+
+        qsort(its, count, sizeof(*its), by_value);
+        printf("%lld %lld %lld\n", (long long)its[0], (long long)its[count / 2],
+               (long long)its[count * 99 / 100]);
+    }
     free(took);
     return 0;
 }
@@ -142,6 +165,6 @@ int main(int argc, char **argv)
     if (argc == 3 && !strcmp(argv[1], "echo")) {
         return echo(atoi(argv[2]));
     }
-    fprintf(stderr, "usage: pinger ping FD COUNT PAUSE_US < FRAME | pinger echo FD\n");
+    fprintf(stderr, "usage: pinger ping FD COUNT PAUSE_US < FRAMES | pinger echo FD\n");
     return 2;
 }

@@ -59,11 +59,16 @@ def hello(
 
 
 class FakeShim(Wire):
-    """A connection to a daemon."""
+    """A connection to a daemon.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: Connected to it.
+        ram_size: Bytes of the guest's memory, from address 0 on.
+    """
+
+    def __init__(self, sock: socket.socket, ram_size: int = RAM_SIZE) -> None:
         super().__init__(sock, Role.SHIM)
-        self.ram = bytearray(RAM_SIZE)
+        self.ram = bytearray(ram_size)
         self.announced: dict[int, f.CallSpec] = {}
         self._seq = 0
 
@@ -73,7 +78,7 @@ class FakeShim(Wire):
         welcome = self.expect(f.Welcome)
         self.announced = {spec.number: spec for spec in welcome.announcement.calls}
         self.send(f.Accept((), True, 0, greeting.reset))
-        self.send(f.Ram((f.RamRegion(0, RAM_SIZE),), 0, greeting.reset))
+        self.send(f.Ram((f.RamRegion(0, len(self.ram)),), 0, greeting.reset))
         return welcome
 
     def frame(self, number: int, *arguments: int, vcpu: int = 0) -> f.Call:
@@ -92,7 +97,7 @@ class FakeShim(Wire):
                 size = registers.get(buffer.size_register, 0)
             elif buffer.kind is s.BufferKind.PAGE_BOUNDED:
                 size = min(size, s.BUFFER_PAGE_SIZE - gpa % s.BUFFER_PAGE_SIZE)
-            if gpa + size > RAM_SIZE:
+            if gpa + size > len(self.ram):
                 segments.append(f.Segment(index, gpa, s.SegmentStatus.NOT_RAM, b""))
             else:
                 data = bytes(self.ram[gpa : gpa + size])

@@ -17,8 +17,8 @@ from tests.e2e.fakedaemon import FakeDaemon
 from tests.e2e.machine import ByteOrder, Guest, Machine, socket_chardev
 from tests.provision import initramfs
 
-LinuxKernel = Literal["debian", "debian-sid", "debian-64k", "own"]
-Userland = Literal["initramfs", "initramfs-tools"]
+LinuxKernel = Literal["debian", "debian-sid", "debian-64k", "own", "own-64k"]
+Userland = Literal["initramfs", "initramfs-tools", "initramfs-tpm"]
 
 MEASURED = "measured.jsonl"
 
@@ -125,7 +125,7 @@ class Lab:
             append: More of the kernel's command line.
             chardev: The device's chardev, if it is not a daemon's unix socket.
             files: More files of the guest.
-            userland: ``initramfs-tools`` has keyctl and kexec too.
+            userland: ``initramfs-tools`` has keyctl and kexec too, ``initramfs-tpm`` tpm2-tools.
             failures: Patterns that end the test at once.
             options: Fields of Guest.
         """

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,34 @@ enabled = true
 SVM = "/sys/devices/system/cpu/svm"
 """What the CPU that reads it is in."""
 
-DMA_WINDOW = (
-    *("-m", "512M,slots=1,maxmem=1G"),
-    *("-global", "spapr-pci-host-bridge.dma64_win_addr=0x40000000"),
-)
-"""QEMU's options for a window where Linux bounces as it should: see docs/pef.md."""
+BEHIND_TCES = "iommu_platform=on,disable-legacy=on"
+"""Properties of a virtio device that sees what is shared and nothing else."""
+
+
+def disk(number: int, path: Path) -> list[str]:
+    """QEMU's options for ``/dev/vda`` and so on."""
+    return [
+        "-drive",
+        f"if=none,id=d{number},format=raw,file={path}",
+        "-device",
+        f"virtio-blk-pci,id=disk{number},drive=d{number},{BEHIND_TCES}",
+    ]
+
+
+def dma_window(memory_mib: int) -> list[str]:
+    """QEMU's options for a window through which Linux bounces as it should: see docs/pef.md.
+
+    Args:
+        memory_mib: The guest's memory; a power of two.
+    """
+    size = memory_mib << 20
+    # The window that a guest has from the start begins at 0, and must not reach the other one.
+    options = {"dma64_win_addr": size, "dma_win_size": min(size, 1 << 30)}
+    return [
+        word
+        for name, value in options.items()
+        for word in ("-global", f"spapr-pci-host-bridge.{name}=0x{value:x}")
+    ]
 
 
 def svm_of_each(cpus: int) -> str:
@@ -38,6 +62,20 @@ for cpu in $(seq 0 {cpus - 1}); do
     echo "svm $cpu $(taskset -c $cpu cat {SVM})"
 done
 """
+
+
+def shared_calls(trace: Sequence[str]) -> list[int]:
+    """How many pages each UV_SHARE_PAGE of a trace was about."""
+    lines = [line for line in trace if " UV_SHARE_PAGE(" in line]
+    assert all(" = U_SUCCESS " in line for line in lines)
+    return [int(found[1]) for line in lines if (found := re.search(r"count=(\d+)", line))]
+
+
+def pages_with_content(path: Path) -> int:
+    """How many pages of 4 KiB in a file are not zeros."""
+    zeros = bytes(4096)
+    with path.open("rb") as file:
+        return sum(page != zeros for page in iter(lambda: file.read(4096), b""))
 
 
 def must(*words: str | Path) -> str:

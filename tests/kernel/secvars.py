@@ -68,14 +68,19 @@ class Sequence:
     Args:
         before: What is there at first.
         base: The space of what is not a variable.
+        page_size: The guest kernel's.
     """
 
     def __init__(
-        self, before: dict[str, bytes] | None = None, base: int = WRAPPING_KEY_SPACE
+        self,
+        before: dict[str, bytes] | None = None,
+        base: int = WRAPPING_KEY_SPACE,
+        page_size: int = PAGE_SIZE,
     ) -> None:
         self.objects = dict(before or {})
         self.steps: list[Step] = []
         self._base = base
+        self._page_size = page_size
 
     @property
     def space(self) -> int:
@@ -86,7 +91,7 @@ class Sequence:
 
     def works(self, what: str, variable: str, file: bytes, after: bytes | None) -> None:
         """A write that succeeds, and leaves the variable so."""
-        assert len(file) <= PAGE_SIZE, f"{what}: Linux passes on a page of it"
+        assert len(file) <= self._page_size, f"{what}: Linux passes on a page of it"
         self.objects.pop(variable, None)
         if after is not None:
             self.objects[variable] = after

@@ -11,7 +11,10 @@ import pytest
 
 from hcalld.domain.esm.flat_kernel import flat_kernel
 
-KERNELS = ("kernel-debian", "kernel-debian-sid", "kernel-debian-64k", "kernel-own")
+KERNELS = (
+    *("kernel-debian", "kernel-debian-sid", "kernel-debian-64k"),
+    *("kernel-own", "kernel-own-64k"),
+)
 
 
 @pytest.mark.kernel

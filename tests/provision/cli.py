@@ -32,8 +32,10 @@ MAKERS: Final[dict[str, Make]] = {
     "kernel-debian-sid": kernels.debian_sid,
     "kernel-debian-64k": kernels.debian_64k,
     "kernel-own": kernels.own,
+    "kernel-own-64k": kernels.own_64k,
     "initramfs": initramfs.base,
     "initramfs-tools": initramfs.tools,
+    "initramfs-tpm": initramfs.tpm,
     "stub": lambda _cache, _environ: ROOT / "guest_stub" / "build",
 }
 """What can be made, in the order in which it is made. The stub is built by its own Makefile."""
@@ -45,8 +47,10 @@ VARIABLES: Final[dict[str, str]] = {
     "kernel-debian-sid": "HCALLD_KERNEL_DEBIAN_SID",
     "kernel-debian-64k": "HCALLD_KERNEL_DEBIAN_64K",
     "kernel-own": "HCALLD_KERNEL_OWN",
+    "kernel-own-64k": "HCALLD_KERNEL_OWN_64K",
     "initramfs": "HCALLD_INITRAMFS",
     "initramfs-tools": "HCALLD_INITRAMFS_TOOLS",
+    "initramfs-tpm": "HCALLD_INITRAMFS_TPM",
     "stub": "HCALLD_STUB_DIR",
 }
 """The variables that tell the tests where things are."""
@@ -59,15 +63,17 @@ DOWNLOAD_MB: Final = {
     "kernel-debian-sid": 12,
     "kernel-debian-64k": 12,
     "kernel-own": 170,
+    "kernel-own-64k": 0,
     "initramfs": 5,
     "initramfs-tools": 4,
+    "initramfs-tpm": 11,
 }
 """Rough sizes of what is downloaded for each, indexes included."""
 
 CORE_S: Final = {
     "qemu": qemu.BUILD_CORE_S,
     "qemu-asan": qemu.BUILD_CORE_S * qemu.ASAN_FACTOR,
-    "kernel-own": kernels.BUILD_CORE_S,
+    **kernels.BUILD_CORE_S,
 }
 """Processor seconds that each takes to build."""
 
@@ -113,8 +119,10 @@ def parser() -> argparse.ArgumentParser:
         ("kernel-debian-sid", "Debian's newest stock kernel"),
         ("kernel-debian-64k", "the same with pages of 64 KiB"),
         ("kernel-own", "our own kernel, from Debian's source"),
+        ("kernel-own-64k", "the same with pages of 64 KiB, and less in it"),
         ("initramfs", "the userland of the test guests"),
         ("initramfs-tools", "the same with keyctl and kexec"),
+        ("initramfs-tpm", "the same with tpm2-tools too"),
     ):
         added = verb(name, run_one, text)
         added.set_defaults(name=name)

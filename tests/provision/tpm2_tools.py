@@ -29,8 +29,8 @@ PROGRAM: Final = _pin(
 )
 
 COMMANDS: Final = (
-    *("tpm2_createprimary", "tpm2_flushcontext", "tpm2_getcap", "tpm2_getrandom"),
-    *("tpm2_pcrextend", "tpm2_pcrread", "tpm2_readpublic", "tpm2_sign", "tpm2_startauthsession"),
+    *("tpm2_createprimary", "tpm2_evictcontrol", "tpm2_flushcontext", "tpm2_getcap"),
+    *("tpm2_getrandom", "tpm2_pcrextend", "tpm2_pcrread", "tpm2_readpublic", "tpm2_sign"),
 )
 """Names that the program is called by."""
 

@@ -26,7 +26,7 @@ HEAD = Struct(
 
 HEAD_SIZE: Final = 10
 MAX_SIZE: Final = 4096
-"""Greatest command or response that is taken."""
+"""Greatest command or response that is taken: TPM2_MAX_COMMAND_SIZE of every common TPM."""
 _HEAD = struct.Struct(">HII")
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")

@@ -11,12 +11,12 @@ import enum
 import struct
 from typing import Final
 
-HEADER_SIZE: Final = 10
-"""Tag, size and code: no command and no response is shorter."""
-MAX_SIZE: Final = 4096
-"""Greatest command and response (TPM2_MAX_COMMAND_SIZE of every common TPM)."""
+from hcallproto.payloads import tpm
 
-ST_NO_SESSIONS: Final = 0x8001
+HEADER_SIZE: Final = tpm.HEAD_SIZE
+"""Tag, size and code: no command and no response is shorter."""
+MAX_SIZE: Final = tpm.MAX_SIZE
+ST_NO_SESSIONS: Final = tpm.Tag.NO_SESSIONS
 
 _HEADER: Final = struct.Struct(">HII")
 _CAPABILITY: Final = struct.Struct(">BII")
@@ -30,7 +30,7 @@ class Command(enum.IntEnum):
 
     STARTUP = 0x144
     SHUTDOWN = 0x145
-    FLUSH_CONTEXT = 0x165
+    FLUSH_CONTEXT = tpm.Cc.FLUSH_CONTEXT
     GET_CAPABILITY = 0x17A
 
 

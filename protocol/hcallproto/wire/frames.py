@@ -157,6 +157,10 @@ class Segment(NamedTuple):
     data: bytes
 
 
+_NOT_FORWARDED = (0,) * (REGISTERS[-1] - REGISTERS[-2] - 1)
+"""In the place of r13 to r30."""
+
+
 class Call(NamedTuple):
     """A vCPU's call."""
 
@@ -182,12 +186,12 @@ class Call(NamedTuple):
         return dict(zip(REGISTERS, self.gpr, strict=True))
 
     def by_number(self) -> tuple[int, ...]:
-        """r0 and r2 to r12, to be indexed by register number; index 1 is no register.
+        """What ``registers`` gives, to be indexed by register number; others are no registers.
 
-        The order of ``REGISTERS`` makes this two slices, where ``registers`` builds a
+        The order of ``REGISTERS`` makes this three slices, where ``registers`` builds a
         dictionary: every call pays for it.
         """
-        return self.gpr[:1] + self.gpr[:12]
+        return self.gpr[:1] + self.gpr[:12] + _NOT_FORWARDED + self.gpr[12:]
 
 
 class WriteSegment(NamedTuple):

@@ -107,7 +107,7 @@ class ControlClient:
         line = self._line()
         try:
             reply: Reply = msgspec.json.decode(line, type=expected | Failure)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{self._path}: what answers is no control socket of hcalld: {error}"
             ) from None

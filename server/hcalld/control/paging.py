@@ -31,7 +31,7 @@ from hcalld.runtime.session import Session
 TRIES: Final = 4
 """How often a page is tried that the guest wants back each time."""
 ANSWER_SECONDS: Final = 30
-"""QEMU has not made ATTEND by then: it hangs, or is stopped."""
+"""QEMU has not made ATTEND by then: it hangs. A machine that is stopped does not."""
 
 NO_ROOM: Final = f"no room: the hypervisor has {MAX_PAGES} pages for what is out, and no more"
 WHY: Final = {
@@ -158,8 +158,8 @@ class _Order:
         if scope.cancelled_caught:
             raise Refusal(
                 Kind.NO_ANSWER,
-                f"QEMU has not answered for {ANSWER_SECONDS} s{self._so_far()}: is it stopped? Let "
-                "the machine go on (QMP cont) and try again",
+                f"QEMU has not done its part for {ANSWER_SECONDS} s{self._so_far()}: it hangs, or "
+                "the host is overloaded. Look at its process, and try again",
             )
         return went
 

@@ -109,8 +109,18 @@ class Runs(Generic[T]):
 
     def runs(self, low: int, high: int) -> list[tuple[int, int, T]]:
         """(first, after the last, state) from ``low`` to ``high`` - 1, without a gap."""
-        if 0 < high - low <= _FEW and high - 1 >> CHUNK_SHIFT == low >> CHUNK_SHIFT:
-            return self._few_runs(low, high)
+        number = low >> CHUNK_SHIFT
+        size = high - low
+        if size > 0 and high - 1 >> CHUNK_SHIFT == number:
+            chunk = self._chunks.get(number)
+            if chunk is None:
+                return [(low, high, self.default)]
+            first = low & _MASK
+            value = chunk[first]
+            if size == 1 or chunk[first : first + size] == _UNIFORM[value][:size]:
+                return [(low, high, self._states[value])]
+            if size <= _FEW:
+                return self._few_runs(low, chunk[first : first + size])
         found: list[tuple[int, int, T]] = []
         for first, end, state in self._pieces(low, high):
             if found and found[-1][2] == state:
@@ -119,18 +129,10 @@ class Runs(Generic[T]):
                 found.append((first, end, state))
         return found
 
-    def _few_runs(self, low: int, high: int) -> list[tuple[int, int, T]]:
-        """The same of a few numbers of one chunk."""
-        chunk = self._chunks.get(low >> CHUNK_SHIFT)
-        if chunk is None:
-            return [(low, high, self.default)]
-        first = low & _MASK
-        size = high - low
-        part = chunk[first : first + size]
-        before = part[0]
+    def _few_runs(self, low: int, part: bytes | bytearray) -> list[tuple[int, int, T]]:
+        """The same of a few numbers."""
         states = self._states
-        if part == _UNIFORM[before][:size]:
-            return [(low, high, states[before])]
+        before = part[0]
         found = []
         begin = at = low
         for value in part:
@@ -138,7 +140,7 @@ class Runs(Generic[T]):
                 found.append((begin, at, states[before]))
                 begin, before = at, value
             at += 1
-        found.append((begin, high, states[before]))
+        found.append((begin, at, states[before]))
         return found
 
     def _pieces(self, low: int, high: int) -> Iterator[tuple[int, int, T]]:

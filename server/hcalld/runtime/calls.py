@@ -27,6 +27,7 @@ from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.pages import PageRange
 from hcalld.core.records import RecordedReply
+from hcalld.domain.pef.attend import is_wanting
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
@@ -295,7 +296,7 @@ class Calls:
             return
         if machine.state is VmState.ABORT:
             self._terminate("it was taken down before, and the daemon ended")
-        elif machine.is_wanting(self.ram.map.regions):
+        elif is_wanting(machine, self.ram.map.regions):
             self._ask_to_attend()
 
     def _after_ultracall(self, frame: f.Call, entry: Entry | None, outcome: Outcome) -> None:
@@ -312,7 +313,7 @@ class Calls:
         machine = self._partition.pef
         # What was plugged in while the guest was checked is not the secure VM's yet.
         memory = None if outcome.context is None else self.ram.map.regions
-        if machine is not None and machine.is_wanting(memory):
+        if machine is not None and is_wanting(machine, memory):
             self._ask_to_attend()
 
     def has_attended(self) -> None:

@@ -37,6 +37,7 @@ MAX_VALUE_SIZE: Final = 4 << 20
 """Greatest row, in bytes: SQLite refuses more, so a hostile file cannot fill memory."""
 
 _KEY_CHECK: Final = b"hcalld store"
+_pack_size: Final = struct.Struct(">I").pack
 _LIMIT: Final = 1 << 63
 """SQLite's integers are below this."""
 
@@ -64,7 +65,7 @@ class Meta:
 def identity_of(partition: str, kind: bytes, *parts: bytes) -> bytes:
     """An unambiguous name for the additional data of a sealed value."""
     fields = (kind, partition.encode(), *parts)
-    return b"".join(struct.pack(">I", len(field)) + field for field in fields)
+    return b"".join([_pack_size(len(field)) + field for field in fields])
 
 
 def damaged(path: pathlib.Path, why: str) -> StoreError:

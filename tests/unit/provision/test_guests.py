@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 from tests.provision import initramfs, kernels
 from tests.provision.cpio import archive
 from tests.provision.errors import ProvisionError
+from tests.provision.fetch import Fetched
 
 FRAGMENT = kernels.FRAGMENT.read_text()
 
@@ -35,6 +37,16 @@ def test_fragment_when_read_then_what_debians_kernel_lacks_is_there(option: str)
     assert f"CONFIG_{option}=y" in FRAGMENT.splitlines()
 
 
+def test_fragment_64k_when_made_then_pages_are_larger_and_only_what_was_named_is_left_out():
+    smaller = kernels.fragment_64k(FRAGMENT).splitlines()
+    lost = set(FRAGMENT.splitlines()) - set(smaller)
+    new = {line for lines in kernels.CHANGED_64K.values() for line in lines}
+    assert set(smaller) - set(FRAGMENT.splitlines()) == new
+    names = {line.partition("=")[0].removeprefix("CONFIG_") for line in lost}
+    assert names == {"PPC_4K_PAGES", "NR_CPUS", "MODULES", *kernels.LEFT_OUT_64K}
+    assert {"CONFIG_PPC_SVM=y", "CONFIG_PPC_SECVAR_SYSFS=y", "CONFIG_KEXEC_FILE=y"} <= set(smaller)
+
+
 def test_init_when_read_by_a_shell_then_it_is_a_script():
     subprocess.run(["sh", "-n", initramfs.INIT], check=True)
     assert initramfs.INIT.read_text().startswith("#!/bin/busybox sh\n")
@@ -50,6 +62,24 @@ def test_contents_when_made_then_the_kernel_finds_its_console_and_first_process(
 def test_overlay_when_path_is_no_path_then_it_is_refused():
     with pytest.raises(ProvisionError, match="no path of a file"):
         initramfs.overlay({"/../run.sh": b""})
+
+
+def test_placed_when_a_file_has_two_names_then_it_is_there_once(tmp_path: Path):
+    (tmp_path / "usr").mkdir()
+    (tmp_path / "usr/tool").write_bytes(b"tool")
+    package = Fetched(tmp_path / "tool.deb", "tool", "1", "", is_pinned=True)
+    files = {"/bin/a": "usr/tool", "/bin/b": "usr/tool"}
+    made = initramfs.placed(package, files, tmp_path)
+    assert made == {"/bin/a": initramfs.File(b"tool"), "/bin/b": initramfs.Symlink("/bin/a")}
+    with pytest.raises(ProvisionError, match="has no file usr/gone"):
+        initramfs.placed(package, {"/bin/c": "usr/gone"}, tmp_path)
+
+
+def test_tpm2_tools_when_listed_then_no_path_is_given_twice():
+    paths = [path for files in initramfs.TPM2_TOOLS.values() for path in files]
+    paths += [path for files in initramfs.TOOLS.values() for path in files]
+    assert len(paths) == len(set(paths))
+    assert {"/bin/tpm2_getrandom", "/lib/libtss2-tcti-device.so.0"} <= set(paths)
 
 
 def test_tools_when_listed_then_each_package_gives_what_the_guest_looks_for():

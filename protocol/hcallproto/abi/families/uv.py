@@ -34,12 +34,11 @@ from hcallproto.abi.spec import (
     size,
     value,
 )
+from hcallproto.payloads import fdt
 
 _RST = "Linux 7.2 ultravisor.rst"
 _FIRMWARE = "open-power/ultravisor"
 
-FDT_HEADER_SIZE = 40
-"""A device tree's header, version 17 (Devicetree Specification v0.4, 5.2)."""
 MAX_SLOTS = 512
 """Memory slots of a VM (``core/pagein_track.c``)."""
 PAGE_ORDER = 16
@@ -186,7 +185,7 @@ ESM = Hcall(
             address="fdt",
             direction=Direction.IN,
             shape=BufferShape.FIXED,
-            max_size=FDT_HEADER_SIZE,
+            max_size=fdt.HEADER_SIZE,
         ),
     ),
     outputs=(
@@ -413,10 +412,11 @@ def _memory_call(name: str, number: int, doc: str, direction: Direction) -> Hcal
         CodeWhen(U.P4, "size above 2^32 - 1"),
         CodeWhen(U.PERMISSION, f"the range may not be accessed, or {_WRONG_STATE.when}"),
         args=(
-            dataclasses.replace(address("buffer", 4, "buffer"), minimum=1),
+            address("buffer", 4, "buffer"),
             opaque("handle", 5, "what is meant: an id and a type"),
             opaque("offset", 6, "first byte"),
-            size("size", 7, "bytes", minimum=1),
+            # 0 is U_PARAMETER, as of the buffer, which the handler says.
+            size("size", 7, "bytes"),
         ),
         buffers=(
             Buffer(

@@ -14,6 +14,7 @@ from typing import Final
 
 from hcalld.crypto.lockbox import FINGERPRINT_SIZE, IV_SIZE, MAC_SIZE, MAX_RSA_BITS
 from hcalld.domain.esm.errors import BlobError
+from hcallproto.abi.families import uv
 from hcallproto.payloads import fdt
 from hcallproto.payloads.fdt import Fdt, FdtError, Node
 
@@ -22,7 +23,7 @@ MAX_SIZE: Final = fdt.MAX_SIZE
 MAX_LOCKBOXES: Final = 64
 """Each may cost a try with a TPM."""
 MAX_FILES: Final = 64
-MAX_FILE_SIZE: Final = 65535
+MAX_FILE_SIZE: Final = uv.MAX_FILE_SIZE
 """The firmware has 16 bits for it (``svm/svm-esmb.c``)."""
 MAX_COMMENT: Final = 4096
 

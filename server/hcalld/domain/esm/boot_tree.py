@@ -55,6 +55,11 @@ class BootTree:
     """Without the NUL."""
     blob: Range | None
     """Where a boot wrapper put the blob."""
+    swapped_blob: Range | None = None
+    """The same, if the wrapper told it in little-endian order.
+
+    Linux' wrapper (``arch/powerpc/boot/main.c``, prep_esm_blob) tells it in its own.
+    """
 
 
 def read_boot_tree(tree: Fdt) -> BootTree:
@@ -70,9 +75,7 @@ def read_boot_tree(tree: Fdt) -> BootTree:
             *_rtas(tree.node("/rtas")),
             _range(chosen, "linux,initrd-start", "linux,initrd-end"),
             _bootargs(chosen),
-            _range(chosen, "linux,esm-blob-start", "linux,esm-blob-end")
-            if "linux,esm-blob-start" in chosen.properties
-            else None,
+            *_blobs(chosen),
         )
     except FdtError as error:
         raise EsmError(f"device tree: {error}") from None
@@ -108,6 +111,23 @@ def _range(node: Node, first: str, last: str) -> Range:
     if end <= start:
         raise EsmError(f"device tree: {last} is 0x{end:x}, not above {first}, 0x{start:x}")
     return Range(start, end - start)
+
+
+def _blobs(chosen: Node) -> tuple[Range | None, Range | None]:
+    first, last = "linux,esm-blob-start", "linux,esm-blob-end"
+    if first not in chosen.properties:
+        return None, None
+    ends = chosen.raw(first), chosen.raw(last)
+    if {len(value) for value in ends} != {4}:
+        return _range(chosen, first, last), None
+    start, end = (int.from_bytes(value, "little") for value in ends)
+    swapped = Range(start, end - start) if start < end else None
+    try:
+        return _range(chosen, first, last), swapped
+    except EsmError:
+        if swapped is None:
+            raise
+        return swapped, None
 
 
 def _bootargs(chosen: Node) -> bytes:

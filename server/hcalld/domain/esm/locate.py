@@ -46,9 +46,17 @@ async def locate(read: Read, boot: BootTree) -> Located:
         EsmError: something on the way to it is malformed, or not guest memory.
     """
     try:
-        if boot.blob is not None:
+        if boot.blob is None:
+            return await _in_archive(read, boot.initrd)
+        try:
             return Located(await _blob_at(read, boot.blob), boot.blob, boot.initrd)
-        return await _in_archive(read, boot.initrd)
+        except (EsmError, GuestMemoryError):
+            if boot.swapped_blob is None:
+                raise
+            found = await _blob_if_there(read, boot.swapped_blob)
+            if found is None:
+                raise
+            return Located(found, boot.swapped_blob, boot.initrd)
     except GuestMemoryError as error:
         raise EsmError(f"ESM blob: {error}") from None
 
@@ -67,6 +75,13 @@ async def _blob_at(read: Read, place: Range) -> bytes:
             f"{place.size}"
         )
     return await read_all(read, Range(place.start, head.total_size))
+
+
+async def _blob_if_there(read: Read, place: Range) -> bytes | None:
+    try:
+        return await _blob_at(read, place)
+    except (EsmError, GuestMemoryError):
+        return None
 
 
 async def _in_archive(read: Read, initrd: Range) -> Located:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from hcalld.core.records import Change, Delete, Put, Record
+from hcalld.core.records import Change, Record
 from hcalld.domain.hypervisor import records
 from hcalld.domain.hypervisor.memory import HypervisorMemory
 from hcalld.domain.hypervisor.states import (
@@ -25,6 +25,7 @@ from hcalld.domain.hypervisor.states import (
     VmPhase,
 )
 from hcalld.domain.runs import CHUNK_SHIFT, Runs
+from hcalld.domain.stored_keys import StoredKeys
 from hcalld.domain.ultravisor.abi import (
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -84,7 +85,7 @@ class HypervisorHalf:
         self.hand = 0
         """The page after the one that was chosen last to go out."""
         self._dirty: set[bytes] = set()
-        self._stored: set[bytes] = set()
+        self._stored = StoredKeys(records.NAMESPACE, records.put, self._encode)
         self._load(record for record in stored if record.namespace == records.NAMESPACE)
 
     # -- records ----------------------------------------------------------------------------
@@ -124,19 +125,8 @@ class HypervisorHalf:
                 for number in self.memory.dirty
             }
             self.memory.dirty.clear()
-        if not dirty:
-            return []
-        changes: list[Change] = []
-        for key in sorted(dirty):
-            content = self._encode(key)
-            if content is not None:
-                self._stored.add(key)
-                changes.append(Put(records.put(key, content)))
-            elif key in self._stored:
-                self._stored.remove(key)
-                changes.append(Delete(records.NAMESPACE, key))
         self._dirty = set()
-        return changes
+        return self._stored.changes(dirty) if dirty else []
 
     def _encode(self, key: bytes) -> bytes | None:
         """What a record holds; None if there is none. A VM that is not secure has none."""
@@ -156,7 +146,7 @@ class HypervisorHalf:
         return self.memory.get(number)
 
     def _forget(self) -> None:
-        self._dirty |= self._stored
+        self._dirty.update(self._stored)
         self._set_phase(VmPhase.NORMAL)
         for lra in self.out.values():
             self.memory.free(lra)

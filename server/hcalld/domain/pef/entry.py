@@ -15,6 +15,7 @@ with its memory as it was. If the call is cut off, nothing of it is left.
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -27,13 +28,14 @@ from hcalld.domain.esm.errors import EsmError
 from hcalld.domain.pef.machine import GUEST_LPID, MAX_SEGMENTS, PefMachine, pieces
 from hcalld.domain.pef.verify import MAX_TREE, Key, Verified, Verify
 from hcalld.domain.runs import Spans
-from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, Turn, pages_of
+from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, Turn, page_of, pages_of
 from hcalld.domain.ultravisor.sealing import IDENTITY_SIZE
 from hcalld.domain.ultravisor.vm import SecureVm
 from hcalld.domain.ultravisor.vm_states import VmEvent
-from hcallproto.abi.families import svm, uv
+from hcallproto.abi.families import svm
 from hcallproto.abi.registers import MSR_S
 from hcallproto.abi.returns import H, U, status_name
+from hcallproto.payloads import fdt
 
 MSR_EE: Final = 1 << 15
 """External interrupts on (Power ISA v3.1 Book III 4.2.1, bit 48)."""
@@ -42,7 +44,6 @@ MAX_BOOT_CPUID: Final = 4096
 VECTORS_SIZE: Final = 1 << 16
 """Bytes that hold the interrupt vectors (Power ISA v3.1 Book III 7.5), as pages go."""
 CHUNK_SIZE: Final = 1 << 16
-_FDT_MAGIC: Final = 0xD00DFEED
 _FDT_SIZE: Final = struct.Struct(">II")
 _FDT_BOOT_CPUID: Final = struct.Struct(">28xI")
 
@@ -101,10 +102,10 @@ class _Reader:
             _Failed: it is none.
         """
         magic, size = _FDT_SIZE.unpack(await self.read(gpa, _FDT_SIZE.size))
-        if magic != _FDT_MAGIC:
-            raise _Failed(f"device tree at 0x{gpa:x} begins with 0x{magic:x}, not 0xd00dfeed")
+        if magic != fdt.MAGIC:
+            raise _Failed(f"device tree at 0x{gpa:x} begins with 0x{magic:x}, not 0x{fdt.MAGIC:x}")
         rounded = -(-size // PAGE_SIZE) * PAGE_SIZE
-        if size < uv.FDT_HEADER_SIZE or rounded > MAX_TREE:
+        if size < fdt.HEADER_SIZE or rounded > MAX_TREE:
             raise _Failed(f"device tree of {size} bytes, at most {MAX_TREE}")
         if gpa < VECTORS_SIZE:
             # Nobody measures it, and the first interrupt would execute it.
@@ -170,11 +171,12 @@ async def enter(
     try:
         await _zero_rest(memory, kept)
         reader.check()
+        _check_present(vm, kept)
     except (_Failed, GuestMemoryError) as error:
         # Too late to go on as it was.
         _off(machine, vm, turn)
         outcome = _failure(machine, vm, turn, memory, str(error))
-        return _doomed(outcome, "Switch to secure mode failed.")
+        return dataclasses.replace(outcome, terminate="Switch to secure mode failed.")
     except BaseException:
         _off(machine, vm, turn)
         raise
@@ -221,7 +223,17 @@ async def _hold(memory: Sequence[tuple[int, int]]) -> None:
 
 
 def _pages(memory: Sequence[tuple[int, int]], bits: PageBits) -> tuple[PageRange, ...]:
-    return tuple(PageRange(low, high - low, bits) for low, high in memory)
+    whole = Spans()
+    for low, high in memory:
+        whole.add(low, high)
+    return tuple(PageRange(low, high - low, bits) for low, high in whole.ranges())
+
+
+def _check_present(vm: SecureVm, kept: Spans) -> None:
+    """Raises _Failed if the hypervisor took back what was measured."""
+    for low, high in kept.ranges():
+        if not vm.present.holds(page_of(low), page_of(high + PAGE_SIZE - 1)):
+            raise _Failed(f"the hypervisor took back what is at 0x{low:x} to 0x{high:x}")
 
 
 async def _zero_rest(memory: Sequence[tuple[int, int]], kept: Spans) -> None:
@@ -261,23 +273,7 @@ def _failure(
     return Outcome(U.PARAMETER, why=why, pages=pages, notes=turn.notes())
 
 
-def _doomed(outcome: Outcome, why: str) -> Outcome:
-    return Outcome(
-        outcome.code,
-        why=outcome.why,
-        pages=outcome.pages,
-        notes=outcome.notes,
-        terminate=why,
-    )
-
-
 def _resumed(outcome: Outcome, kernel: int, tree: int) -> Outcome:
     """The VM goes on at its kernel's first byte, as after a kexec."""
-    return Outcome(
-        outcome.code,
-        outcome.registers,
-        result=tree,
-        pages=outcome.pages,
-        context=Context(nip=kernel, msr=MSR_S, msr_mask=MSR_S | MSR_EE),
-        notes=outcome.notes,
-    )
+    context = Context(nip=kernel, msr=MSR_S, msr_mask=MSR_S | MSR_EE)
+    return dataclasses.replace(outcome, result=tree, context=context)

@@ -23,7 +23,6 @@ from hcalld.domain.hypervisor.half import HypervisorHalf, HypervisorSettings
 from hcalld.domain.hypervisor.memory import HypervisorMemory
 from hcalld.domain.pef.key import key_of
 from hcalld.domain.pef.verify import Key, Verify, verify
-from hcalld.domain.runs import Spans
 from hcalld.domain.ultravisor import sharing
 from hcalld.domain.ultravisor.abi import (
     ENTROPY_SIZE,
@@ -387,83 +386,6 @@ class PefMachine:
 
         def work(turn: Turn) -> U:
             return U.SUCCESS if self._make_room(turn, 0) else U.BUSY
-
-        return await self.carry_out(work)
-
-    # -- ATTEND ------------------------------------------------------------------------------
-
-    def _memory_changes(
-        self, memory: Iterable[tuple[int, int]]
-    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """(first byte, byte after the last) of what is gone from RAM, and of what is new.
-
-        What is new is a slot for each region, even where they touch: a slot is given up as a
-        whole, and its content with it, but each region can be unplugged alone.
-        """
-        memory = tuple(memory)
-        now, known = Spans(), Spans()
-        for low, high in memory:
-            now.add(low, high)
-        gone = []
-        for start, size in self.hypervisor.slots.values():
-            if now.holds(start, start + size):
-                known.add(start, start + size)
-            else:
-                gone.append((start, start + size))
-        return gone, [gap for low, high in memory for gap in known.gaps(low, high)]
-
-    def is_wanting(self, memory: Iterable[tuple[int, int]] | None = None) -> bool:
-        """True if ``attend`` has something to do; ``memory`` is RAM, if it may have changed."""
-        if not self.is_secure:
-            return False
-        if self.wanted_out or self.hypervisor.excess():
-            return True
-        return memory is not None and any(self._memory_changes(memory))
-
-    async def attend(self, memory: Iterable[tuple[int, int]]) -> Outcome:
-        """Do the next thing that waits for a call of QEMU's own: U_BUSY if there is more."""
-        memory = tuple(memory)
-        if not self.is_wanting(memory):
-            return Outcome(U.SUCCESS)
-        gone, new = self._memory_changes(memory)
-        excess = self.hypervisor.excess()
-        if gone:
-            outcome = await self.unplug(gone[0][0], gone[0][1] - gone[0][0])
-        elif new:
-            outcome = await self.plug(new[0][0], new[0][1] - new[0][0])
-        elif self.wanted_out:
-            gpas = tuple(self.wanted_out)[:PAGE_OUT_BATCH]
-            for gpa in gpas:
-                del self.wanted_out[gpa]
-            outcome = await self.page_out(gpas)
-        else:
-            outcome = await self.trim()
-            if self.hypervisor.excess() >= excess:
-                why = outcome.why or "no page of the VM can go out"
-                return dataclasses.replace(outcome, code=U.PARAMETER, why=why)
-        if outcome.code in (U.SUCCESS, U.BUSY):
-            code = U.BUSY if self.is_wanting(memory) else U.SUCCESS
-            return dataclasses.replace(outcome, code=code)
-        return outcome
-
-    async def plug(self, start: int, size: int) -> Outcome:
-        """Memory was added to the machine."""
-
-        def work(turn: Turn) -> U:
-            return U.SUCCESS if self.hypervisor.plug(turn, start, size) else U.PARAMETER
-
-        return await self.carry_out(work)
-
-    async def unplug(self, start: int, size: int) -> Outcome:
-        """Memory was removed from the machine."""
-
-        def work(turn: Turn) -> U:
-            if not self.hypervisor.unplug(turn, start, size):
-                return U.PARAMETER
-            # It is no longer there to be zeroed.
-            turn.zeros.remove(start, start + size)
-            turn.touched.remove(start, start + size)
-            return U.SUCCESS
 
         return await self.carry_out(work)
 

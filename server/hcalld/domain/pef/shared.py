@@ -11,7 +11,7 @@ call is cut off.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from hcalld.core.effects import GuestMemoryError, WriteGuest, ZeroGuest
@@ -22,6 +22,7 @@ from hcalld.domain.pef.machine import GUEST_LPID, TRIES, PefMachine
 from hcalld.domain.ultravisor import sharing
 from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, Turn, page_of, pages_of
 from hcalld.domain.ultravisor.page_states import Action, PageEvent, step
+from hcalld.domain.ultravisor.ultravisor import UltravisorModel
 from hcalld.domain.ultravisor.vm import SecureVm
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcallproto.abi.returns import H, U
@@ -36,25 +37,27 @@ _Range = tuple[int, int]
 
 async def share(machine: PefMachine, gfn: int, count: int) -> Outcome:
     """UV_SHARE_PAGE."""
-    ended = await _range_in_pieces(machine, gfn, count, PageEvent.SHARE)
-    if ended is not None:
-        return ended
-
-    def work(turn: Turn) -> U:
-        sharing.share(machine.ultravisor, turn, gfn, count, machine.page_shift)
-        return U.SUCCESS
-
-    return await machine.carry_out(work)
+    return await _range_call(machine, gfn, count, PageEvent.SHARE, sharing.share)
 
 
 async def unshare(machine: PefMachine, gfn: int, count: int) -> Outcome:
     """UV_UNSHARE_PAGE."""
-    ended = await _range_in_pieces(machine, gfn, count, PageEvent.UNSHARE)
+    return await _range_call(machine, gfn, count, PageEvent.UNSHARE, sharing.unshare)
+
+
+async def _range_call(
+    machine: PefMachine,
+    gfn: int,
+    count: int,
+    event: PageEvent,
+    call: Callable[[UltravisorModel, Turn, int, int, int], None],
+) -> Outcome:
+    ended = await _range_in_pieces(machine, gfn, count, event)
     if ended is not None:
         return ended
 
     def work(turn: Turn) -> U:
-        sharing.unshare(machine.ultravisor, turn, gfn, count, machine.page_shift)
+        call(machine.ultravisor, turn, gfn, count, machine.page_shift)
         return U.SUCCESS
 
     return await machine.carry_out(work)

@@ -42,7 +42,7 @@ class Verified:
 Verify = Callable[[Read, bytes, int, Key], Awaitable[Verified]]
 """Takes a memory reader, the device tree, the kernel's address, and what gives the key."""
 
-MAX_TREE: Final = 1 << 20
+MAX_TREE: Final = fdt.MAX_SIZE
 """Bytes of a device tree, rounded up to 64 KiB (``svm/svm-fdt.c``)."""
 
 

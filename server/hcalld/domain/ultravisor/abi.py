@@ -46,6 +46,10 @@ class Returned(NamedTuple):
     outputs: tuple[tuple[int, int], ...] = ()
 
 
+DONE: Final = Returned(U.SUCCESS)
+"""An ultracall that gives nothing else."""
+
+
 class PageContent(NamedTuple):
     """What is in a page that is to be paged out, and random bytes for that."""
 

@@ -59,6 +59,8 @@ class SecureVm:
         self.files = Files()
         self.present = Spans()
         """While it is being made secure: addresses of pages that the hypervisor handed over."""
+        self.handed_over = Spans()
+        """The same, with those that it took back since: they may have been measured."""
         self.dirty: set[bytes] = set()
         """Keys of records that may have changed, but for page states."""
         self._dirty_chunks: set[int] = set()
@@ -85,13 +87,10 @@ class SecureVm:
 
     def state_runs(self, low: int, high: int) -> list[tuple[int, int, PageState]]:
         """(first byte, byte after the last, state) of the pages of a range."""
-        state = self.pages.only(low >> STATE_SHIFT, high >> STATE_SHIFT)
-        if state is not None:
-            return [(low, high, state)]
-        return [
-            (first << STATE_SHIFT, end << STATE_SHIFT, state)
-            for first, end, state in self.pages.runs(low >> STATE_SHIFT, high >> STATE_SHIFT)
-        ]
+        runs = self.pages.runs(low >> STATE_SHIFT, high >> STATE_SHIFT)
+        if len(runs) == 1:
+            return [(low, high, runs[0][2])]
+        return [(first << STATE_SHIFT, end << STATE_SHIFT, state) for first, end, state in runs]
 
     def states(self, low: int, high: int) -> set[PageState]:
         """Which states the pages of a range have."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from hcalld.core.call import Call
 from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
+from hcalld.domain.pef.attend import attend
 from hcalld.domain.pef.machine import PefMachine
 from hcallproto.abi.returns import U
 from hcallproto.abi.spec import CodeWhen, Family, Hcall, Level, opaque
@@ -59,6 +60,6 @@ async def page_in(call: Call, machine: PefMachine) -> Outcome:
 
 
 @HANDLERS.handles(ATTEND)
-async def attend(call: Call, machine: PefMachine) -> Outcome:
+async def attend_now(call: Call, machine: PefMachine) -> Outcome:
     """Do the next thing that waits."""
-    return await machine.attend(call.ram.regions)
+    return await attend(machine, call.ram.regions)

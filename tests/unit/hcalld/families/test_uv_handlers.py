@@ -97,6 +97,13 @@ def test_hypervisor_in_a_transaction(hcall: Hcall):
     assert everything(guest) == before
 
 
+def test_return_in_a_transaction_is_as_any_other():
+    guest = secure()
+    outcome = guest.call(uv.RETURN, *[0] * len(uv.RETURN.args), msr=HOST | MSR_TS)
+    assert outcome.code is U.PERMISSION
+    assert "cookie" in guest.doom
+
+
 @pytest.mark.parametrize("hcall", uv.FAMILY.calls, ids=lambda hcall: hcall.name)
 def test_any_arguments_give_a_declared_code(hcall: Hcall):
     """``PefGuest`` raises for a code or a register that the table does not declare."""

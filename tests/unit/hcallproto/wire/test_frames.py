@@ -19,3 +19,6 @@ def test_call_when_asked_for_its_registers_then_each_has_its_number():
     assert CALL.number == GPR[s.REGISTERS.index(3)]
     assert CALL.registers() == dict(zip(s.REGISTERS, GPR, strict=True))
     assert sorted(CALL.registers()) == [0, *range(2, 13), 31]
+    # By number each is found too, the last one far from the others.
+    by_number = CALL.by_number()
+    assert {number: by_number[number] for number in s.REGISTERS} == CALL.registers()

@@ -45,6 +45,40 @@ def test_tree_when_a_wrapper_names_the_blob_then_it_is_there():
 
 
 @pytest.mark.parametrize(
+    ("start", "end", "blob", "swapped"),
+    [
+        # As Linux' wrapper of a little-endian kernel tells 0x2126000 to 0x21267cd.
+        (0x00601202, 0xCD671202, Range(0x601202, 0xCD070000), Range(0x2126000, 0x7CD)),
+        (0x00601202, 0x00101202, Range(0, 0), None),
+        (0x5000, 0x6000, Range(0x5000, 0x1000), Range(0x500000, 0x100000)),
+        (0x50FF, 0x6000, Range(0x50FF, 0xF01), None),
+    ],
+)
+def test_tree_when_a_wrapper_may_be_little_endian_then_either_order_is_told(
+    start: int, end: int, blob: Range, swapped: Range | None
+):
+    tree = boot_tree(0x1000)
+    chosen = tree.node("/chosen")
+    chosen.properties["linux,esm-blob-start"] = fdt.cell(start)
+    chosen.properties["linux,esm-blob-end"] = fdt.cell(end)
+    if not blob.size:
+        with pytest.raises(EsmError, match="linux,esm-blob-end is 0x101202, not above"):
+            read_boot_tree(tree)
+        return
+    found = read_boot_tree(tree)
+    assert (found.blob, found.swapped_blob) == (blob, swapped)
+
+
+def test_tree_when_only_little_endian_makes_sense_then_it_is_that():
+    tree = boot_tree(0x1000)
+    chosen = tree.node("/chosen")
+    chosen.properties["linux,esm-blob-start"] = (0x21260FF).to_bytes(4, "little")
+    chosen.properties["linux,esm-blob-end"] = (0x2126800).to_bytes(4, "little")
+    found = read_boot_tree(tree)
+    assert (found.blob, found.swapped_blob) == (Range(0x21260FF, 0x701), None)
+
+
+@pytest.mark.parametrize(
     ("path", "name", "value", "why"),
     [
         ("/rtas", "linux,rtas-base", None, "no property linux,rtas-base"),

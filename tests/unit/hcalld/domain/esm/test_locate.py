@@ -55,6 +55,29 @@ def test_blob_when_a_wrapper_names_it_then_the_initrd_is_measured_whole():
     assert found.initrd == guest.tree.initrd == Range(INITRD_BASE, len(INITRD))
 
 
+@pytest.mark.parametrize("elsewhere", [0x9000, 1 << 40])
+def test_blob_when_a_wrapper_tells_it_in_its_own_order_then_found(elsewhere: int):
+    """The first place has none, or is no memory; the second one has it."""
+    guest = Guest.make(b"")
+    guest.memory.put(0x5000, BLOB)
+    guest.memory.put(0x9000, bytes(4096))
+    first, second = Range(elsewhere, 4096), Range(0x5000, len(BLOB))
+    guest.tree = dataclasses.replace(guest.tree, blob=first, swapped_blob=second)
+    found = find(guest)
+    assert found.blob == BLOB
+    assert found.place == second
+    assert found.initrd == Range(INITRD_BASE, len(INITRD))
+
+
+def test_blob_when_it_is_in_neither_order_then_the_usual_one_is_told():
+    guest = Guest.make(b"")
+    guest.memory.put(0x5000, bytes(4096))
+    place = Range(0x5000, 4096)
+    guest.tree = dataclasses.replace(guest.tree, blob=place, swapped_blob=Range(1 << 40, 64))
+    with pytest.raises(EsmError, match="at 0x5000: magic"):
+        find(guest)
+
+
 def test_blob_when_it_is_deep_in_its_file_then_found_at_a_multiple_of_four():
     filling = b"\xd0\x0d\xfe" + bytes(CHUNK_SIZE)
     for offset in (0, 4, CHUNK_SIZE - 4, CHUNK_SIZE, CHUNK_SIZE + 4):

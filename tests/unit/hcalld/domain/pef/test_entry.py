@@ -189,6 +189,16 @@ def test_a_secure_vm_does_not_become_secure():
 # -- failures ----------------------------------------------------------------------------------
 
 
+def test_all_memory_is_given_back_in_one_reply():
+    # Each DIMM is a region; devices cannot reach what is left paged out.
+    size = RAM_SIZE // 128
+    guest = PefGuest(guest=FakeGuest([(n * size, size) for n in range(128)]))
+    guest.guest.write(TREE_GPA, TREE)
+    assert esm(guest, differs).code is U.PARAMETER
+    assert not guest.bits()
+    assert len(guest.trail) < 16
+
+
 async def differs(read: Any, tree: bytes, kernel: int, key: Any) -> Verified:
     await read(kernel, 8)
     return Verified(failures={"kernel": "differs", "initrd": "differs too"})
@@ -367,6 +377,68 @@ def test_a_page_of_the_hypervisors_own_is_measured():
     assert half.phase is VmPhase.DONE
 
 
+def evil_page(guest: PefGuest) -> int:
+    """Real address of a page of the hypervisor's own."""
+    memory = guest.machine.memory
+    lra = memory.allocate()
+    assert lra is not None
+    memory.store(lra, b"evil" * (PAGE_SIZE // 4))
+    return lra
+
+
+def hand_over(turn: Turn, lra: int, gpa: int) -> U | H:
+    return turn.ultracall(uv.PAGE_IN.number, 1, lra, gpa, 0, 16).status
+
+
+SMALLER = (uv.REGISTER_MEM_SLOT.number, 1, 0, RAM_SIZE // 2, 0, 0)
+WHOLE = (uv.REGISTER_MEM_SLOT.number, 1, 0, RAM_SIZE, 0, 0)
+
+
+@pytest.mark.parametrize("when", [svm.PAGE_IN, svm.INIT_DONE])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_what_was_measured_is_not_handed_over_again(when: Any, is_replaced: bool):
+    guest = make()
+    lra = evil_page(guest)
+    half = guest.machine.hypervisor
+    real = half.hypercall
+    codes: list[U | H] = []
+
+    def hypercall(turn: Turn, number: int, args: Any) -> Returned:
+        # The tree's page was read; now others are asked for, or all is done.
+        is_later = bool(guest.machine.ultravisor.vms[1].present)
+        if number == when.number and is_later and not codes:
+            if is_replaced:
+                for call in (SMALLER, WHOLE):
+                    turn.ultracall(*call)
+            codes.append(hand_over(turn, lra, TREE_GPA))
+        return real(turn, number, args)
+
+    half.hypercall = hypercall  # type: ignore[method-assign]
+    outcome = esm(guest)
+    assert codes == [U.P2]
+    assert b"evil" not in guest.guest.snapshot()[0]
+    assert outcome.code is (U.PARAMETER if is_replaced else U.SUCCESS)
+    if is_replaced:
+        assert "took back" in outcome.why
+        assert guest.doom
+
+
+def test_what_nobody_asked_for_is_not_written():
+    guest = make()
+    lra = evil_page(guest)
+    codes: list[U | H] = []
+
+    def done(turn: Turn) -> H:
+        codes.append(hand_over(turn, lra, 0x50_0000))
+        return guest.machine.hypervisor.svm_init_done(turn)
+
+    answer_instead(guest, svm.INIT_DONE.number, done)
+    outcome = esm(guest)
+    assert codes == [U.SUCCESS]
+    assert outcome.code is U.SUCCESS
+    assert b"evil" not in guest.guest.snapshot()[0]
+
+
 # -- cut off -----------------------------------------------------------------------------------
 
 
@@ -445,6 +517,24 @@ def test_memory_that_vanishes_too_late_ends_the_guest():
     assert guest.doom
     assert guest.machine.state is VmState.NORMAL
     assert guest.machine.hypervisor.phase is VmPhase.NORMAL
+
+
+def test_ended_while_the_rest_is_zeroed():
+    """By another vCPU's call, or a reset: it does not go on as if it were secure."""
+    guest = make()
+    perform = guest.perform
+
+    def end(effect: Effect[Any]) -> Any:
+        if isinstance(effect, ZeroGuest):
+            guest.machine.ultravisor.svm_terminate(guest.machine.turn(), 1)
+        return perform(effect)
+
+    guest.perform = end  # type: ignore[method-assign]
+    outcome = esm(guest)
+    assert outcome.code is U.PARAMETER
+    assert outcome.context is None
+    assert guest.doom
+    assert guest.machine.state is VmState.NORMAL
 
 
 def test_its_record_gone_meanwhile():

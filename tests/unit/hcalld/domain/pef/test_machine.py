@@ -15,9 +15,13 @@ from hcalld.core.secret import Secret
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.hypervisor.half import HypervisorSettings
 from hcalld.domain.pef import machine as machine_module
+from hcalld.domain.pef.attend import attend as attend_once
+from hcalld.domain.pef.attend import plug, unplug
 from hcalld.domain.pef.machine import PAGE_OUT_BATCH, PefMachine, PefSettings
 from hcalld.domain.pef.shared import share, unshare_all
-from hcalld.domain.ultravisor.abi import PAGE_SIZE
+from hcalld.domain.ultravisor import sharing
+from hcalld.domain.ultravisor.abi import PAGE_SIZE, Turn
+from hcalld.domain.ultravisor.page_states import PageState
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.testing.guest import FakeGuest
 from hcalld.testing.pef import RAM_SIZE, PagedOutError, PefGuest
@@ -351,11 +355,55 @@ def test_many_pages_come_in_with_one_call():
 # -- memory, resets, settings ----------------------------------------------------------------------
 
 
+def test_more_pages_than_a_reply_has_room_for_are_written_before_it():
+    """A reply is 1 MiB at most: eight pages of 64 KiB go with it, and no more."""
+    guest = make(shift=12)
+    pages = [GPA + n * PAGE_SIZE for n in range(9)]
+    for gpa in pages:
+        guest.store_bytes(gpa, gpa.to_bytes(8, "big"))
+        page_out(guest, gpa)
+    for count in (9, 8):
+        # All but the last frame of each: of every page something is to be written.
+        coming = pages[:count]
+        machine = guest.machine
+
+        def work(turn: Turn, coming: list[int] = coming, machine: PefMachine = machine) -> U:
+            assert all(sharing.touch(machine.ultravisor, turn, gpa) for gpa in coming)
+            return U.SUCCESS
+
+        outcome = guest.run(machine.carry_out(work))
+        written = [effect for effect in guest.trail if isinstance(effect, WriteGuest)]
+        assert (len(outcome.writes), len(written)) == ((0, 9) if count == 9 else (8, 0))
+        for gpa in coming:
+            assert guest.load(gpa, 8) == gpa.to_bytes(8, "big")
+            page_out(guest, gpa)
+
+
+def test_cut_off_in_the_middle_of_the_writes():
+    guest = make(shift=12)
+    pages = [GPA + n * PAGE_SIZE for n in range(9)]
+    for gpa in pages:
+        page_out(guest, gpa)
+    vm = guest.machine.ultravisor.vms[1]
+
+    def work(turn: Turn) -> U:
+        for gpa in pages:
+            sharing.share(guest.machine.ultravisor, turn, (gpa >> 12) + 1, 1, 12)
+        return U.SUCCESS
+
+    running = guest.machine.carry_out(work)
+    drive(guest, running, WriteGuest)
+    running.close()
+    # Nothing is shared; what proved the pages is gone, so they are the VM's own, and empty.
+    assert vm.states(GPA, GPA + 9 * PAGE_SIZE) == {PageState.SECURE}
+    assert not vm.out
+
+
 def test_memory_that_is_plugged_is_the_vms_and_empty():
     guest = make()
     guest.guest = FakeGuest([(0, 2 * RAM_SIZE)])
     guest.guest.write(RAM_SIZE, b"planted")
-    assert guest.run(guest.machine.plug(RAM_SIZE, RAM_SIZE)).code is U.SUCCESS
+    assert guest.run(plug(guest.machine, RAM_SIZE, RAM_SIZE)).code is U.SUCCESS
     assert guest.load(RAM_SIZE, 7) == bytes(7)
     assert guest.bits_at(RAM_SIZE) == PageBits.UNSHARED
     guest.store_bytes(RAM_SIZE, SECRET)
@@ -363,18 +411,18 @@ def test_memory_that_is_plugged_is_the_vms_and_empty():
     guest.store_bytes(RAM_SIZE + PAGE_SIZE, SECRET)
     page_out(guest, RAM_SIZE + PAGE_SIZE)
     guest.guest = FakeGuest([(0, RAM_SIZE)])
-    outcome = guest.run(guest.machine.unplug(RAM_SIZE, RAM_SIZE))
+    outcome = guest.run(unplug(guest.machine, RAM_SIZE, RAM_SIZE))
     assert (outcome.code, outcome.zeros, outcome.pages) == (U.SUCCESS, (), ())
     assert len(guest.machine.memory) == 0
     assert guest.call(uv.SHARE_PAGE, FRAMES, 1).code is U.P2
-    assert guest.run(guest.machine.unplug(RAM_SIZE, RAM_SIZE)).code is U.PARAMETER
-    assert guest.run(guest.machine.plug(RAM_SIZE + 1, RAM_SIZE)).code is U.PARAMETER
+    assert guest.run(unplug(guest.machine, RAM_SIZE, RAM_SIZE)).code is U.PARAMETER
+    assert guest.run(plug(guest.machine, RAM_SIZE + 1, RAM_SIZE)).code is U.PARAMETER
 
 
 def attend(guest: PefGuest, regions: list[tuple[int, int]]) -> None:
     """QEMU asks as often as there is something to do."""
     guest.guest = resized(guest, regions)
-    while guest.run(guest.machine.attend(guest.guest.ram.regions)).code is U.BUSY:
+    while guest.run(attend_once(guest.machine, guest.guest.ram.regions)).code is U.BUSY:
         pass
 
 

@@ -50,6 +50,7 @@ def test_hypervisor_in_a_transaction(state: int):
         check_caller(uv.PAGE_IN, MSR_HV | state)
     assert raised.value.code is U.BAD_MODE
     check_caller(uv.SHARE_PAGE, MSR_S | state)
+    check_caller(uv.RETURN, MSR_HV | state)
 
 
 def test_every_kind_of_caller_is_known():

@@ -450,6 +450,11 @@ def test_a_page_that_comes_back_at_the_last_try():
     assert half.vm.breaches == sharing.PAGE_IN_TRIES - 1
 
 
+def test_a_hypervisor_is_asked_four_times():
+    """As the firmware does (``core/page_encrypt.c``)."""
+    assert sharing.PAGE_IN_TRIES == 4
+
+
 def test_ended_while_a_page_is_brought_in():
     def answer(turn: Turn, number: int, args: Sequence[int]) -> H:
         turn.ultracall(uv.SVM_TERMINATE.number, LPID)

@@ -13,7 +13,8 @@ from hcalld.core.records import Lifetime, Record
 from hcalld.core.secret import Secret
 from hcalld.domain.ultravisor.abi import PAGE_SHIFT, PAGE_SIZE, SECURE_MEMORY, ContentNeeded, Turn
 from hcalld.domain.ultravisor.page_states import TABLE, Action, PageEvent, PageState
-from hcalld.domain.ultravisor.ultravisor import MAX_LPID, MAX_VMS, UltravisorModel
+from hcalld.domain.ultravisor.state import MAX_VMS
+from hcalld.domain.ultravisor.ultravisor import MAX_LPID, UltravisorModel
 from hcalld.domain.ultravisor.vm_states import VmEvent, VmState
 from hcallproto.abi.families import uv
 from hcallproto.abi.returns import U
@@ -159,6 +160,16 @@ def test_without_its_content_nothing_happens():
     with pytest.raises(ContentNeeded) as raised:
         turn.ultracall(uv.PAGE_OUT.number, LPID, OWN, GPA, 0, PAGE_SHIFT)
     assert raised.value.gpas == (GPA,)
+    assert half.snapshot() == before
+
+
+def test_a_turn_that_has_changed_something_is_not_stopped_for_content():
+    half = Half()
+    turn = Turn(LPID, half.model, half.hypervisor, {})
+    half.vm.set_state(turn, GPA, GPA + PAGE_SIZE, PageState.SHARED)
+    before = half.snapshot()
+    args = (LPID, OWN, GPA + PAGE_SIZE, 0, PAGE_SHIFT)
+    assert half.ask(uv.PAGE_OUT.number, *args, turn=turn) is U.RETRY
     assert half.snapshot() == before
 
 
@@ -567,3 +578,54 @@ def test_calls_take_what_the_table_declares():
     for call in uv.FAMILY.calls:
         for value in (0, 1, (1 << 64) - 1):
             half.turn().ultracall(call.number, *itertools.repeat(value, len(call.args)))
+
+
+# -- several calls in one turn, and the ends of what is counted --------------------------------
+
+
+def test_a_page_that_goes_out_and_comes_in_within_a_turn_is_written():
+    half = Half()
+    turn = half.turn()
+    assert half.ask(uv.PAGE_OUT.number, LPID, OWN, GPA, 0, PAGE_SHIFT, turn=turn) is U.SUCCESS
+    assert turn.zeros.holds(GPA, GPA + PAGE_SIZE)
+    assert half.ask(uv.PAGE_IN.number, LPID, OWN, GPA, 0, PAGE_SHIFT, turn=turn) is U.SUCCESS
+    assert turn.pending_writes() == ((GPA, PLAIN),)
+    assert not turn.zeros
+
+
+def test_a_breach_is_stored():
+    store, half = Store(), Half()
+    assert half.page_out(OWN, GPA) is U.SUCCESS
+    store.commit(half.model.take_changes())
+    half.memory.pages[OWN] = PLAIN
+    assert half.page_in(OWN, GPA) is U.P3
+    store.commit(half.model.take_changes())
+    again = UltravisorModel(half.memory, store.records.values())
+    assert again.vms[LPID].breaches == 1
+
+
+def test_the_last_page_that_a_key_is_good_for():
+    half = Half()
+    half.vm.next_version = 1 << 40
+    assert half.page_out(OWN, GPA) is U.SUCCESS
+    before = half.snapshot()
+    assert half.page_out(OWN, GPA + PAGE_SIZE) is U.RETRY
+    assert half.snapshot() == before
+
+
+def test_a_slot_ends_at_a_page_whatever_its_size_is():
+    """One byte takes a page, so the next slot cannot begin in it."""
+    half = Half()
+    half.must(uv.REGISTER_MEM_SLOT.number, LPID, SIZE + PAGE_SIZE, PAGE_SIZE, 0, 1)
+    number = uv.REGISTER_MEM_SLOT.number
+    assert half.ask(number, LPID, SIZE, PAGE_SIZE + 1, 0, 2) is U.P3
+    assert half.ask(number, LPID, SIZE, PAGE_SIZE, 0, 2) is U.SUCCESS
+
+
+def test_memory_that_is_given_up_before_the_vm_is_secure_is_not_there():
+    half = Half(is_secure=False)
+    assert half.page_in(ALIAS + GPA, GPA) is U.SUCCESS
+    assert half.vm.present.holds(GPA, GPA + PAGE_SIZE)
+    half.must(uv.UNREGISTER_MEM_SLOT.number, LPID, 0)
+    half.must(uv.REGISTER_MEM_SLOT.number, LPID, 0, SIZE, 0, 0)
+    assert not half.vm.present.touches(GPA, GPA + PAGE_SIZE)
