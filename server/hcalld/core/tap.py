@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from hcallproto.wire import frames as f
@@ -30,3 +31,16 @@ class Tap(Protocol):
 
     def closed(self, why: str) -> None:
         """The connection has ended."""
+
+
+class Taps(Protocol):
+    """Where connections' frames are kept."""
+
+    def tap(self, partition: str, profile: Mapping[str, str], *, is_continued: bool = False) -> Tap:
+        """What a connection tells of its frames.
+
+        Args:
+            partition: whose it is.
+            profile: the partition's attributes as text, without secrets.
+            is_continued: the connection was there before.
+        """

@@ -127,6 +127,8 @@ class Capture:
     ) -> None:
         self.name = os.urandom(4).hex()
         """Tells connections in this capture from those in others."""
+        self.passed = 0
+        """Frames that there were, those that were dropped included."""
         self.dropped = 0
         self._options = options
         self._program = program
@@ -143,6 +145,11 @@ class Capture:
         self._interfaces = 0
         self._fd = self._open()
         self._data = bytearray(self._head())
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The file that is being written."""
+        return self._paths[-1]
 
     # -- what connections do ---------------------------------------------------------------
 
@@ -168,6 +175,7 @@ class Capture:
         """Take a frame, or drop it."""
         pending = self._pending
         tap.passed += 1
+        self.passed += 1
         if len(pending) >= MAX_PENDING_FRAMES or self._pending_bytes + size > MAX_PENDING_BYTES:
             tap.dropped += 1
             tap.dropped_now += 1
