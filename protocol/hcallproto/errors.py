@@ -4,9 +4,11 @@
 Tree::
 
     Exception
-     └─ ProtocolError
-         ├─ LocalProtocolError    our caller broke the rules of docs/wire.rst
-         └─ RemoteProtocolError   the peer did: end the connection, log ``reason``
+     ├─ ProtocolError
+     │   ├─ LocalProtocolError    our caller broke the rules of docs/wire.rst
+     │   └─ RemoteProtocolError   the peer did: end the connection, log ``reason``
+     └─ CaptureError              a capture cannot be read: no capture, or another version
+         └─ CaptureDamage         from here on; what was read before is good
 """
 
 from __future__ import annotations
@@ -48,3 +50,11 @@ class RemoteProtocolError(ProtocolError):
     def __init__(self, breach: Breach, message: str) -> None:
         super().__init__(message)
         self.breach = breach
+
+
+class CaptureError(Exception):
+    """A capture cannot be read; the text says where and why."""
+
+
+class CaptureDamage(CaptureError):
+    """A capture is damaged or cut off; what was read before is good."""

@@ -10,6 +10,8 @@ import pathlib
 import signal
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from importlib.metadata import version
 from typing import TextIO
 
 import structlog
@@ -23,6 +25,8 @@ from hcalld.control.endpoint import Endpoint
 from hcalld.control.listener import ControlListener
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
+from hcalld.observe.capture import CaptureOptions
+from hcalld.observe.capturing import Capturing
 from hcalld.observe.trace import Trace
 from hcalld.runtime import sdnotify
 from hcalld.runtime.server import Server, inherited_socket, listen_tcp, listen_unix
@@ -94,6 +98,7 @@ class ServeOptions:
     profile_dir: pathlib.Path | None = None
     refuse_unknown: bool = False
     trace: TextIO | None = None
+    capture: CaptureOptions | None = None
     spin_us: int = 20
     idle_seconds: float = 30
 
@@ -212,7 +217,12 @@ async def serve(options: ServeOptions) -> None:
         stack.callback(tpms.close)
         sockets = _open_sockets(options, stack)
         endpoint = _open_control(options, stack)
-        async with trio.open_nursery() as nursery:
+        # What keeps their frames outlives the guests.
+        async with (
+            trio.open_nursery() as keeping,
+            _capturing(server, keeping, options) as capturing,
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
             nursery.start_soon(server.rest_idle_partitions, options.idle_seconds)
             for listener, context in sockets.listeners:
@@ -220,13 +230,28 @@ async def serve(options: ServeOptions) -> None:
                 log.info("listening", address=_address(listener), tls=context is not None)
             if endpoint is not None:
                 # Not who may connect guests: who runs the daemon.
-                control = ControlListener(bound_to(Parts(server)), {os.geteuid(), 0})
+                control = ControlListener(bound_to(Parts(server, capturing)), {os.geteuid(), 0})
                 nursery.start_soon(control.listen, endpoint.socket)
                 log.info("control socket", address=str(endpoint.path))
             if sockets.connected is not None:
                 nursery.start_soon(_serve_one, server, sockets.connected, nursery.cancel_scope)
             sdnotify.notify("READY=1")
     log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _capturing(
+    server: Server, nursery: trio.Nursery, options: ServeOptions
+) -> AsyncIterator[Capturing]:
+    """What begins and ends captures; the one that goes on is ended."""
+    capturing = Capturing(server, nursery, f"hcalld {version('hcalld')}")
+    if options.capture is not None:
+        capturing.begin(options.capture, is_vital=True)
+    try:
+        yield capturing
+    finally:
+        with trio.CancelScope(shield=True):
+            await capturing.end()
 
 
 async def _serve_one(server: Server, sock: socket.socket, scope: trio.CancelScope) -> None:

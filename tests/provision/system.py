@@ -72,6 +72,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
         "strace",
         "swtpm",
         "tpm2-tools",
+        "tshark",
     ),
 }
 """What is needed, by purpose. Programs of Debian's essential packages are not listed."""

@@ -160,6 +160,8 @@ class Buffer:
     """A SIZED buffer that must not cross a 4 KiB page."""
     secret: bool = False
     """Its bytes must not reach a log, trace or plain capture."""
+    open_size: int = 0
+    """Leading bytes of a secret buffer that are not: the head of a structure."""
     prefetch: bool = True
     """The shim sends an IN buffer with the call."""
     describe: Callable[[bytes], str] | None = None

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+from collections.abc import Iterator
 from typing import Any
 
 import construct
@@ -11,24 +13,43 @@ import construct
 from hcallproto.codegen.rst import code, table
 
 
-def layout(subcon: construct.Construct[Any, Any]) -> str:
-    """Offset, size, type, name and meaning of each field of a structure."""
-    rows: list[tuple[str, ...]] = []
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a structure; ``offset`` and ``size`` are None where they vary."""
+
+    offset: int | None
+    size: int | None
+    type: str
+    """``u16``, ``i64``, ``u64[13]`` or ``bytes``."""
+    name: str
+    docs: str
+
+
+def fields_of(subcon: construct.Construct[Any, Any]) -> Iterator[Field]:
+    """The fields of a structure, in order."""
     offset: int | None = 0
     assert isinstance(subcon, construct.Struct)
     for field in subcon.subcons:
         size = _fixed_size(field)
-        rows.append(
-            (
-                "varies" if offset is None else str(offset),
-                "varies" if size is None else str(size),
-                _type(field),
-                code(field.name or ""),
-                field.docs or "zero",
-            )
-        )
+        yield Field(offset, size, _type(field), field.name or "", field.docs or "zero")
         offset = None if offset is None or size is None else offset + size
-    return table(("Offset", "Size", "Type", "Field", "Meaning"), rows)
+
+
+def layout(subcon: construct.Construct[Any, Any]) -> str:
+    """Offset, size, type, name and meaning of each field of a structure."""
+    return table(
+        ("Offset", "Size", "Type", "Field", "Meaning"),
+        [
+            (
+                "varies" if field.offset is None else str(field.offset),
+                "varies" if field.size is None else str(field.size),
+                field.type,
+                code(field.name),
+                field.docs,
+            )
+            for field in fields_of(subcon)
+        ],
+    )
 
 
 def _fixed_size(field: Any) -> int | None:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable
 
 from hcallproto.abi.registry import FAMILIES
-from hcallproto.codegen import capabilities, family_tables, wire_tables
+from hcallproto.codegen import capabilities, dissector, family_tables, wire_tables
 from hcallproto.codegen.c_header import c_header
 from hcallproto.codegen.rst import fill
 
@@ -25,6 +25,7 @@ class Output:
 OUTPUTS: tuple[Output, ...] = (
     Output("guest_stub/include/hcall_numbers.h", lambda _: c_header()),
     Output("docs/capabilities.json", capabilities.document),
+    Output("protocol/hcallproto/capture/hcalld.lua", dissector.lua),
     Output("docs/wire.rst", lambda text: fill("docs/wire.rst", text, wire_tables.BLOCKS)),
     Output(
         "docs/hcalls/index.rst",

@@ -55,6 +55,7 @@ class Connection:
         max_frame_size: bytes; what the peers agreed on, 128 KiB before that.
         features: in force since WELCOME.
         reset: the machine's reset count, as last told by the shim.
+        frame_size: bytes of the frame that ``next_frame`` gave last.
     """
 
     def __init__(self, role: Role) -> None:
@@ -62,6 +63,7 @@ class Connection:
         self.max_frame_size = MIN_MAX_FRAME
         self.features = Feature(0)
         self.reset = 0
+        self.frame_size = 0
         self.calls = CallTable()
         self._hello: f.Hello | None = None
         self._acknowledged_reset = 0
@@ -144,6 +146,7 @@ class Connection:
             self._need_data(available)
             return None
         frame = decode(header, buffer, offset)
+        self.frame_size = size
         if available == size:
             self._buffer = b""
             self._offset = 0

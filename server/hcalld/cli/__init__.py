@@ -23,6 +23,8 @@ _COMMANDS = {
     "ctl": "hcalld.cli.ctl",
     "secvar": "hcalld.cli.secvar",
     "esm": "hcalld.cli.esm",
+    "decode": "hcalld.cli.decode",
+    "diff": "hcalld.cli.diff",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""
 

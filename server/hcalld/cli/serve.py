@@ -8,13 +8,16 @@ import os
 import pathlib
 import pwd
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from hcalld.cli import paths
 from hcalld.cli.options import key_option, source_of, state_dir_option
 from hcalld.core.errors import ConfigError, HcalldError
+
+if TYPE_CHECKING:
+    from hcalld.observe.capture import CaptureOptions
 
 
 def _uid(name: str) -> int:
@@ -87,6 +90,19 @@ def _open_trace(name: str | None) -> TextIO | None:
         raise ConfigError(f"--trace {name}: {error.strerror}; expected a file to write") from None
 
 
+def _capture(
+    path: pathlib.Path | None, mib: int | None, files: int | None
+) -> CaptureOptions | None:
+    if (mib is not None and path is None) or (files is not None and mib is None):
+        raise click.UsageError("--capture-files needs --capture-size, and that --capture")
+    if path is None:
+        return None
+    from hcalld.observe.capture import CaptureOptions
+
+    size = None if mib is None else mib << 20
+    return CaptureOptions(path=path, file_bytes=size, files=files)
+
+
 @click.command(name="serve", short_help="Run the daemon.")
 @click.option(
     "--socket-path",
@@ -134,6 +150,18 @@ def _open_trace(name: str | None) -> TextIO | None:
     flag_value="-",
     metavar="[FILE]",
     help="Write one decoded line per call to FILE, or to stdout.",
+)
+@click.option(
+    "--capture",
+    type=click.Path(path_type=pathlib.Path),
+    metavar="FILE",
+    help="Write all guests' frames to a pcapng FILE, without secrets.",
+)
+@click.option(
+    "--capture-size", type=click.IntRange(1), metavar="MIB", help="Begin a new file after so many."
+)
+@click.option(
+    "--capture-files", type=click.IntRange(1), help="Keep so many of these; the oldest go."
 )
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -184,6 +212,9 @@ def command(
     profile_dir: pathlib.Path | None,
     refuse_unknown: bool,
     trace: str | None,
+    capture: pathlib.Path | None,
+    capture_size: int | None,
+    capture_files: int | None,
     log_format: str,
     log_level: str,
     spin_us: int,
@@ -248,6 +279,7 @@ def command(
         profile_dir=profile_dir,
         refuse_unknown=refuse_unknown,
         trace=_open_trace(trace),
+        capture=_capture(capture, capture_size, capture_files),
         spin_us=spin_us,
         idle_seconds=idle_seconds,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from hcalld.control import paging
 from hcalld.control.figures import guest_of
 from hcalld.control.listener import Answer, Refusal
 from hcalld.control.messages import (
+    BeginCapture,
+    CaptureState,
+    EndCapture,
     GuestList,
     Kind,
     ListGuests,
@@ -25,7 +29,10 @@ from hcalld.control.messages import (
     Reply,
     ReplyT,
     Request,
+    ShowCapture,
 )
+from hcalld.observe.capture import CaptureOptions
+from hcalld.observe.capturing import Captured, Capturing
 from hcalld.runtime.server import Server
 
 
@@ -34,6 +41,7 @@ class Parts:
     """What of the daemon commands are about."""
 
     server: Server
+    capturing: Capturing
     paging: set[str] = dataclasses.field(default_factory=set)
     """Partitions that are being paged out at a command."""
 
@@ -95,3 +103,37 @@ async def page_out(parts: Parts, request: PageOut) -> PagedOut:
         return await paging.page_out(name, session, request.pages)
     finally:
         parts.paging.remove(name)
+
+
+# -- captures -------------------------------------------------------------------------------
+
+
+@_carries_out(BeginCapture)
+async def capture_begin(parts: Parts, request: BeginCapture) -> CaptureState:
+    """Begin a capture."""
+    path = pathlib.Path(request.path)
+    parts.capturing.begin(
+        CaptureOptions(path=path, file_bytes=request.file_bytes, files=request.files)
+    )
+    return _state_of(parts.capturing.now)
+
+
+@_carries_out(EndCapture)
+async def capture_end(parts: Parts, request: EndCapture) -> CaptureState:
+    """End the capture."""
+    done = await parts.capturing.end()
+    if done is None:
+        raise Refusal(Kind.FAILED, "no capture goes on")
+    return _state_of(done)
+
+
+@_carries_out(ShowCapture)
+async def capture_show(parts: Parts, request: ShowCapture) -> CaptureState:
+    """Tell of the capture."""
+    return _state_of(parts.capturing.now)
+
+
+def _state_of(captured: Captured | None) -> CaptureState:
+    if captured is None:
+        return CaptureState(path=None)
+    return CaptureState(path=str(captured.path), frames=captured.frames, dropped=captured.dropped)

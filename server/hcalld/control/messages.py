@@ -159,9 +159,46 @@ class PageOut(Request[PagedOut], frozen=True, tag="page-out"):
     """At most so many of 64 KiB; without it, all that are in secure memory."""
 
 
+# -- captures ---------------------------------------------------------------------------------
+
+
+class CaptureState(Reply, frozen=True, tag="capture"):
+    """The capture that goes on, or has just ended."""
+
+    path: str | None
+    """Of the file that is written; None: no capture goes on."""
+    frames: int = 0
+    dropped: int = 0
+    """Of these frames are not in the file."""
+
+
+class BeginCapture(Request[CaptureState], frozen=True, tag="capture-begin"):
+    """Keep all guests' frames from now on."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern="^/")]
+    file_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=1 << 40)] | None = None
+    """A new file is begun when one is longer."""
+    files: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] | None = None
+    """So many of these are kept."""
+
+
+class EndCapture(Request[CaptureState], frozen=True, tag="capture-end"):
+    """Keep no more frames; answered when all are written."""
+
+
+class ShowCapture(Request[CaptureState], frozen=True, tag="capture-show"):
+    """Tell of the capture that goes on."""
+
+
 # -- the table --------------------------------------------------------------------------------
 
-COMMANDS: Final[tuple[type[Request[Reply]], ...]] = (ListGuests, PageOut)
+COMMANDS: Final[tuple[type[Request[Reply]], ...]] = (
+    ListGuests,
+    PageOut,
+    BeginCapture,
+    EndCapture,
+    ShowCapture,
+)
 """Every command: dispatch, the client, the greeting and the documents go by it."""
 
 

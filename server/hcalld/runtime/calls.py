@@ -46,6 +46,8 @@ from hcallproto.wire.decode import decode, decode_header
 from hcallproto.wire.encode import encode
 
 _REQUEST_MAX = 0xFFFF_FFFF
+_RECORDED = "recorded reply"
+"""Said of a reply that is sent a second time."""
 
 
 _MemoryReply = f.ReadReply | f.WriteReply | f.PagesReply
@@ -286,7 +288,10 @@ class Calls:
         if outcome.terminate:
             # Before the reply: the caller must not go on.
             self._terminate(outcome.terminate)
-        self._outbox.queue(reply, encoded)
+        why = ""
+        if self._outbox.tap is not None:
+            why = "; ".join(filter(None, (outcome.why, *notes, *outcome.notes)))
+        self._outbox.queue(reply, encoded, why)
         self.answered_count += 1
         if frame.level != Level.SC1:
             self._after_ultracall(frame, entry, outcome)
@@ -358,12 +363,12 @@ class Calls:
             return False
         reply = decode(decode_header(recorded.frame), recorded.frame)
         assert isinstance(reply, f.Reply)
-        self._outbox.queue(reply)
+        self._outbox.queue(reply, recorded.frame, _RECORDED)
         self.answered_count += 1
         if self._observers:
             entry = self._entries.get(entry_key(frame.number, frame.level))
             outcome = _outcome_of(entry, reply)
-            notes = ("recorded reply",)
+            notes = (_RECORDED,)
             self._observe(frame, entry, outcome, notes, started, is_replayed=True)
         return True
 

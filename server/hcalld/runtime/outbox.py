@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import trio
 
+from hcalld.core.tap import Tap
 from hcalld.runtime.transport import Transport
 from hcallproto.conn.connection import Connection
 from hcallproto.wire import frames as f
@@ -18,15 +19,21 @@ class Outbox:
         self._transport = transport
         self._data = bytearray()
         self._lock = trio.Lock()
+        self.tap: Tap | None = None
+        """Is told of each frame."""
 
-    def queue(self, frame: f.Frame, encoded: bytes | None = None) -> None:
+    def queue(self, frame: f.Frame, encoded: bytes | None = None, why: str = "") -> None:
         """Put a frame behind the others; the connection's rules hold from now on.
 
         Args:
             frame: what is sent.
             encoded: its bytes, if they are known.
+            why: what the guest is not told of it, for the tap.
         """
-        self._data += self._connection.send(frame, encoded)
+        data = self._connection.send(frame, encoded)
+        self._data += data
+        if self.tap is not None:
+            self.tap.sent(frame, len(data), why)
 
     def send_now(self) -> bool:
         """Send what can be sent without waiting.

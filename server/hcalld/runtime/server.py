@@ -18,6 +18,7 @@ from hcalld.backends.base import TpmBackend
 from hcalld.config import Profile, Profiles
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
+from hcalld.core.tap import Taps
 from hcalld.runtime.flushing import FlushRounds, flush_each
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import Session
@@ -67,6 +68,8 @@ class Server:
     ) -> None:
         self.profiles = profiles
         self.sessions: dict[str, Session] = {}
+        self.taps: Taps | None = None
+        """What keeps frames now; see ``begin_taps``."""
         self._open_store = open_store
         self._open_tpm = open_tpm
         self._rounds = FlushRounds(flush_stores)
@@ -109,6 +112,18 @@ class Server:
         """The session is over, and its partition free."""
         if self.sessions.get(partition.id) is session:
             del self.sessions[partition.id]
+
+    def begin_taps(self, taps: Taps) -> None:
+        """Have all connections' frames kept from now on."""
+        self.taps = taps
+        for session in self.sessions.values():
+            session.begin_tap()
+
+    def end_taps(self) -> None:
+        """Have no more frames kept."""
+        self.taps = None
+        for session in self.sessions.values():
+            session.end_tap()
 
     async def rest_idle_partitions(self, idle_seconds: float) -> None:
         """Give up the memory of guests that do not call, for ever; a task of the daemon."""

@@ -18,6 +18,8 @@ import trio
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
 from hcalld.core.records import Run
+from hcalld.core.tap import Tap, Taps
+from hcalld.domain.attribute_records import flatten
 from hcalld.domain.pef.figures import PefFigures, figures_of
 from hcalld.families.uv.shim_calls import FAMILY as PEF_FAMILY
 from hcalld.runtime.calls import Calls
@@ -62,6 +64,9 @@ class VersionMismatch(ConfigError):
 class PartitionOwner(Protocol):
     """Who hands out partitions; the server."""
 
+    taps: Taps | None
+    """Keeps frames, if anything does."""
+
     async def claim(self, hello: f.Hello, session: Session) -> Partition:
         """The partition of the machine. Raises ConfigError or StoreError to refuse it."""
 
@@ -97,6 +102,9 @@ class Session:
         self._answered_before = -1
         self._entries: dict[int, Entry] = {}
         self._outbox = Outbox(self.connection, transport)
+        self._tap: Tap | None = None
+        self._context: dict[type[f.Frame], f.Frame] = {}
+        """The newest of the frames without which others are not understood."""
         self._calls: Calls | None = None
         self._nursery: trio.Nursery | None = None
         self._figures_at_rest: tuple[int, PefFigures] | None = None
@@ -236,11 +244,17 @@ class Session:
         with trio.move_on_after(FAREWELL_SECONDS):
             try:
                 # Past the connection, which sends nothing more after an error.
-                await self.transport.send(encode(goodbye))
+                data = encode(goodbye)
+                if self._tap is not None:
+                    self._tap.sent(goodbye, len(data), "")
+                await self.transport.send(data)
             except TransportClosed:
                 return
 
     async def _end(self, why: str) -> None:
+        if self._tap is not None:
+            self._tap.closed(why)
+            self.end_tap()
         if self._calls is not None:
             self._calls.ram.close()
             self._calls.has_attended()
@@ -268,8 +282,12 @@ class Session:
         while (frame := connection.next_frame()) is not None:
             if type(frame) is f.Call:
                 assert self._calls is not None
+                if self._tap is not None:
+                    self._tap.received(frame, connection.frame_size)
                 self._calls.answer(frame)
             else:
+                if self._tap is not None:
+                    self._tap.received(frame, connection.frame_size)
                 await self._dispatch(frame)
             if connection.state is State.CLOSED:
                 return False
@@ -370,9 +388,10 @@ class Session:
             strict=self._strict,
         )
         max_frame_size = min(hello.max_frame_size, s.DEFAULT_MAX_FRAME)
-        self._outbox.queue(
-            f.Welcome(s.VERSION, max_frame_size, features, announcement, hello.reset)
-        )
+        welcome = f.Welcome(s.VERSION, max_frame_size, features, announcement, hello.reset)
+        self._context |= {f.Hello: hello, f.Welcome: welcome}
+        self.begin_tap(is_continued=False)
+        self._outbox.queue(welcome)
         self.log.info(
             "guest connected",
             program=hello.program,
@@ -402,7 +421,30 @@ class Session:
                 reason="attributes change when the guest is next powered on",
             )
 
+    def begin_tap(self, *, is_continued: bool = True) -> None:
+        """Tell what keeps frames of this connection, if it is past its HELLO.
+
+        Args:
+            is_continued: frames have passed that will not be told of.
+        """
+        if self.partition is None or self._owner.taps is None:
+            return
+        attributes = flatten(self.partition.attributes)
+        profile = {name: str(value) for name, value in attributes.items()}
+        tap = self._owner.taps.tap(self.partition.id, profile, is_continued=is_continued)
+        for frame in self._context.values():
+            if not isinstance(frame, f.Welcome):
+                tap.received(frame, 0)
+            elif is_continued:
+                tap.sent(frame, 0, "")
+        self._tap = self._outbox.tap = tap
+
+    def end_tap(self) -> None:
+        """Keep no more frames."""
+        self._tap = self._outbox.tap = None
+
     def _accept(self, accept: f.Accept) -> None:
+        self._context[f.Accept] = accept
         for refused in accept.refused:
             entry = self._entries.get(entry_key(refused.number, refused.level))
             self.log.warning(
@@ -413,6 +455,7 @@ class Session:
 
     def _ram(self, ram: f.Ram) -> None:
         assert self._calls is not None
+        self._context[f.Ram] = ram
         descriptors = self.transport.take_descriptors(ram.descriptor_count)
         self._calls.ram.close()
         self._calls.ram = SharedRam(ram.regions, descriptors)

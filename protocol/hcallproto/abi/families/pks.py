@@ -62,6 +62,7 @@ _AUTH_BUFFER = Buffer(
     header_size=AUTH_HEADER_SIZE,
     alignment=AUTH_ALIGNMENT,
     secret=True,
+    open_size=AUTH_HEADER_SIZE,
     describe=describe_auth,
 )
 _LABEL_BUFFER = Buffer(

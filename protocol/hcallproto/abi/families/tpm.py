@@ -85,6 +85,7 @@ TPM_COMM = Hcall(
             max_size=TPM_BUFFER_SIZE,
             size="request_size",
             secret=True,
+            open_size=TPM_HEADER_SIZE,
         ),
         Buffer(
             address="response",
@@ -93,6 +94,7 @@ TPM_COMM = Hcall(
             max_size=U32_MAX,
             size="response_size",
             secret=True,
+            open_size=TPM_HEADER_SIZE,
         ),
     ),
     outputs=(

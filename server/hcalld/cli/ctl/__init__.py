@@ -17,6 +17,7 @@ _COMMANDS = {
     "check": "hcalld.cli.ctl.attributes:check",
     "guests": "hcalld.cli.ctl.guests",
     "page-out": "hcalld.cli.ctl.page_out",
+    "capture": "hcalld.cli.ctl.capture",
 }
 
 

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes what may be secret out of the frames of one connection.
+
+What stays is what the table of calls says of: registers, and the bytes of buffers that are
+declared and not secret. All other bytes of guest memory are blanked: they are zeros, as
+many as there were, so that sizes and offsets stay what they are.
+
+``Blanker`` follows one connection, for a READ_REPLY does not say what was asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from hcallproto.abi.registers import REAL_ADDRESS_MASK
+from hcallproto.abi.registry import find
+from hcallproto.abi.spec import Buffer, BufferShape, Direction, Hcall
+from hcallproto.wire import frames as f
+
+MAX_ENTRIES: Final = 8192
+"""Calls and READs that are not over and are remembered: two for each vCPU that there may be."""
+
+
+_PAGE_SIZE: Final = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Span:
+    """One of a call's buffers."""
+
+    low: int
+    high: int
+    """The byte after its last one, as the arguments have it."""
+    direction: Direction
+    register: int
+    open_size: int | None
+    """Leading bytes that are not secret; None: none is."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Live:
+    """A call that is not over."""
+
+    spans: tuple[_Span, ...] = ()
+    hidden: frozenset[int] = frozenset()
+    """Registers of results that are secret."""
+
+    def open_size(self, gpa: int, size: int, direction: Direction) -> int:
+        """How many leading bytes of a piece of guest memory may be shown.
+
+        All, if it is within a declared buffer and touches no secret one; of one that begins
+        with a secret buffer that buffer's open bytes; else none.
+        """
+        touched = [
+            span
+            for span in self.spans
+            if span.direction is direction and span.low < gpa + size and gpa < span.high
+        ]
+        secret = [span for span in touched if span.open_size is not None]
+        if not secret:
+            is_within = any(span.low <= gpa and gpa + size <= span.high for span in touched)
+            return size if is_within else 0
+        if len(touched) == 1 and secret[0].low == gpa:
+            return min(size, secret[0].open_size or 0)
+        return 0
+
+    def open_size_inline(self, register: int, size: int) -> int:
+        """The same for a buffer that came with the call, by its address' register."""
+        for span in self.spans:
+            if span.register == register:
+                return size if span.open_size is None else min(size, span.open_size)
+        return 0
+
+
+_UNKNOWN: Final = _Live()
+
+
+class Blanker:
+    """Blanks the frames of one connection, in the order in which they passed."""
+
+    def __init__(self) -> None:
+        self._inline: dict[tuple[int, int], tuple[int, ...]] = {}
+        """Of each announced call, the address registers of the buffers that come with it."""
+        self._live: dict[int, _Live] = {}
+        """By vCPU: each makes one call after another."""
+        self._asked: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {}
+        """Of each READ, whose call it is for, and what was asked."""
+
+    def blank(self, frame: f.Frame) -> f.Frame:
+        """The frame without what may be secret; the same object if there is nothing."""
+        match frame:
+            case f.Call():
+                return self._call(frame)
+            case f.Reply():
+                return self._reply(frame)
+            case f.Read():
+                _bound(self._asked)
+                self._asked[frame.request] = frame.vcpu, frame.segments
+                return frame
+            case f.ReadReply():
+                return self._read_reply(frame)
+            case f.Write():
+                live = self._live.get(frame.vcpu, _UNKNOWN)
+                return frame._replace(segments=_blank_writes(live, frame.segments))
+            case f.Command() | f.CommandReply():
+                return frame._replace(data=bytes(len(frame.data)))
+            case f.Welcome() | f.Announce():
+                self._inline = {
+                    (spec.number, spec.level): tuple(
+                        buffer.address_register for buffer in spec.buffers
+                    )
+                    for spec in frame.announcement.calls
+                }
+                return frame
+            case _:
+                return frame
+
+    def _call(self, frame: f.Call) -> f.Call:
+        hcall = find(frame.number, frame.level)
+        live = _UNKNOWN if hcall is None else _live(hcall, frame.by_number())
+        _bound(self._live)
+        self._live[frame.vcpu] = live
+        if not frame.segments:
+            return frame
+        registers = self._inline.get((frame.number, frame.level), ())
+        return frame._replace(
+            segments=tuple(
+                segment._replace(
+                    data=_blank(
+                        segment.data,
+                        live.open_size_inline(registers[segment.buffer], len(segment.data))
+                        if segment.buffer < len(registers)
+                        else 0,
+                    )
+                )
+                for segment in frame.segments
+            )
+        )
+
+    def _reply(self, frame: f.Reply) -> f.Reply:
+        live = self._live.pop(frame.vcpu, _UNKNOWN)
+        if live.hidden:
+            frame = frame._replace(
+                registers=tuple(
+                    (number, 0 if number in live.hidden else value)
+                    for number, value in frame.registers
+                )
+            )
+        if frame.writes:
+            frame = frame._replace(writes=_blank_writes(live, frame.writes))
+        return frame
+
+    def _read_reply(self, frame: f.ReadReply) -> f.ReadReply:
+        vcpu, asked = self._asked.pop(frame.request, (frame.vcpu, ()))
+        live = self._live.get(vcpu, _UNKNOWN)
+        sizes = [live.open_size(gpa, size, Direction.IN) for gpa, size in asked]
+        sizes += [0] * (len(frame.segments) - len(sizes))
+        return frame._replace(
+            segments=tuple(
+                (status, _blank(data, size))
+                for (status, data), size in zip(frame.segments, sizes, strict=False)
+            )
+        )
+
+
+def _blank(data: bytes, open_size: int) -> bytes:
+    """All but the leading bytes as zeros."""
+    return data if open_size >= len(data) else data[:open_size] + bytes(len(data) - open_size)
+
+
+def _bound(entries: dict[int, Any]) -> None:
+    """Forget what a peer that keeps no rules has left behind: more is blanked then, not less."""
+    if len(entries) >= MAX_ENTRIES:
+        entries.clear()
+
+
+def _live(hcall: Hcall, registers: Sequence[int]) -> _Live:
+    return _Live(
+        tuple(_span(hcall, buffer, registers) for buffer in hcall.buffers),
+        frozenset(output.register for output in hcall.outputs if output.secret),
+    )
+
+
+def _span(hcall: Hcall, buffer: Buffer, registers: Sequence[int]) -> _Span:
+    """Where a call's buffer is; one whose size is the partition's to say goes to its page's end."""
+    register = hcall.arg(buffer.address).register
+    low = registers[register] & REAL_ADDRESS_MASK
+    if buffer.size is not None:
+        size = registers[hcall.arg(buffer.size).register]
+    elif buffer.shape is BufferShape.FIXED and isinstance(buffer.max_size, int):
+        size = buffer.header_size + buffer.max_size
+    else:
+        size = _PAGE_SIZE - low % _PAGE_SIZE
+    open_size = buffer.open_size if buffer.secret else None
+    return _Span(low, low + size, buffer.direction, register, open_size)
+
+
+def _blank_writes(live: _Live, segments: Iterable[f.WriteSegment]) -> tuple[f.WriteSegment, ...]:
+    return tuple(
+        segment
+        if segment.data is None
+        else segment._replace(
+            data=_blank(segment.data, live.open_size(segment.gpa, segment.size, Direction.OUT))
+        )
+        for segment in segments
+    )

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frames of one connection put together again: what was called, and what became of it.
+
+The trace of a running daemon, ``hcalld decode``, comparisons and reports read calls, not
+frames. Here a CALL, what the daemon read for it and its REPLY become one ``Exchange``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from hcallproto.abi.registers import REAL_ADDRESS_MASK
+from hcallproto.abi.registry import find
+from hcallproto.abi.spec import Direction, Hcall
+from hcallproto.wire import frames as f
+from hcallproto.wire import schema as s
+
+MAX_LIVE: Final = s.MAX_VCPUS + len(s.ShimCall)
+"""Calls that are followed at once: each vCPU makes one after another."""
+
+
+class Fate(enum.Enum):
+    """What became of a call."""
+
+    ANSWERED = "answered"
+    CANCELLED = "cancelled"
+    """The shim no longer wanted the reply: its deadline passed, or the vCPU is gone."""
+    LOST = "lost"
+    """A reset, the connection's end or the capture's end came first."""
+
+
+@dataclasses.dataclass(slots=True)
+class Exchange:
+    """One call, from its CALL on."""
+
+    call: f.Call
+    hcall: Hcall | None
+    """None: a number that the table does not know."""
+    start_ns: int
+    buffers: dict[str, bytes | None] = dataclasses.field(default_factory=dict)
+    """What was read of guest memory, by address argument; None: it was not RAM."""
+    fate: Fate = Fate.LOST
+    reply: f.Reply | None = None
+    end_ns: int = 0
+    reason: str = ""
+    """Why it was refused, and what else the daemon had to say."""
+
+    @property
+    def outputs(self) -> Mapping[int, int]:
+        """The result registers."""
+        return {} if self.reply is None else dict(self.reply.registers)
+
+    def written(self) -> dict[str, bytes]:
+        """What the reply wrote, by the address argument of the buffer it went to."""
+        if self.hcall is None or self.reply is None:
+            return {}
+        registers = self.call.by_number()
+        starts = {
+            registers[self.hcall.arg(buffer.address).register] & REAL_ADDRESS_MASK: buffer.address
+            for buffer in self.hcall.buffers
+            if buffer.direction is Direction.OUT
+        }
+        return {
+            starts[segment.gpa]: segment.data
+            for segment in self.reply.writes
+            if segment.gpa in starts and segment.data is not None
+        }
+
+
+class Exchanges:
+    """Follows the frames of one connection."""
+
+    def __init__(self) -> None:
+        self._live: dict[tuple[int, int], Exchange] = {}
+        """By vCPU and sequence number."""
+        self._asked: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
+        self._inline: dict[tuple[int, int], tuple[int, ...]] = {}
+        """Of each announced call, the address registers of the buffers that come with it."""
+
+    def take(self, frame: f.Frame, time_ns: int, comment: str = "") -> Iterator[Exchange]:
+        """Take the next frame; gives the exchanges that are over with it.
+
+        Args:
+            frame: a frame of either side.
+            time_ns: when it passed.
+            comment: what was said of it.
+        """
+        match frame:
+            case f.Welcome() | f.Announce():
+                self._inline = {
+                    (spec.number, spec.level): tuple(one.address_register for one in spec.buffers)
+                    for spec in frame.announcement.calls
+                }
+            case f.Call():
+                if len(self._live) >= MAX_LIVE:
+                    yield from self.end(time_ns)
+                self._live[frame.vcpu, frame.seq] = self._begin(frame, time_ns)
+            case f.Reply():
+                yield from self._over(frame, Fate.ANSWERED, time_ns, comment)
+            case f.Cancelled():
+                yield from self._over(frame, Fate.CANCELLED, time_ns, comment)
+            case f.Read():
+                self._asked[frame.vcpu, frame.seq] = frame.segments
+            case f.ReadReply():
+                self._read(frame)
+            case f.Event() if frame.kind is s.EventKind.RESET:
+                yield from self.end(time_ns)
+            case _:
+                pass
+
+    def end(self, time_ns: int) -> Iterator[Exchange]:
+        """A reset, or the end: no reply will come."""
+        lost, self._live = self._live, {}
+        self._asked.clear()
+        for exchange in lost.values():
+            exchange.end_ns = time_ns
+            yield exchange
+
+    def _begin(self, frame: f.Call, time_ns: int) -> Exchange:
+        exchange = Exchange(frame, find(frame.number, frame.level), time_ns)
+        registers = self._inline.get((frame.number, frame.level), ())
+        for segment in frame.segments:
+            if segment.buffer < len(registers):
+                is_there = segment.status is s.SegmentStatus.OK
+                _found(exchange, registers[segment.buffer], segment.data if is_there else None)
+        return exchange
+
+    def _read(self, frame: f.ReadReply) -> None:
+        """Name what was read after the arguments that point to it."""
+        name = frame.vcpu, frame.seq
+        exchange, asked = self._live.get(name), self._asked.pop(name, ())
+        if exchange is None or exchange.hcall is None:
+            return
+        registers = exchange.call.by_number()
+        for (gpa, _), (status, data) in zip(asked, frame.segments, strict=False):
+            for buffer in exchange.hcall.buffers:
+                register = exchange.hcall.arg(buffer.address).register
+                if (
+                    buffer.direction is Direction.IN
+                    and registers[register] & REAL_ADDRESS_MASK == gpa
+                ):
+                    is_there = status is s.AccessStatus.OK
+                    exchange.buffers.setdefault(buffer.address, data if is_there else None)
+
+    def _over(
+        self, frame: f.Reply | f.Cancelled, fate: Fate, time_ns: int, comment: str
+    ) -> Iterator[Exchange]:
+        name = frame.vcpu, frame.seq
+        exchange = self._live.pop(name, None)
+        self._asked.pop(name, None)
+        if exchange is not None:
+            exchange.fate, exchange.end_ns, exchange.reason = fate, time_ns, comment
+            if isinstance(frame, f.Reply):
+                exchange.reply = frame
+            yield exchange
+
+
+def _found(exchange: Exchange, register: int, data: bytes | None) -> None:
+    if exchange.hcall is None:
+        return
+    for buffer in exchange.hcall.buffers:
+        if exchange.hcall.arg(buffer.address).register == register:
+            exchange.buffers[buffer.address] = data

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a capture holds beside frames: JSON objects on interfaces of their own.
+
+Their version counts on its own. A reader turns records of an older version into those of
+today step by step, by a pure function for each step, and refuses a newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from hcallproto.errors import CaptureError
+
+VERSION: Final = 1
+"""Of the records; counts up when one changes its meaning or gets a field that must be there."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit_defaults=True):
+    """Base of all records. Fields that a reader does not know are passed over."""
+
+
+class Start(Record, frozen=True, kw_only=True, tag="start"):
+    """The first record of a guest's connection, and of each file that goes on with it."""
+
+    version: int = VERSION
+    program: str
+    """Who wrote the capture."""
+    partition: str
+    profile: Mapping[str, str]
+    """The partition's attributes, as text; none of them is secret."""
+    has_secrets: bool = False
+    """Sealed records follow, which hold what frames have blanked."""
+    is_continued: bool = False
+    """The connection was there before the capture, or goes on from an earlier file."""
+
+
+class Stop(Record, frozen=True, kw_only=True, tag="stop"):
+    """The last record of a guest's connection."""
+
+    why: str
+    """The connection's end, or the capture's."""
+
+
+class Dropped(Record, frozen=True, kw_only=True, tag="dropped"):
+    """Frames are missing here: the disk was too slow."""
+
+    frames: int
+
+
+class Sealed(Record, frozen=True, kw_only=True, tag="sealed"):
+    """What is secret, encrypted; for those who have the key."""
+
+    data: bytes
+
+
+RECORDS: Final[tuple[type[Record], ...]] = (Start, Stop, Dropped, Sealed)
+
+Converter = Callable[[dict[str, Any]], dict[str, Any]]
+"""Turns a record of one version into one of the next."""
+
+CONVERTERS: Final[Sequence[Converter]] = ()
+"""The first turns version 1 into version 2."""
+
+_ENCODER: Final = msgspec.json.Encoder()
+_HEAD: Final = msgspec.json.Decoder(dict[str, Any])
+_DECODERS: Final = {kind.__struct_config__.tag: msgspec.json.Decoder(kind) for kind in RECORDS}
+
+
+def encode(record: Record) -> bytes:
+    """A record as the bytes of its packet."""
+    return _ENCODER.encode(record)
+
+
+class Records:
+    """Reads the records of one file, whose version its first Start says."""
+
+    def __init__(self, converters: Sequence[Converter] = CONVERTERS) -> None:
+        self._converters = converters
+        self._version: int | None = None
+
+    def decode(self, data: bytes) -> Record | None:
+        """One packet's record; None: a kind that we do not know.
+
+        Raises:
+            CaptureError: it is malformed, or of a newer version.
+        """
+        try:
+            fields = _HEAD.decode(data)
+            if fields.get("kind") == "start":
+                self._version = self._checked(fields.get("version", 1))
+            if self._version is None:
+                raise CaptureError("a record before the first 'start'")
+            for convert in self._converters[self._version - 1 :]:
+                fields = convert(fields)
+            decoder = _DECODERS.get(fields.get("kind"))
+            return None if decoder is None else decoder.decode(_ENCODER.encode(fields))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise CaptureError(f"a malformed record: {error}") from None
+
+    def _checked(self, version: Any) -> int:
+        newest = len(self._converters) + 1
+        if type(version) is not int or version < 1:
+            raise CaptureError(f"a record of version {version!r}, expected 1 to {newest}")
+        if version > newest:
+            raise CaptureError(
+                f"the capture is of version {version}, this hcalld reads up to {newest}; "
+                "use a newer hcalld"
+            )
+        return version

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which calls of a capture are wanted: by guest, call, return code and time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from hcallproto.abi.registry import BY_NAME, CALLS
+from hcallproto.abi.returns import H, U, code_name
+from hcallproto.capture.exchanges import Exchange
+
+
+class SelectionError(Exception):
+    """A name that no call or return code has; the text says which there are."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a call must be to be wanted; what is empty is not asked."""
+
+    guests: frozenset[str] = frozenset()
+    calls: frozenset[tuple[int, int]] = frozenset()
+    """(level, number)."""
+    returns: frozenset[tuple[type[H | U] | None, int]] = frozenset()
+    """(set of codes or None for both, value)."""
+    since_ns: int | None = None
+    """Calls that were answered before are left out; nanoseconds since the epoch."""
+    until_ns: int | None = None
+
+    def wants(self, guest: str, exchange: Exchange) -> bool:
+        """Whether a call is wanted."""
+        call = exchange.call
+        if self.guests and guest not in self.guests:
+            return False
+        if self.calls and (call.level, call.number) not in self.calls:
+            return False
+        if self.since_ns is not None and exchange.end_ns < self.since_ns:
+            return False
+        if self.until_ns is not None and exchange.start_ns > self.until_ns:
+            return False
+        return not self.returns or self._has_code(exchange)
+
+    def _has_code(self, exchange: Exchange) -> bool:
+        if exchange.reply is None:
+            return False
+        codes = codes_of(exchange)
+        status = exchange.reply.status
+        return (codes, status) in self.returns or (None, status) in self.returns
+
+
+def codes_of(exchange: Exchange) -> type[H | U]:
+    """The set of codes that a call's r3 is read with."""
+    if exchange.hcall is not None:
+        return exchange.hcall.return_codes
+    return U if exchange.call.level == 2 else H
+
+
+def parse_calls(words: Iterable[str]) -> frozenset[tuple[int, int]]:
+    """Calls by their names, or parts of these.
+
+    Raises:
+        SelectionError: no call has such a name.
+    """
+    found: set[tuple[int, int]] = set()
+    for word in words:
+        name = word.upper()
+        if name in BY_NAME:
+            found.add((BY_NAME[name].level, BY_NAME[name].number))
+            continue
+        matching = [call for call in CALLS if name in call.name]
+        if not matching:
+            raise SelectionError(f"no call has {word!r} in its name; 'hcalld list' shows all")
+        found.update((call.level, call.number) for call in matching)
+    return frozenset(found)
+
+
+def parse_returns(words: Iterable[str]) -> frozenset[tuple[type[H | U] | None, int]]:
+    """Return codes by their names, or as numbers.
+
+    Raises:
+        SelectionError: there is no such code.
+    """
+    names: dict[str, tuple[type[H | U] | None, int]] = {
+        code_name(code): (type(code), code.value) for codes in (H, U) for code in codes
+    }
+    found = set()
+    for word in words:
+        if word.upper() in names:
+            found.add(names[word.upper()])
+            continue
+        try:
+            found.add((None, int(word, 0)))
+        except ValueError:
+            raise SelectionError(
+                f"no return code is called {word!r}; expected a name such as H_NOT_FOUND, or a "
+                "number"
+            ) from None
+    return frozenset(found)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hcalld ctl capture``: keep the frames of a daemon's guests, from now on."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+import click
+
+from hcalld.cli.ctl.daemon import daemon_options
+
+if TYPE_CHECKING:
+    from hcalld.control.messages import CaptureState
+
+BYTES_PER_MIB = 1 << 20
+
+
+@click.group(name="capture", short_help="Start and stop a capture.")
+def command() -> None:
+    """Start and stop a daemon's capture, or show how it goes."""
+
+
+@command.command(name="start", short_help="Keep all guests' frames from now on.")
+@daemon_options
+@click.option("--size", "mib", type=click.IntRange(1), help="Begin a new file after so many MiB.")
+@click.option("--files", type=click.IntRange(1), help="Keep so many of these; the oldest go.")
+@click.argument("path", type=click.Path(path_type=pathlib.Path))
+def start(*, control: pathlib.Path, mib: int | None, files: int | None, path: pathlib.Path) -> None:
+    """Write the frames of all guests to PATH from now on.
+
+    What may be secret is blanked. The daemon makes the file.
+    """
+    from hcalld.control.client import ask
+    from hcalld.control.messages import BeginCapture
+
+    if files is not None and mib is None:
+        raise click.UsageError("--files needs --size")
+    size = None if mib is None else mib * BYTES_PER_MIB
+    # The daemon may run elsewhere in the file system.
+    request = BeginCapture(path=str(path.absolute()), file_bytes=size, files=files)
+    state = ask(control, request)
+    click.echo(f"writing {state.path}; end it with 'hcalld ctl capture stop'")
+
+
+@command.command(name="stop", short_help="End the capture.")
+@daemon_options
+def stop(*, control: pathlib.Path) -> None:
+    """End the capture; all of it is in its file then."""
+    from hcalld.control.client import ask
+    from hcalld.control.messages import EndCapture
+
+    _show(ask(control, EndCapture(), seconds=None))
+
+
+@command.command(name="show", short_help="Show how the capture goes.")
+@daemon_options
+def show(*, control: pathlib.Path) -> None:
+    """Show the capture that goes on."""
+    from hcalld.control.client import ask
+    from hcalld.control.messages import ShowCapture
+
+    state = ask(control, ShowCapture())
+    if state.path is None:
+        click.echo("no capture goes on; start one with 'hcalld ctl capture start FILE'")
+    else:
+        _show(state)
+
+
+def _show(state: CaptureState) -> None:
+    click.echo(f"{state.path}: {state.frames} frames, {state.dropped} of them dropped")

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hcalld diff``: two captures as sequences of calls."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from hcallproto.capture.compare import Difference
+    from hcallproto.capture.exchanges import Exchange
+
+CHUNK_SIZE = 1 << 18
+_FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+
+
+@click.command(name="diff", short_help="Compare the calls of two captures.")
+@click.option(
+    "--ignore",
+    "ignored",
+    multiple=True,
+    metavar="FIELD",
+    help="Don't compare an argument, a result, a buffer (its name and []), 'return' or 'fate'.",
+)
+@click.option("--first", is_flag=True, help="Stop at the first difference.")
+@click.argument("left", type=_FILE)
+@click.argument("right", type=_FILE)
+def command(
+    *, ignored: tuple[str, ...], first: bool, left: pathlib.Path, right: pathlib.Path
+) -> None:
+    """Compare the calls of two captures, LEFT and RIGHT.
+
+    Each guest's vCPUs are compared one by one; addresses and times are not. If each capture
+    has one guest, its name does not matter. The exit status is 1 if there is a difference.
+    """
+    from hcallproto.capture.compare import compare
+
+    count = 0
+    for mine, its in _pairs(left, right):
+        for difference in compare(_calls(left, *mine), _calls(right, *its), ignored):
+            count += 1
+            for line in _lines(mine, difference):
+                click.echo(line)
+            if first:
+                sys.exit(1)
+    if count:
+        click.echo(f"{count} calls differ")
+        sys.exit(1)
+    click.echo("no differences")
+
+
+def _pairs(
+    left: pathlib.Path, right: pathlib.Path
+) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    """The (guest, vCPU) of both sides that are compared."""
+    mine, its = _callers(left), _callers(right)
+    guests = {guest for guest, _ in mine}, {guest for guest, _ in its}
+    name = dict(zip(*guests, strict=True)) if len(guests[0]) == len(guests[1]) == 1 else {}
+    renamed = {(name.get(guest, guest), vcpu): (guest, vcpu) for guest, vcpu in mine}
+    return [(renamed.get(caller, caller), caller) for caller in sorted(renamed.keys() | its)]
+
+
+def _callers(path: pathlib.Path) -> set[tuple[str, int]]:
+    return {(guest, exchange.call.vcpu) for guest, exchange in _all_calls(path)}
+
+
+def _calls(path: pathlib.Path, guest: str, vcpu: int) -> Iterator[Exchange]:
+    for name, exchange in _all_calls(path):
+        if name == guest and exchange.call.vcpu == vcpu:
+            yield exchange
+
+
+def _all_calls(path: pathlib.Path) -> Iterator[tuple[str, Exchange]]:
+    from hcalld.core.errors import HcalldError
+    from hcallproto.capture.reading import CaptureReader, exchanges
+    from hcallproto.errors import CaptureError
+
+    with path.open("rb") as file:
+        reader = CaptureReader(iter(lambda: file.read(CHUNK_SIZE), b""))
+        try:
+            for entry, exchange in exchanges(reader):
+                yield entry.guest, exchange
+        except CaptureError as error:
+            raise HcalldError(f"{path}: {error}") from None
+        if reader.problems:
+            raise HcalldError(f"{path}: {reader.problems[0]}")
+
+
+def _lines(caller: tuple[str, int], difference: Difference) -> Iterator[str]:
+    from hcalld.cli.decode import call_line
+
+    guest, _ = caller
+    for sign, exchange in (("-", difference.left), ("+", difference.right)):
+        if exchange is not None and not (difference.changes and sign == "+"):
+            yield f"{' ' if difference.changes else sign} {call_line(guest, exchange)}"
+    for change in difference.changes:
+        yield f"    {change.field}: {change.left} -> {change.right}"

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hcalld diff``: two captures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.unit.hcallproto.capture.sample import Capture, call, read_of_db
+
+from hcalld.cli.diff import command
+from hcalld.core.errors import HcalldError
+from hcallproto.abi.families import pks
+from hcallproto.wire import frames as f
+
+
+def one_guest(name: str, *statuses: int, vcpu: int = 3) -> bytes:
+    capture = Capture()
+    capture.guest(name)
+    for seq, status in enumerate(statuses, 1):
+        capture.frame(call(pks.GET_CONFIG, seq, vcpu=vcpu, buffer_size=seq), name)
+        capture.frame(f.Reply(vcpu, 0, seq, status), name, "because")
+    return capture.data
+
+
+def run(folder: Path, left: bytes, right: bytes, *words: str) -> Result:
+    paths = folder / "left.pcapng", folder / "right.pcapng"
+    for path, data in zip(paths, (left, right), strict=True):
+        path.write_bytes(data)
+    return CliRunner().invoke(command, [*words, *map(str, paths)])
+
+
+def test_the_same_captures_do_not_differ(tmp_path: Path):
+    done = run(tmp_path, read_of_db().data, read_of_db().data)
+    assert (done.exit_code, done.stdout) == (0, "no differences\n")
+
+
+def test_a_reply_that_differs_is_shown_with_its_call(tmp_path: Path):
+    done = run(tmp_path, one_guest("lpar7", 0, 0), one_guest("other", 0, -75))
+    assert done.exit_code == 1
+    shown, change, count = done.stdout.splitlines()
+    assert " lpar7 cpu3 #2 H_PKS_GET_CONFIG(" in shown
+    assert change == "    return: H_SUCCESS -> H_STATE"
+    assert count == "1 calls differ"
+
+
+def test_calls_of_one_side_alone_are_marked(tmp_path: Path):
+    done = run(tmp_path, one_guest("a", 0, 0, 0), one_guest("a", 0))
+    assert [line[:2] for line in done.stdout.splitlines()] == ["- ", "- ", "2 "]
+    done = run(tmp_path, one_guest("a", 0), one_guest("a", 0, 0), "--first")
+    assert [line[:2] for line in done.stdout.splitlines()] == ["+ "]
+    assert done.exit_code == 1
+
+
+def test_fields_may_be_ignored(tmp_path: Path):
+    done = run(tmp_path, one_guest("a", 0), one_guest("a", -75), "--ignore", "return")
+    assert done.exit_code == 0
+
+
+def test_other_vcpus_and_guests_differ(tmp_path: Path):
+    done = run(tmp_path, one_guest("a", 0), one_guest("a", 0, vcpu=4))
+    assert [line[:2] for line in done.stdout.splitlines()] == ["- ", "+ ", "2 "]
+    assert run(tmp_path, read_of_db().data, one_guest("lpar7", 0)).exit_code == 1
+
+
+@pytest.mark.parametrize("data", [b"no capture", read_of_db().data[:-5]])
+def test_what_cannot_be_read_whole_is_not_compared(tmp_path: Path, data: bytes):
+    done = run(tmp_path, read_of_db().data, data)
+    assert isinstance(done.exception, HcalldError)
+    assert "right.pcapng: at byte " in str(done.exception)

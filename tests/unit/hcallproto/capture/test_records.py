@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records of captures, and their versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hcallproto.capture.records import (
+    CONVERTERS,
+    VERSION,
+    Dropped,
+    Record,
+    Records,
+    Sealed,
+    Start,
+    Stop,
+    encode,
+)
+from hcallproto.errors import CaptureError
+
+START = Start(program="hcalld 0", partition="lpar7", profile={"secure_boot": "2"})
+
+
+def started(*converters: Any) -> Records:
+    records = Records(converters)
+    records.decode(encode(START))
+    return records
+
+
+@pytest.mark.parametrize(
+    "record", [START, Stop(why="ended"), Dropped(frames=3), Sealed(data=b"\0\xff")]
+)
+def test_a_record_is_read_as_it_was_written(record: Record):
+    assert started().decode(encode(record)) == record
+
+
+def test_what_a_reader_does_not_know_is_passed_over():
+    assert started().decode(b'{"kind": "later"}') is None
+    assert started().decode(b'{"kind": "stop", "why": "x", "more": 1}') == Stop(why="x")
+
+
+def test_there_is_a_converter_for_each_step():
+    assert len(CONVERTERS) == VERSION - 1
+
+
+def test_an_older_record_is_converted_step_by_step():
+    def first(fields: dict[str, Any]) -> dict[str, Any]:
+        return {**fields, "why": fields.pop("reason", "?"), "steps": ["first"]}
+
+    def second(fields: dict[str, Any]) -> dict[str, Any]:
+        return {**fields, "why": fields["why"] + "".join(fields["steps"])}
+
+    records = Records((first, second))
+    records.decode(encode(START))
+    assert records.decode(b'{"kind": "stop", "reason": "x"}') == Stop(why="xfirst")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"\xff", "a malformed record"),
+        (b"[]", "a malformed record"),
+        (b'{"kind": "stop"}', "a malformed record"),
+        (b'{"kind": "stop", "why": 1}', "a malformed record"),
+        (b'{"kind": "start", "version": "1"}', "version '1', expected 1 to 1"),
+        (b'{"kind": "start", "version": 0}', "version 0, expected 1 to 1"),
+        (b'{"kind": "start", "version": true}', "version True, expected 1 to 1"),
+        (b'{"kind": "start", "version": 2}', "version 2, this hcalld reads up to 1"),
+        (b'{"kind":' + b'{"a":' * 100_000, "a malformed record"),
+    ],
+)
+def test_what_is_malformed_or_newer_is_refused(data: bytes, why: str):
+    with pytest.raises(CaptureError, match=why):
+        started().decode(data)
+
+
+def test_a_record_before_the_start_is_refused():
+    with pytest.raises(CaptureError, match="before the first 'start'"):
+        Records().decode(encode(Stop(why="x")))

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of a capture are chosen by guest, call, code and time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.unit.hcallproto.capture.sample import call
+
+from hcallproto.abi.families import pks, uv
+from hcallproto.abi.registry import CALLS, FAMILY_OF
+from hcallproto.abi.spec import Hcall
+from hcallproto.capture.exchanges import Exchange, Fate
+from hcallproto.capture.selection import Selection, SelectionError, parse_calls, parse_returns
+from hcallproto.wire import frames as f
+
+
+def made(status: int | None = 0, hcall: Hcall = pks.READ_OBJECT) -> Exchange:
+    reply = None if status is None else f.Reply(3, 0, 1, status)
+    return Exchange(call(hcall, 1), hcall, 1000, fate=Fate.ANSWERED, reply=reply, end_ns=2000)
+
+
+@pytest.mark.parametrize(
+    ("selection", "is_wanted"),
+    [
+        (Selection(), True),
+        (Selection(guests=frozenset({"lpar7"})), True),
+        (Selection(guests=frozenset({"lpar8"})), False),
+        (Selection(calls=parse_calls(["H_PKS_READ_OBJECT"])), True),
+        (Selection(calls=parse_calls(["uv_"])), False),
+        (Selection(returns=parse_returns(["h_success"])), True),
+        (Selection(returns=parse_returns(["U_SUCCESS"])), False),
+        (Selection(returns=parse_returns(["0x0"])), True),
+        (Selection(returns=parse_returns(["-7"])), False),
+        (Selection(since_ns=2000), True),
+        (Selection(since_ns=2001), False),
+        (Selection(until_ns=1000), True),
+        (Selection(until_ns=999), False),
+    ],
+)
+def test_wants(selection: Selection, is_wanted: bool):
+    assert selection.wants("lpar7", made()) is is_wanted
+
+
+def test_a_call_without_a_reply_has_no_code():
+    assert not Selection(returns=parse_returns(["0"])).wants("lpar7", made(None))
+
+
+def test_codes_of_ultracalls_are_their_own():
+    assert Selection(returns=parse_returns(["U_P2"])).wants("lpar7", made(-55, uv.SHARE_PAGE))
+    assert not Selection(returns=parse_returns(["H_P2"])).wants("lpar7", made(-55, uv.SHARE_PAGE))
+
+
+def test_parts_of_names_find_all_that_have_them():
+    of_uv = {(one.level, one.number) for one in CALLS if FAMILY_OF[one.name].name == "uv"}
+    assert parse_calls(["uv_"]) >= of_uv - {(3, 1), (3, 2)}
+    assert parse_calls(["read_object", "write_object"]) == {
+        (1, pks.READ_OBJECT.number),
+        (1, pks.WRITE_OBJECT.number),
+    }
+
+
+@pytest.mark.parametrize("parse", [parse_calls, parse_returns])
+def test_a_name_that_nothing_has_is_refused(parse: Callable[[list[str]], object]):
+    with pytest.raises(SelectionError, match="'nonsense'"):
+        parse(["nonsense"])
