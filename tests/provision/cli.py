@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from . import initramfs, kernels, pins, qemu, system, venvs
+from . import initramfs, kernels, pins, qemu, selftests, system, venvs
 from .cache import Cache, default_root
 from .errors import ProvisionError
 from .machine import processors
@@ -34,6 +34,7 @@ MAKERS: Final[dict[str, Make]] = {
     "kernel-own": kernels.own,
     "initramfs": initramfs.base,
     "initramfs-tools": initramfs.tools,
+    "initramfs-selftests": selftests.guest,
     "stub": lambda _cache, _environ: ROOT / "guest_stub" / "build",
 }
 """What can be made, in the order in which it is made. The stub is built by its own Makefile."""
@@ -47,6 +48,7 @@ VARIABLES: Final[dict[str, str]] = {
     "kernel-own": "HCALLD_KERNEL_OWN",
     "initramfs": "HCALLD_INITRAMFS",
     "initramfs-tools": "HCALLD_INITRAMFS_TOOLS",
+    "initramfs-selftests": "HCALLD_INITRAMFS_SELFTESTS",
     "stub": "HCALLD_STUB_DIR",
 }
 """The variables that tell the tests where things are."""
@@ -61,6 +63,7 @@ DOWNLOAD_MB: Final = {
     "kernel-own": 170,
     "initramfs": 5,
     "initramfs-tools": 4,
+    "initramfs-selftests": 180,
 }
 """Rough sizes of what is downloaded for each, indexes included."""
 
@@ -68,6 +71,7 @@ CORE_S: Final = {
     "qemu": qemu.BUILD_CORE_S,
     "qemu-asan": qemu.BUILD_CORE_S * qemu.ASAN_FACTOR,
     "kernel-own": kernels.BUILD_CORE_S,
+    "initramfs-selftests": selftests.BUILD_CORE_S,
 }
 """Processor seconds that each takes to build."""
 
@@ -95,7 +99,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=(
             "HCALLD_CACHE names the cache directory; HCALLD_APT=no forbids installing packages; "
             "QEMU_SRC names a QEMU tree or tarball to build instead of Debian's; HCALLD_QEMU names "
-            "a ready program to use as it is."
+            "a ready program to use as it is; HCALLD_KERNEL_SRC names a Linux tree to build the "
+            "selftests from."
         ),
     )
     verbs = top.add_subparsers(required=True, metavar="VERB")
@@ -115,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
         ("kernel-own", "our own kernel, from Debian's source"),
         ("initramfs", "the userland of the test guests"),
         ("initramfs-tools", "the same with keyctl and kexec"),
+        ("initramfs-selftests", "the same with the kernel's selftests and what they need"),
     ):
         added = verb(name, run_one, text)
         added.set_defaults(name=name)

@@ -23,6 +23,7 @@ _COMMANDS = {
     "ctl": "hcalld.cli.ctl",
     "secvar": "hcalld.cli.secvar",
     "esm": "hcalld.cli.esm",
+    "guest": "hcalld.cli.guest",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""
 

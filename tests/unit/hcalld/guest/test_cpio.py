@@ -9,8 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.provision.cpio import CharacterDevice, Directory, File, Symlink, archive, clean_path
-from tests.provision.errors import ProvisionError
+
+from hcalld.guest.cpio import (
+    ArchiveError,
+    CharacterDevice,
+    Directory,
+    File,
+    Symlink,
+    archive,
+    clean_path,
+)
 
 Listing = Callable[[bytes], list[list[str]]]
 
@@ -106,7 +114,7 @@ def test_archive_when_listed_then_directories_come_before_what_is_in_them(listin
 
 @pytest.mark.parametrize("path", ["", "/", "//", "/a/../b", "..", "a\0b", "TRAILER!!!"])
 def test_archive_when_path_is_none_then_it_is_refused(path: str):
-    with pytest.raises(ProvisionError, match="no path of a file"):
+    with pytest.raises(ArchiveError, match="no path of a file"):
         archive({path: b""})
 
 
