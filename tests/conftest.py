@@ -61,6 +61,7 @@ TOOLS: Final[dict[str, Tool]] = {
     "kernel-own": Tool("kernel", "HCALLD_KERNEL_OWN", "guest"),
     "initramfs": Tool("kernel", "HCALLD_INITRAMFS", "guest"),
     "initramfs-tools": Tool("kernel", "HCALLD_INITRAMFS_TOOLS", "guest"),
+    "initramfs-selftests": Tool("kernel", "HCALLD_INITRAMFS_SELFTESTS", "guest"),
 }
 """Any other name is a program, looked for in ``PATH``."""
 

@@ -65,7 +65,7 @@ FILES: Final[dict[pins.Pin, dict[str, str]]] = {
     ): {"/lib/libtinfo.so.6": f"{_LIB}/libtinfo.so.6"},
     debian(
         "coreutils", "9.7-3", "e957dbba78571202de4302b94b977157d461c772f1710be8502e2ef920d7c124"
-    ): {"/bin/timeout": "usr/bin/timeout"},
+    ): {"/bin/tail": "usr/bin/tail", "/bin/timeout": "usr/bin/timeout"},
     debian(
         "attr", "1:2.5.2-3", "ac86eac00c08c49183deea876b404586d5ee86f7e0c8c939a7f2c3c3389861af"
     ): {"/bin/getfattr": "usr/bin/getfattr"},

@@ -60,6 +60,13 @@ echo {shlex.quote(READY)}
 dmesg -n 3
 finish() {{ status=$?; echo; echo {shlex.quote(KERNEL_LOG)}; dmesg; exit $status; }}
 trap finish EXIT
+# What udev would make: kselftest's runner writes to /dev/stdout.
+for link in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do
+    [ -e /dev/${{link%%:*}} ] || ln -s /proc/self/${{link#*:}} /dev/${{link%%:*}}
+done
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts 2> /dev/null
+mount -t tmpfs tmpfs /dev/shm 2> /dev/null
 for kind in debugfs:/sys/kernel/debug tracefs:/sys/kernel/tracing; do
     [ ! -d ${{kind#*:}} ] || mount -t ${{kind%%:*}} none ${{kind#*:}} 2> /dev/null
 done

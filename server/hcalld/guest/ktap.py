@@ -251,6 +251,8 @@ class Parser:
         self._notes.clear()
         if result.outcome is Outcome.PASS:
             self._judge(result, skip_all)
+        elif result.outcome is Outcome.SKIP and not reason and skip_all:
+            result.reason = skip_all
         level = self._levels[depth]
         if number != level.next_number:
             self._problem(f"{name or '(unnamed)'} has the number {number}, not {level.next_number}")

@@ -18,6 +18,7 @@ from hcalld.guest.cpio import (
     Symlink,
     archive,
     clean_path,
+    tree,
 )
 
 Listing = Callable[[bytes], list[list[str]]]
@@ -123,3 +124,18 @@ def test_archive_when_path_is_none_then_it_is_refused(path: str):
 )
 def test_clean_path_when_path_is_loose_then_it_is_tidied(path: str, expected: str):
     assert clean_path(path) == expected
+
+
+def test_tree_when_a_directory_is_read_then_modes_links_and_places_are_kept(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "plain").write_bytes(b"x")
+    (tmp_path / "a" / "script").write_bytes(b"y")
+    (tmp_path / "a" / "script").chmod(0o744)
+    (tmp_path / "link").symlink_to("a/plain")
+    os.mkfifo(tmp_path / "pipe")
+    assert tree(tmp_path, "/place/") == {
+        "/place/a": Directory(),
+        "/place/a/plain": File(b"x", 0o644),
+        "/place/a/script": File(b"y", 0o755),
+        "/place/link": Symlink("a/plain"),
+    }
