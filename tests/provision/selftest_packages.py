@@ -72,6 +72,12 @@ FILES: Final[dict[pins.Pin, dict[str, str]]] = {
     debian(
         "libattr1", "1:2.5.2-3", "f5f329a89172576acd9f326f2aa2c233ff6b38503b9c17476bdf5be07be3d449"
     ): {"/lib/libattr.so.1": f"{_LIB}/libattr.so.1"},
+    # The C library loads it by name when a thread ends itself.
+    debian(
+        "libgcc-s1",
+        "14.2.0-19",
+        "9fef01c88bc508ff05ff9ce5d0cc05de36798591e060b07749c3835616ed5696",
+    ): {"/lib/libgcc_s.so.1": f"{_LIB}/libgcc_s.so.1"},
     pins.LIBC: {"/lib/libm.so.6": f"{_LIB}/libm.so.6"},
 }
 """Where the archive has what of which package. The tools' archive has the C library."""

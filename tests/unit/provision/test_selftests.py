@@ -19,8 +19,9 @@ def linux(tmp_path: Path) -> Path:
     root = tmp_path / "linux"
     for name in selftests.SOURCES:
         path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         if "/" in name or name in ("include", "scripts", "usr"):
-            path.mkdir(parents=True)
+            path.mkdir(exist_ok=True)
         else:
             path.write_text(f"# {name}\n")
     (root / "tools/testing/selftests/lib.mk").write_text("all:\n")
