@@ -8,7 +8,7 @@ import lzma
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from hcalld.core.errors import ConfigError
 from hcalld.guest.cpio import File, Node, archive, tree
@@ -147,7 +147,7 @@ def unpacked_size(initrd: Path) -> int:
     """
     with initrd.open("rb") as file:
         magic = file.read(6)
-    openers: dict[bytes, Callable[[Path], IO[bytes]]] = {
+    openers: dict[bytes, Callable[[Path], gzip.GzipFile | lzma.LZMAFile]] = {
         b"\x1f\x8b": gzip.GzipFile,
         b"\xfd7zXZ\0": lzma.LZMAFile,
     }
