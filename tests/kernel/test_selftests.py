@@ -6,6 +6,7 @@ A few of them; ``make selftest`` runs all.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -20,7 +21,7 @@ from xml.etree import ElementTree
 import pytest
 from tests.conftest import ROOT
 from tests.e2e.daemon import COMMAND
-from tests.e2e.patience import patience
+from tests.e2e.patience import patience, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Require
@@ -186,6 +187,37 @@ def test_a_qemu_without_the_device(run: Run, artifacts: Path, require: Require) 
     assert done.returncode == 1
     assert "QEMU ended with 1 before the guest's script did" in done.stdout
     assert "'spapr-hcall-proxy' is not a valid device" in done.stdout
+
+
+def test_ended_by_a_signal_it_leaves_no_process(
+    guest_words: list[str | Path], artifacts: Path
+) -> None:
+    words = [*guest_words, "--script", script(artifacts, "echo begun; sleep 3000\n")]
+    process = subprocess.Popen(
+        [*COMMAND, "guest", "run", *map(str, words)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    console = artifacts / "runs/script/console.log"
+    wait_until(lambda: console.exists() and b"begun" in console.read_bytes(), "the script", 180)
+    assert len(users_of(artifacts)) >= 3
+    process.terminate()
+    assert "ended by SIGTERM" in process.communicate(timeout=patience(60))[1]
+    assert process.returncode == 1
+    assert users_of(artifacts) == []
+
+
+def users_of(folder: Path) -> list[str]:
+    """Programs that have a folder on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes()
+            if os.fsencode(folder) in words:
+                found.append(words.replace(b"\0", b" ").decode())
+    return found
 
 
 def test_a_shell(guest_words: list[str | Path], artifacts: Path) -> None:

@@ -156,13 +156,17 @@ async def hcalld(*words: str | Path) -> None:
         raise GuestError(f"hcalld {words[0]} {words[1]}: {done.stderr.decode(errors='replace')}")
 
 
-async def ended_by_signal() -> None:
+async def ended_by_signal(task_status: trio.TaskStatus[None]) -> None:
     """Ends the run as Ctrl-C does when this program is asked to end.
+
+    Args:
+        task_status: Told when a signal can come.
 
     Raises:
         GuestError: It was.
     """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+        task_status.started()
         async for number in signals:
             raise GuestError(f"ended by {signal.Signals(number).name}")
 

@@ -143,7 +143,7 @@ def run_trio(work: Callable[[], Awaitable[_T]]) -> _T:
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ended_by_signal)
+            await nursery.start(ended_by_signal)
             done.append(await work())
             nursery.cancel_scope.cancel()
 
