@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from hcalld.guest.cpio import Node, archive, tree
+from hcalld.guest.cpio import Node, Symlink, archive, tree
 
 from . import initramfs, pins, selftest_packages
 from .cache import Cache
@@ -54,7 +54,9 @@ BUILD_CORE_S: Final = 120
 """For the progress and the estimate only."""
 
 RECIPE: Final = "1"
-"""Counts up when the steps below change what they make from the same inputs."""
+GUEST_RECIPE: Final = "2"
+"""Each counts up when its steps below change what they make from the same inputs: the selftests,
+and the archive with them."""
 
 SRC_VARIABLE: Final = "HCALLD_KERNEL_SRC"
 
@@ -80,11 +82,13 @@ def guest(cache: Cache, environ: Mapping[str, str] = os.environ) -> Path:
             with cache.scratch() as unpacked:
                 unpack(packages[pin].path, unpacked)
                 nodes |= modules(unpacked / selftest_packages.MODULES_PLACE)
+        # busybox' shell takes its own programs before those in PATH, whose options tests use.
+        nodes["/bin/sh"] = Symlink("bash")
         (directory / "initramfs.cpio").write_bytes(common.read_bytes() + archive(nodes))
 
     inputs = {pin.package: packages[pin].sha256 for pin in named}
     inputs |= {"common": common.parent.name, "installed": installed.parent.name}
-    inputs |= {"recipe": RECIPE, "places": str(selftest_packages.FILES.values())}
+    inputs |= {"recipe": GUEST_RECIPE, "places": str(selftest_packages.FILES.values())}
     inputs |= {"left_out": str(selftest_packages.LEFT_OUT)}
     return cache.entry("initramfs-selftests", inputs, make) / "initramfs.cpio"
 
