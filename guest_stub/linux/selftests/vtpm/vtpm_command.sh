@@ -11,12 +11,16 @@ if [ ! -c /dev/tpm0 ]; then
 	exit "$KSFT_SKIP"
 fi
 ktap_set_plan 7
+file=$(mktemp)
+trap 'rm "$file"' EXIT
 
 # send ESCAPES: a command's bytes for printf; gives the response in hexadecimal. One open file for
 # both, and one write: the TPM's file takes a command whole.
 send() {
 	exec 3<> /dev/tpm0 || return 1
-	printf "$1" >&3 2> /dev/null && dd bs=4096 count=1 <&3 2> /dev/null | od -An -v -tx1 | tr -d ' \n'
+	# By a file: a shell may write what it prints line by line.
+	printf "$1" > "$file"
+	dd if="$file" bs=4096 >&3 2> /dev/null && dd bs=4096 count=1 <&3 2> /dev/null | od -An -v -tx1 | tr -d ' \n'
 	exec 3>&-
 }
 
