@@ -13,9 +13,10 @@ PYTEST := $(PYTHON) -m pytest
 
 # What each kind of run needs; tests find it by HCALLD_QEMU, HCALLD_KERNEL_DEBIAN,
 # HCALLD_KERNEL_DEBIAN_SID, HCALLD_KERNEL_DEBIAN_64K, HCALLD_KERNEL_OWN, HCALLD_KERNEL_OWN_64K,
-# HCALLD_INITRAMFS, HCALLD_INITRAMFS_TOOLS, HCALLD_INITRAMFS_TPM and HCALLD_STUB_DIR.
+# HCALLD_INITRAMFS, HCALLD_INITRAMFS_TOOLS, HCALLD_INITRAMFS_TPM, HCALLD_INITRAMFS_SELFTESTS
+# and HCALLD_STUB_DIR.
 GUESTS := kernel-debian kernel-debian-sid kernel-debian-64k kernel-own kernel-own-64k \
-	initramfs initramfs-tools initramfs-tpm
+	initramfs initramfs-tools initramfs-tpm initramfs-selftests
 KEYSTORE_DEMO := qemu kernel-debian initramfs stub
 SECURE_DEMO := qemu kernel-own initramfs stub
 ALL := qemu $(GUESTS) stub
@@ -107,6 +108,21 @@ itest: venv stub ## Run the tests with QEMU and the guest stub
 ktest: venv stub ## Run the tests with Linux kernels
 	@$(PROVISION) system tests
 	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel,kernel) -m 'kernel and not soak and not bench' $(PYTEST_ARGS)
+
+# KERNEL names a vmlinux, SRC the tree that selftests are built from; SELFTEST_ARGS has more words
+# for `hcalld guest run`, such as SELFTEST_ARGS='--suite tpm'.
+SELFTEST := qemu kernel-own initramfs-selftests stub
+KERNEL ?=
+SRC ?=
+SELFTEST_ARGS ?=
+named = $(if $(KERNEL),HCALLD_KERNEL_OWN=$(abspath $(KERNEL))) $(if $(SRC),HCALLD_KERNEL_SRC=$(abspath $(SRC)))
+
+.PHONY: selftest
+selftest: venv stub ## Run the kernel's selftests and ours in guests (KERNEL=vmlinux SRC=linux-tree)
+	@$(named) $(PROVISION) system selftest $(SELFTEST)
+	@$(named) $(call with,$(SELFTEST)) .venv/bin/hcalld guest run --tests guest_stub/linux/selftests \
+		--file /bin/esmb-get-file=guest_stub/build/esmb-get-file \
+		--output "tests/artifacts/selftest/$$(date +%Y%m%d-%H%M%S)" $(SELFTEST_ARGS)
 
 .PHONY: qtest
 qtest: ## Run the series' own qtests in QEMU's build tree

@@ -63,6 +63,7 @@ TOOLS: Final[dict[str, Tool]] = {
     "initramfs": Tool("kernel", "HCALLD_INITRAMFS", "guest"),
     "initramfs-tools": Tool("kernel", "HCALLD_INITRAMFS_TOOLS", "guest"),
     "initramfs-tpm": Tool("kernel", "HCALLD_INITRAMFS_TPM", "guest"),
+    "initramfs-selftests": Tool("kernel", "HCALLD_INITRAMFS_SELFTESTS", "guest"),
 }
 """Any other name is a program, looked for in ``PATH``."""
 

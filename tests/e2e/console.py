@@ -17,21 +17,12 @@ from typing import Final
 
 from tests.e2e.patience import patience
 
+from hcalld.guest.machine import LINUX_FAILURES
+
+__all__ = ["LINUX_FAILURES", "STUB_FAILURES", "Console", "ConsoleError"]
+
 STUB_FAILURES: Final = (r"Bail out!", r"SLOF.*(?:EXCEPTION|exception)")
 """What the guest stub or its firmware prints when it cannot go on."""
-
-LINUX_FAILURES: Final = (
-    r"Kernel panic - not syncing",
-    r"Oops:",
-    r"BUG: ",
-    r"kernel BUG at",
-    r"Call Trace:",
-    r"Unable to handle kernel",
-    r"rcu: INFO: rcu_\w+ (?:self-)?detected stall",
-    r"watchdog: .*(?:lockup|stuck)",
-    r"WARNING: CPU: ",
-)
-"""What Linux prints when something is wrong with it."""
 
 _TAIL_LINES = 40
 _OVERLAP = 4096

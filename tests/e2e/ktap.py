@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KTAP, the kernel's test protocol, as the guest stub prints it.
-
-Documentation/dev-tools/ktap.rst of Linux. Firmware prints before it, and other lines may come
-between; a result counts only below the plan it belongs to.
-"""
+"""What a boot of the guest stub reported, by KTAP: tests, and the checks that each consists of."""
 
 from __future__ import annotations
 
@@ -11,10 +7,9 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-_RESULT = re.compile(r"^( *)(ok|not ok) (\d+)(?: (?:- )?(.*?))?(?:\s*# SKIP(?:\s+(.*))?)?$")
-_PLAN = re.compile(r"^( *)1\.\.(\d+)$")
+from hcalld.guest import ktap as protocol
+
 _EXIT = re.compile(r"^EXIT: STATUS=(\d+)$", re.MULTILINE)
-_INDENT = 2
 
 
 class KtapError(AssertionError):
@@ -90,24 +85,17 @@ def parse(text: str) -> Report:
     starts = [number for number, line in enumerate(lines) if line == "KTAP version 1"]
     if not starts:
         return Report(None, [], None, text)
-    planned: int | None = None
-    tests: list[Result] = []
-    checks: list[Result] = []
-    for line in lines[starts[-1] + 1 :]:
-        if plan := _PLAN.match(line):
-            if not plan.group(1):
-                planned = int(plan.group(2))
-            continue
-        found = _RESULT.match(line)
-        if found is None:
-            continue
-        indent, word, _, name, reason = found.groups()
-        is_skipped = "# SKIP" in line
-        result = Result(name or "", word == "ok", (reason or "") if is_skipped else None)
-        if len(indent) == 0:
-            result.checks, checks = checks, []
-            tests.append(result)
-        elif len(indent) == _INDENT:
-            checks.append(result)
+    read = protocol.parse(lines[starts[-1] :])
+    tests = [result_of(result) for result in read.tests]
     statuses = _EXIT.findall("\n".join(lines[starts[-1] :]))
-    return Report(planned, tests, int(statuses[-1]) if statuses else None, text)
+    return Report(read.planned, tests, int(statuses[-1]) if statuses else None, text)
+
+
+def result_of(result: protocol.Result) -> Result:
+    """One test, or check."""
+    return Result(
+        result.name,
+        not result.is_bad,
+        result.reason if result.outcome is protocol.Outcome.SKIP else None,
+        [result_of(part) for part in result.parts],
+    )

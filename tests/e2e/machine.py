@@ -12,86 +12,39 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Literal, Self
 
 from tests.e2e import ktap
 from tests.e2e.console import STUB_FAILURES, Console
 from tests.e2e.patience import patience
 from tests.e2e.qmp import Qmp
 
-FIRMWARE_DIR: Final = "/usr/share/qemu"
-"""Debian's qemu-system-data has slof.bin and vof.bin here."""
+from hcalld.guest import machine as guest_machine
+from hcalld.guest.machine import FIRMWARE_DIR, Firmware, Memory, socket_chardev
 
-_QUIET: Final = "cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off"
-"""TCG does not have these mitigations, and would warn."""
-
-RECONNECT_MS: Final = 50
+__all__ = [
+    "FIRMWARE_DIR",
+    "ByteOrder",
+    "Firmware",
+    "Guest",
+    "Machine",
+    "MachineError",
+    "Memory",
+    "socket_chardev",
+]
 
 ByteOrder = Literal["le", "be"]
-Firmware = Literal["slof", "vof"]
-Memory = Literal["private", "shared"]
 
 
 class MachineError(AssertionError):
     """QEMU did not do what it must."""
 
 
-def socket_chardev(path: Path, *, reconnect_ms: int | None = RECONNECT_MS) -> str:
-    """The chardev for a daemon that listens on a unix socket."""
-    reconnect = "" if reconnect_ms is None else f",reconnect-ms={reconnect_ms}"
-    return f"socket,id=hc,path={path}{reconnect}"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Guest:
-    """What to start."""
+class Guest(guest_machine.Guest):
+    """What to start; a guest stub if it says no other patterns of failure."""
 
-    qemu: Path
-    kernel: Path
-    append: str = ""
-    initrd: Path | None = None
-    firmware: Firmware = "vof"
-    smp: int = 4
-    threads: Literal["multi", "single"] = "multi"
-    memory: Memory = "shared"
-    memory_mib: int = 256
-    chardev: str | None = None
-    """None: a machine without the device."""
-    device_options: str = ""
-    """More properties of the device, such as ``optional=on``."""
-    name: str | None = None
-    can_reboot: bool = False
     failures: Sequence[str] = STUB_FAILURES
-    extra: Sequence[str] = ()
-
-    def arguments(self) -> list[str]:
-        """QEMU's command line, the monitor and the console left out."""
-        machine = f"pseries,{_QUIET}" + (",x-vof=on" if self.firmware == "vof" else "")
-        words: list[str] = []
-        if self.memory == "shared":
-            words += [
-                "-object",
-                f"memory-backend-memfd,id=ram,size={self.memory_mib}M,share=on",
-            ]
-            machine += ",memory-backend=ram"
-        words += ["-machine", machine, "-accel", f"tcg,thread={self.threads}"]
-        words += ["-L", FIRMWARE_DIR, "-m", f"{self.memory_mib}M", "-smp", str(self.smp)]
-        words += ["-nodefaults", "-no-user-config", "-display", "none"]
-        words += ["-action", "panic=exit-failure", "-kernel", str(self.kernel)]
-        if self.append:
-            words += ["-append", self.append]
-        if self.initrd is not None:
-            words += ["-initrd", str(self.initrd)]
-        if not self.can_reboot:
-            words += ["-no-reboot"]
-        if self.name is not None:
-            words += ["-name", self.name]
-        words += self.extra
-        if self.chardev is not None:
-            device = "spapr-hcall-proxy,id=proxy,chardev=hc"
-            device += f",{self.device_options}" if self.device_options else ""
-            words += ["-chardev", self.chardev, "-device", device]
-        return words
 
 
 class Machine:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from . import initramfs, kernels, pins, qemu, system, venvs
+from . import initramfs, kernels, pins, qemu, selftests, system, venvs
 from .cache import Cache, default_root
 from .errors import ProvisionError
 from .machine import processors
@@ -36,6 +36,7 @@ MAKERS: Final[dict[str, Make]] = {
     "initramfs": initramfs.base,
     "initramfs-tools": initramfs.tools,
     "initramfs-tpm": initramfs.tpm,
+    "initramfs-selftests": selftests.guest,
     "stub": lambda _cache, _environ: ROOT / "guest_stub" / "build",
 }
 """What can be made, in the order in which it is made. The stub is built by its own Makefile."""
@@ -51,6 +52,7 @@ VARIABLES: Final[dict[str, str]] = {
     "initramfs": "HCALLD_INITRAMFS",
     "initramfs-tools": "HCALLD_INITRAMFS_TOOLS",
     "initramfs-tpm": "HCALLD_INITRAMFS_TPM",
+    "initramfs-selftests": "HCALLD_INITRAMFS_SELFTESTS",
     "stub": "HCALLD_STUB_DIR",
 }
 """The variables that tell the tests where things are."""
@@ -67,6 +69,7 @@ DOWNLOAD_MB: Final = {
     "initramfs": 5,
     "initramfs-tools": 4,
     "initramfs-tpm": 11,
+    "initramfs-selftests": 180,
 }
 """Rough sizes of what is downloaded for each, indexes included."""
 
@@ -74,6 +77,7 @@ CORE_S: Final = {
     "qemu": qemu.BUILD_CORE_S,
     "qemu-asan": qemu.BUILD_CORE_S * qemu.ASAN_FACTOR,
     **kernels.BUILD_CORE_S,
+    "initramfs-selftests": selftests.BUILD_CORE_S,
 }
 """Processor seconds that each takes to build."""
 
@@ -101,7 +105,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=(
             "HCALLD_CACHE names the cache directory; HCALLD_APT=no forbids installing packages; "
             "QEMU_SRC names a QEMU tree or tarball to build instead of Debian's; HCALLD_QEMU names "
-            "a ready program to use as it is."
+            "a ready program to use as it is; HCALLD_KERNEL_SRC names a Linux tree to build the "
+            "selftests from."
         ),
     )
     verbs = top.add_subparsers(required=True, metavar="VERB")
@@ -123,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
         ("initramfs", "the userland of the test guests"),
         ("initramfs-tools", "the same with keyctl and kexec"),
         ("initramfs-tpm", "the same with tpm2-tools too"),
+        ("initramfs-selftests", "the same with the kernel's selftests and what they need"),
     ):
         added = verb(name, run_one, text)
         added.set_defaults(name=name)

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from hcalld.guest.cpio import CharacterDevice, Directory, File, Node, Symlink, archive
+
 from . import pins, tpm2_tools
 from .cache import Cache, sha256_of
-from .cpio import CharacterDevice, Directory, File, Node, Symlink, archive
 from .errors import ProvisionError
 from .fetch import Fetched, fetch, fetch_all
 from .kernels import unpack

@@ -9,9 +9,10 @@ load modules. All are little-endian.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -201,22 +202,15 @@ def build(
     with cache.scratch() as scratch:
         log = cache.root / "logs" / f"{kind}-{source.version}.log"
         log.unlink(missing_ok=True)
-        unpack(source.path, scratch / "package")
-        tarballs = list((scratch / "package/usr/src").glob("linux-source-*.tar.xz"))
-        if len(tarballs) != 1:
-            raise ProvisionError(
-                f"{source.path.name} holds {len(tarballs)} files usr/src/linux-source-*.tar.xz; "
-                "expected one"
-            )
         tree = scratch / "linux"
         tree.mkdir()
-        say("unpacking the kernel's source")
-        run(
-            "unpacking the kernel's source",
-            ["tar", "-xJf", tarballs[0], "-C", tree, "--strip-components=1"],
-            log=log,
-        )
-        tarballs[0].unlink()
+        with source_tarball(source, scratch) as tarball:
+            say("unpacking the kernel's source")
+            run(
+                "unpacking the kernel's source",
+                ["tar", "-xJf", tarball, "-C", tree, "--strip-components=1"],
+                log=log,
+            )
         make: list[Word] = ["make", "-C", tree, "ARCH=powerpc", f"CROSS_COMPILE={CROSS_COMPILE}"]
         config = scratch / "fragment.config"
         config.write_text(fragment, encoding="utf-8")
@@ -292,6 +286,25 @@ def build_wrapper(
         shutil.copy(work / place, directory / name)
     (directory / WRAPPER_SCRIPT).parent.mkdir()
     shutil.copy(tree / WRAPPER_SCRIPT, directory / WRAPPER_SCRIPT)
+
+
+@contextlib.contextmanager
+def source_tarball(source: Fetched, scratch: Path) -> Iterator[Path]:
+    """Gives the tarball in a package of the kernel's source, as long as it is wanted.
+
+    Raises:
+        ProvisionError: The package does not hold just one.
+    """
+    unpacked = scratch / "package"
+    unpack(source.path, unpacked)
+    tarballs = list((unpacked / "usr/src").glob("linux-source-*.tar.xz"))
+    if len(tarballs) != 1:
+        raise ProvisionError(
+            f"{source.path.name} holds {len(tarballs)} files usr/src/linux-source-*.tar.xz; "
+            "expected one"
+        )
+    yield tarballs[0]
+    shutil.rmtree(unpacked)
 
 
 def lost_options(fragment: str, config: str) -> list[str]:

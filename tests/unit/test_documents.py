@@ -469,6 +469,8 @@ NOT_HERE: Final = frozenset(
         "docs/specs/",
         "opt/ibm/pef",
         "profiles/secure.toml",
+        "ktap_helpers.sh",
+        "run_kselftest.sh",
     }
 )
 """Names of files that users make, that Linux or an initrd has, or that are in the series."""

@@ -14,7 +14,18 @@ ROOT = Path(__file__).resolve().parents[3]
 
 TARGETS = (
     *("help", "demo", "test", "venv", "qemu", "guest", "stub", "generate", "check", "unit"),
-    *("check-series", "itest", "ktest", "qtest", "soak", "bench", "test-asan", "dist", "clean"),
+    *(
+        "check-series",
+        "itest",
+        "ktest",
+        "qtest",
+        "soak",
+        "bench",
+        "test-asan",
+        "dist",
+        "clean",
+        "selftest",
+    ),
 )
 
 
@@ -50,12 +61,21 @@ def test_help_when_shown_then_every_target_is_listed_once():
         ("itest", "HCALLD_REQUIRE=qemu "),
         ("ktest", "HCALLD_REQUIRE=qemu,kernel "),
         ("test-asan", "--with qemu-asan,stub "),
+        ("selftest", "hcalld guest run --tests guest_stub/linux/selftests"),
+        ("selftest", "--with qemu,kernel-own,initramfs-selftests,stub "),
         ("soak", "-m soak"),
         ("bench", "-m bench"),
     ],
 )
 def test_target_when_only_shown_then_it_would_run_what_it_says(target: str, expected: str):
     assert expected in make("--dry-run", target)
+
+
+def test_selftest_when_a_kernel_and_a_tree_are_named_then_they_are_used_wherever_they_are():
+    text = make("--dry-run", "selftest", "KERNEL=vmlinux", "SRC=../linux")
+    named = f"HCALLD_KERNEL_OWN={ROOT}/vmlinux HCALLD_KERNEL_SRC={ROOT.parent}/linux python3"
+    assert text.count(named) == 2
+    assert "HCALLD_KERNEL" not in make("--dry-run", "selftest")
 
 
 def test_test_when_only_shown_then_pytest_comes_last():

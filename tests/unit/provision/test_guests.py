@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from tests.provision import initramfs, kernels
-from tests.provision.cpio import archive
 from tests.provision.errors import ProvisionError
 from tests.provision.fetch import Fetched
+
+from hcalld.guest.cpio import ArchiveError, archive
 
 FRAGMENT = kernels.FRAGMENT.read_text()
 
@@ -60,7 +61,7 @@ def test_contents_when_made_then_the_kernel_finds_its_console_and_first_process(
 
 
 def test_overlay_when_path_is_no_path_then_it_is_refused():
-    with pytest.raises(ProvisionError, match="no path of a file"):
+    with pytest.raises(ArchiveError, match="no path of a file"):
         initramfs.overlay({"/../run.sh": b""})
 
 

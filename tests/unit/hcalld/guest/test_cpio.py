@@ -9,8 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.provision.cpio import CharacterDevice, Directory, File, Symlink, archive, clean_path
-from tests.provision.errors import ProvisionError
+
+from hcalld.guest.cpio import (
+    ArchiveError,
+    CharacterDevice,
+    Directory,
+    File,
+    Symlink,
+    archive,
+    clean_path,
+    tree,
+)
 
 Listing = Callable[[bytes], list[list[str]]]
 
@@ -106,7 +115,7 @@ def test_archive_when_listed_then_directories_come_before_what_is_in_them(listin
 
 @pytest.mark.parametrize("path", ["", "/", "//", "/a/../b", "..", "a\0b", "TRAILER!!!"])
 def test_archive_when_path_is_none_then_it_is_refused(path: str):
-    with pytest.raises(ProvisionError, match="no path of a file"):
+    with pytest.raises(ArchiveError, match="no path of a file"):
         archive({path: b""})
 
 
@@ -115,3 +124,18 @@ def test_archive_when_path_is_none_then_it_is_refused(path: str):
 )
 def test_clean_path_when_path_is_loose_then_it_is_tidied(path: str, expected: str):
     assert clean_path(path) == expected
+
+
+def test_tree_when_a_directory_is_read_then_modes_links_and_places_are_kept(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "plain").write_bytes(b"x")
+    (tmp_path / "a" / "script").write_bytes(b"y")
+    (tmp_path / "a" / "script").chmod(0o744)
+    (tmp_path / "link").symlink_to("a/plain")
+    os.mkfifo(tmp_path / "pipe")
+    assert tree(tmp_path, "/place/") == {
+        "/place/a": Directory(),
+        "/place/a/plain": File(b"x", 0o644),
+        "/place/a/script": File(b"y", 0o755),
+        "/place/link": Symlink("a/plain"),
+    }

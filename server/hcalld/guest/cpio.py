@@ -7,6 +7,8 @@ and making those needs root. The kernel unpacks archives that follow each other,
 one of its own to a common one.
 
 Everything belongs to root and has the time 0: the same content gives the same bytes.
+
+Standard library alone: ``tests/provision`` uses this before anything is installed.
 """
 
 from __future__ import annotations
@@ -14,10 +16,8 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
-
-from .errors import ProvisionError
 
 MAGIC: Final = b"070701"
 TRAILER: Final = "TRAILER!!!"
@@ -27,6 +27,10 @@ ARCHIVE_ALIGNMENT: Final = 512
 
 MAX_FIELD: Final = 0xFFFFFFFF
 """Greatest value of a header field: eight hexadecimal digits."""
+
+
+class ArchiveError(ValueError):
+    """Something cannot be in such an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def archive(nodes: Mapping[str, bytes | Node]) -> bytes:
             executable file.
 
     Raises:
-        ProvisionError: A path is not one, or a file is too large for the form.
+        ArchiveError: A path is not one, or a file is too large for the form.
     """
     plain = {clean_path(path): _node(content) for path, content in nodes.items()}
     for parent in parents(plain):
@@ -86,16 +90,35 @@ def archive(nodes: Mapping[str, bytes | Node]) -> bytes:
     return joined + bytes(-len(joined) % ARCHIVE_ALIGNMENT)
 
 
+def tree(directory: Path, place: str) -> dict[str, bytes | Node]:
+    """Gives what is in a directory, for a place in the guest.
+
+    Args:
+        directory: Regular files, symbolic links and directories; others are left out.
+        place: Absolute path that the directory gets.
+    """
+    nodes: dict[str, bytes | Node] = {}
+    for path in sorted(directory.rglob("*")):
+        name = f"{place.rstrip('/')}/{path.relative_to(directory).as_posix()}"
+        if path.is_symlink():
+            nodes[name] = Symlink(str(path.readlink()))
+        elif path.is_dir():
+            nodes[name] = Directory()
+        elif path.is_file():
+            nodes[name] = File(path.read_bytes(), 0o755 if path.stat().st_mode & 0o111 else 0o644)
+    return nodes
+
+
 def clean_path(path: str) -> str:
     """Gives a path as an archive names it: relative, without dots.
 
     Raises:
-        ProvisionError: It names nothing or leaves the root.
+        ArchiveError: It names nothing or leaves the root.
     """
     relative = path.strip("/")
     parts = PurePosixPath(relative).parts
     if not parts or ".." in parts or "\0" in path or relative == TRAILER:
-        raise ProvisionError(f"{path!r} is no path of a file in an initramfs; expected /dir/name")
+        raise ArchiveError(f"{path!r} is no path of a file in an initramfs; expected /dir/name")
     return "/".join(parts)
 
 
@@ -140,7 +163,7 @@ def _header(
     # namesize, check
     fields = (number, mode, 0, 0, links, 0, size, 0, 0, *device, len(name), 0)
     if max(fields) > MAX_FIELD:
-        raise ProvisionError(f"{path} has {size} bytes; expected at most {MAX_FIELD} in an archive")
+        raise ArchiveError(f"{path} has {size} bytes; expected at most {MAX_FIELD} in an archive")
     return _padded(MAGIC + b"".join(b"%08X" % field for field in fields) + name)
 
 
