@@ -195,7 +195,7 @@ local LAYOUTS = {
       offset = 10,
       size = 1,
       type = "u8",
-      doc = "bit 0: wait for a lost daemon; bit 1: also from problem state",
+      doc = "bit 0: wait for a lost daemon; bit 1: also from problem state; bit 2: of secure VMs only",
     },
     {
       name = "buffer_count",
@@ -331,6 +331,13 @@ local LAYOUTS = {
       size = 2,
       type = "u16",
       doc = "which descriptor, or 0xffff",
+    },
+    {
+      name = "generation",
+      offset = 28,
+      size = 4,
+      type = "u32",
+      doc = "another than that of what was there before",
     },
   },
   GOODBYE = {
@@ -491,7 +498,7 @@ local LAYOUTS = {
       size = 4,
       type = "u32",
       doc = "see AccessStatus",
-      names = { [0] = "OK", [1] = "NOT_RAM", [2] = "NO_CALL", [3] = "TOO_LARGE" },
+      names = { [0] = "OK", [1] = "NOT_RAM", [2] = "NO_CALL", [3] = "TOO_LARGE", [4] = "BUSY" },
     },
   },
   WRITE = {
@@ -504,7 +511,7 @@ local LAYOUTS = {
       size = 4,
       type = "u32",
       doc = "see AccessStatus; anything but OK: nothing was written",
-      names = { [0] = "OK", [1] = "NOT_RAM", [2] = "NO_CALL", [3] = "TOO_LARGE" },
+      names = { [0] = "OK", [1] = "NOT_RAM", [2] = "NO_CALL", [3] = "TOO_LARGE", [4] = "BUSY" },
     },
     {
       name = "bad_segment",
@@ -533,14 +540,14 @@ local LAYOUTS = {
       size = 4,
       type = "u32",
       doc = "see AccessStatus; anything but OK: no state has changed",
-      names = { [0] = "OK", [1] = "NOT_RAM", [2] = "NO_CALL", [3] = "TOO_LARGE" },
+      names = { [0] = "OK", [1] = "NOT_RAM", [2] = "NO_CALL", [3] = "TOO_LARGE", [4] = "BUSY" },
     },
     {
       name = "bad_range",
       offset = 4,
       size = 4,
       type = "u32",
-      doc = "first range that is not RAM, or 0",
+      doc = "first range that is not RAM, or is busy, or 0",
     },
   },
   EVENT = {

@@ -25,6 +25,8 @@ from hcalld.control import paging
 from hcalld.control.client import ControlFailure
 from hcalld.control.commands import Parts, bound_to
 from hcalld.core.errors import ConfigError
+from hcalld.observe.capturing import Capturing
+from hcalld.runtime.server import Server
 from hcallproto.abi.families import uv
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -32,6 +34,12 @@ from hcallproto.wire import schema as s
 __all__ = ["boot"]
 
 PAGES = RAM_SIZE // PAGE
+
+
+def parts_of(server: Server, nursery: trio.Nursery) -> Parts:
+    """What commands are about, for a server of the tests'."""
+    return Parts(server, Capturing(server, nursery, "hcalld of a test"))
+
 
 Start = Callable[..., Awaitable[Qemu]]
 
@@ -42,7 +50,7 @@ async def secure(boot: Any, control: Control, nursery: trio.Nursery) -> Start:
 
     async def start(profile: str = "page_shift = 12") -> Qemu:
         guest: Guest = await boot(profile)
-        control.start(bound_to(Parts(guest.daemon.server)))
+        control.start(bound_to(parts_of(guest.daemon.server, nursery)))
         await guest.enter()
         return Qemu(guest, nursery)
 
@@ -53,7 +61,7 @@ async def secure(boot: Any, control: Control, nursery: trio.Nursery) -> Start:
 async def plain(control: Control, nursery: trio.Nursery, logs: Logs) -> AsyncIterator[Daemon]:
     """A daemon with a control socket, and no guest."""
     daemon = Daemon(nursery, Profiles(None))
-    control.start(bound_to(Parts(daemon.server)))
+    control.start(bound_to(parts_of(daemon.server, nursery)))
     yield daemon
     daemon.close()
 
@@ -370,9 +378,11 @@ async def test_page_out_when_the_profile_has_no_secure_mode_then_that_is_said(
     assert "its profile has no [pef] enabled = true" in message
 
 
-async def test_page_out_when_the_guest_is_not_secure_then_that_is_said(boot: Any, control: Control):
+async def test_page_out_when_the_guest_is_not_secure_then_that_is_said(
+    boot: Any, control: Control, nursery: trio.Nursery
+):
     guest: Guest = await boot()
-    control.start(bound_to(Parts(guest.daemon.server)))
+    control.start(bound_to(parts_of(guest.daemon.server, nursery)))
     client = await control.client()
     kind, message = await refused(client)
     assert (kind, "is a normal VM;" in message) == ("not-secure", True)
