@@ -47,7 +47,7 @@ class LinkType(enum.IntEnum):
     FRAMES = 147
     """LINKTYPE_USER0: frames of docs/wire.rst."""
     RECORDS = 148
-    """LINKTYPE_USER1: records of docs/capture.rst, one JSON object each."""
+    """LINKTYPE_USER1: records of docs/capture.md, one JSON object each."""
 
 
 class Direction(enum.IntEnum):

@@ -2,7 +2,7 @@
 
 local frames_protocol = Proto("hcalld", "hcalld frame (docs/wire.rst)")
 local calls_protocol = Proto("hcall", "sPAPR hypercall or ultracall")
-local records_protocol = Proto("hcalld_record", "hcalld record (docs/capture.rst)")
+local records_protocol = Proto("hcalld_record", "hcalld record (docs/capture.md)")
 
 -- Fields ------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ _COMMANDS = {
     "esm": "hcalld.cli.esm",
     "decode": "hcalld.cli.decode",
     "diff": "hcalld.cli.diff",
+    "dissector": "hcalld.cli.dissector",
     "guest": "hcalld.cli.guest",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""
