@@ -13,6 +13,8 @@ import dataclasses
 import enum
 from collections.abc import Callable
 
+from construct import Struct
+
 from hcallproto.abi.registers import U32_MAX, U64_MAX
 from hcallproto.abi.returns import PARAMETER_CODES, ULTRA_PARAMETER_CODES, H, U
 
@@ -166,6 +168,10 @@ class Buffer:
     """The shim sends an IN buffer with the call."""
     describe: Callable[[bytes], str] | None = None
     """Renders the bytes for people, without what is secret in them. Never raises."""
+    layout: Struct | None = None
+    """The fields of a structure that it begins with."""
+    fresh: bool = False
+    """What is beyond ``open_size`` is random, or another program's: no two runs have the same."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +189,8 @@ class Output:
     """Codes beside success with which it is defined."""
     otherwise: int | None = None
     """What the register holds with every other code; None: what it held before."""
+    fresh: bool = False
+    """No two runs have the same."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

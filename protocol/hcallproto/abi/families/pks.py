@@ -32,6 +32,7 @@ from hcallproto.abi.spec import (
 from hcallproto.payloads.pks import (
     AUTH_ALIGNMENT,
     AUTH_HEADER_SIZE,
+    CONFIG,
     CONFIG_FLAG_WRAP,
     CONFIG_MAX_SIZE,
     CONFIG_MIN_SIZE,
@@ -86,7 +87,7 @@ def _in_buffer(max_size: Limit, *, secret: bool) -> Buffer:
     )
 
 
-def _out_buffer(*, secret: bool) -> Buffer:
+def _out_buffer(*, secret: bool, fresh: bool = False) -> Buffer:
     """One that may be larger than what is written to it."""
     return Buffer(
         address="out",
@@ -95,6 +96,7 @@ def _out_buffer(*, secret: bool) -> Buffer:
         max_size=U32_MAX,
         size="out_size",
         secret=secret,
+        fresh=fresh,
     )
 
 
@@ -120,6 +122,7 @@ _TOKEN_OUT = Output(
     doc="continue token; 0 when finished",
     also_with=tuple(entry.code for entry in (_BUSY, *_LONG_BUSY)),
     otherwise=0,
+    fresh=True,
 )
 _BAD_AUTH = CodeWhen(H.PARAMETER, "authorization structure invalid")
 _BAD_LABEL = CodeWhen(H.P2, "label buffer invalid")
@@ -150,6 +153,7 @@ GET_CONFIG = Hcall(
             shape=BufferShape.SIZED,
             max_size=CONFIG_MAX_SIZE,
             size="buffer_size",
+            layout=CONFIG,
         ),
     ),
     codes=(
@@ -190,6 +194,7 @@ def _password_call(name: str, number: int, doc: str, source: str, direction: Dir
                 size="password_size",
                 page_bounded=True,
                 secret=True,
+                fresh=direction is Direction.OUT,
             ),
         ),
         codes=(
@@ -288,6 +293,7 @@ GEN_KEY = Hcall(
             max_size=Limit.MAX_OBJECT_SIZE,
             size="out_size",
             secret=True,
+            fresh=True,
         ),
     ),
     codes=(
@@ -450,7 +456,7 @@ WRAP_OBJECT = Hcall(
         _AUTH_BUFFER,
         _LABEL_BUFFER,
         _in_buffer(Limit.MAX_OBJECT_SIZE, secret=True),
-        _out_buffer(secret=False),
+        _out_buffer(secret=False, fresh=True),
     ),
     outputs=(
         _TOKEN_OUT,

@@ -160,7 +160,14 @@ RANDOM = Hcall(
     doc="A random number; the ultravisor answers it for a secure VM, QEMU for others.",
     source="Linux 7.2 ultravisor.rst, pseries-rng.c; QEMU 10.0 hw/ppc/spapr_rng.c",
     outputs=(
-        Output(name="random", register=4, kind=ArgKind.OPAQUE, doc="64 random bits", secret=True),
+        Output(
+            name="random",
+            register=4,
+            kind=ArgKind.OPAQUE,
+            doc="64 random bits",
+            secret=True,
+            fresh=True,
+        ),
     ),
     codes=(
         _SUCCESS,

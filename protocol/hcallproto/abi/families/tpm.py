@@ -95,6 +95,7 @@ TPM_COMM = Hcall(
             size="response_size",
             secret=True,
             open_size=TPM_HEADER_SIZE,
+            fresh=True,
         ),
     ),
     outputs=(
