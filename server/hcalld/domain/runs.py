@@ -262,7 +262,7 @@ class Spans:
 
     def remove(self, low: int, high: int) -> None:
         """Take a range out."""
-        if not self._ranges:
+        if low >= high or not self._ranges:
             return
         kept = []
         for first, end in self.ranges():
