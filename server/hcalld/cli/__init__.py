@@ -15,7 +15,7 @@ from hcalld.cli.lazy import LazyGroup
 from hcalld.core.errors import HcalldError
 from hcalld.runtime import coredumps
 
-_COMMANDS = {
+COMMANDS = {
     "serve": "hcalld.cli.serve",
     "list": "hcalld.cli.list_calls",
     "qemu-args": "hcalld.cli.qemu_args",
@@ -32,7 +32,7 @@ _COMMANDS = {
 
 
 @click.group(
-    cls=LazyGroup, modules=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=LazyGroup, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.version_option(package_name="hcalld")
 @click.option(

@@ -18,7 +18,7 @@ from hcalld.core.errors import ConfigError, HcalldError, StoreError
 from hcalld.runtime import coredumps
 from hcallproto.codegen.capabilities import capabilities
 
-SUBCOMMANDS = ("serve", "list", "qemu-args", "state", "ctl", "secvar", "esm", "guest")
+SUBCOMMANDS = tuple(cli.COMMANDS)
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

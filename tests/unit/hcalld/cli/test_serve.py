@@ -22,6 +22,7 @@ from hcalld.cli import paths
 from hcalld.cli.serve import command
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
 from hcalld.observe import log
+from hcalld.observe.capture import CaptureOptions
 from hcalld.runtime import coredumps
 from hcalld.stores.keys import FileKeySource
 
@@ -159,6 +160,19 @@ CASES: dict[str, Case] = {
     "refuse_unknown": (("--refuse-unknown", "--profile-dir", "/x"), "refuse_unknown", True),
     "spin_us": (("--spin-us", "0"), "spin_us", 0),
     "idle_seconds": (("--idle-seconds", "0.5"), "idle_seconds", 0.5),
+    "capture": (
+        ("--capture", "/x/all.pcapng"),
+        "capture",
+        CaptureOptions(path=pathlib.Path("/x/all.pcapng")),
+    ),
+    **dict.fromkeys(
+        ("capture_size", "capture_files"),
+        (
+            ("--capture", "c.pcapng", "--capture-size", "3", "--capture-files", "2"),
+            "capture",
+            CaptureOptions(path=pathlib.Path("c.pcapng"), file_bytes=3 << 20, files=2),
+        ),
+    ),
 }
 ELSEWHERE = {"key", "allow_core_dumps", "trace", "log_format", "log_level", "help"}
 """Options with tests of their own, below."""
@@ -184,6 +198,13 @@ def test_control_when_state_is_in_memory_then_there_is_one_only_if_asked_for(fak
     assert served(fake, "--memory", "--control", "/x/ctl").control == ControlOptions(
         path=pathlib.Path("/x/ctl")
     )
+
+
+@pytest.mark.parametrize(
+    "words", [("--capture-size", "1"), ("--capture", "/x", "--capture-files", "2")]
+)
+def test_capture_when_what_a_limit_is_of_is_missing_then_it_is_a_wrong_use(words: tuple[str, ...]):
+    assert "--capture-files needs --capture-size" in refused(*words)
 
 
 def test_control_when_it_is_wanted_and_not_wanted_then_it_is_a_wrong_use():

@@ -16,6 +16,7 @@ from tests.unit.hcalld.control.conftest import Client, Control, Logs
 from hcalld.control import listener as listener_module
 from hcalld.control.listener import Refusal
 from hcalld.control.messages import (
+    BY_NAME,
     MAX_REQUEST_SIZE,
     PROTOCOL,
     GuestList,
@@ -96,7 +97,7 @@ async def test_client_when_it_connects_then_it_is_greeted(control: Control, comm
     assert set(greeting) == {"reply", "protocol", "version", "pid", "commands"}
     assert greeting["protocol"] == PROTOCOL
     assert greeting["pid"] == os.getpid()
-    assert greeting["commands"] == ["guests", "page-out"]
+    assert greeting["commands"] == sorted(BY_NAME)
 
 
 async def test_client_when_it_asks_then_each_request_gets_one_reply(
