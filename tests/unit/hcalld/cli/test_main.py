@@ -108,5 +108,5 @@ def test_options_when_listed_then_each_has_help(name: str):
 
 
 def test_commands_when_listed_then_their_modules_have_them():
-    for module in cli._COMMANDS.values():
+    for module in cli.COMMANDS.values():
         assert isinstance(importlib.import_module(module).command, click.Command)
