@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a capture with secrets seals: all that a daemon's replies depend on beside frames.
+
+Entries of one connection are in the order in which things happened. Each says before which
+of the connection's frames it happened (``at``): frames are the packets of the connection's
+USER0 interface, counted from 0 in each file. An entry and a frame of the same number: the
+entry first; ``Full`` alone is about the frame itself.
+
+A ``State`` and the frames and entries after it are enough to run the daemon again to the
+same bytes: nothing else comes from outside. Entries are MessagePack arrays, tagged by
+number; a new field goes to the end and has a default.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from hcallproto.errors import CaptureError
+
+MAX_SIZE: Final = 1 << 20
+"""Bytes of a batch before it is compressed; one entry that is larger has its own."""
+MAX_PLAIN: Final = 64 << 20
+"""Bytes of the largest batch that is read: the largest entry and much to spare."""
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, tag_field="kind"):
+    """Base of all entries."""
+
+    at: int
+    """It happened before the connection's frame of this number."""
+
+
+# -- frames -----------------------------------------------------------------------------------
+
+
+class Full(Entry, frozen=True, tag=0):
+    """A frame that the packet of this number shows only in part."""
+
+    data: bytes
+    """All of it, as it passed."""
+
+    def __repr__(self) -> str:
+        """Without the bytes."""
+        return f"Full(at={self.at}, {len(self.data)} bytes)"
+
+
+# -- what effects were answered -----------------------------------------------------------------
+
+
+class EffectKind(enum.IntEnum):
+    """What the daemon asked of the world outside of it."""
+
+    ENTROPY = 0
+    """Answered with bytes."""
+    NOW = 1
+    """With nanoseconds since the epoch."""
+    READ_RAM = 2
+    """Shared RAM: with bytes; None: it is not shared, and the shim is asked by READ."""
+    FLUSH = 3
+    """With None, when all is on stable storage."""
+    TPM_TRANSMIT = 4
+    """With the response."""
+    TPM_CLOSE = 5
+    """With None."""
+    LOAD = 6
+    """The store was to be loaded; only what failed is told."""
+    COMMIT = 7
+    """A transaction; only what failed is told, for it makes the models be loaded anew."""
+    TPM_SETTLE = 8
+    """What a session of the run before left in the TPM is freed; with None."""
+
+
+class Failure(enum.IntEnum):
+    """Which error an effect raised."""
+
+    STORE = 0
+    """StoreError."""
+    BACKEND = 1
+    """BackendUnavailable."""
+    CONFIG = 2
+    """ConfigError."""
+    STOPPED = 3
+    """It was cancelled while it waited."""
+
+
+class Raised(msgspec.Struct, frozen=True, array_like=True):
+    """An error instead of an answer."""
+
+    failure: Failure
+    text: str
+
+
+class Answer(Entry, frozen=True, tag=1):
+    """An effect was answered."""
+
+    vcpu: int
+    """Whose call asked for it; with ``seq`` its name. NO_CALL: no call did."""
+    seq: int
+    effect: EffectKind
+    value: bytes | int | None = None
+    raised: Raised | None = None
+
+    def __repr__(self) -> str:
+        """Without the value."""
+        what = "" if self.raised is None else f", {self.raised!r}"
+        return f"Answer(at={self.at}, {self.vcpu}/{self.seq}, {self.effect.name}{what})"
+
+
+NO_CALL: Final = 0xFFFF_FFFF
+"""``vcpu`` of an answer that no call waited for, as of a load at a reset."""
+
+
+# -- the partition's state ------------------------------------------------------------------------
+
+
+class StoredRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A record of the partition's store."""
+
+    namespace: str
+    key: bytes
+    value: bytes
+    lifetime: int
+    """A ``Lifetime``."""
+
+    def __repr__(self) -> str:
+        """Without the value."""
+        return f"StoredRecord({self.namespace!r}, {self.key!r})"
+
+
+class StoredReply(msgspec.Struct, frozen=True, array_like=True):
+    """A reply that is kept until its vCPU's next call."""
+
+    vcpu: int
+    seq: int
+    frame: bytes
+
+    def __repr__(self) -> str:
+        """Without the frame."""
+        return f"StoredReply({self.vcpu}/{self.seq})"
+
+
+class State(Entry, frozen=True, tag=2):
+    """The partition before the next frame that is received.
+
+    At a connection's begin that is after the machine was connected: the profile's orders
+    are carried out, the run has begun, HELLO has come, and WELCOME is next.
+    """
+
+    partition: str
+    profile: bytes
+    """JSON of ``hcalld.config.Profile``: orders, [hcalld], [tpm], [pef]."""
+    records: tuple[StoredRecord, ...]
+    """All that the store holds, attributes in force included."""
+    replies: tuple[StoredReply, ...]
+    instance: bytes
+    """The run of the machine: its instance,"""
+    reset: int
+    """and how often it was reset."""
+    generation: int
+    """Of the store."""
+    is_dirty: bool
+    """Some of it is not on stable storage yet."""
+    page_shift: int
+    """QEMU's guess of the guest kernel's page size; 0: none."""
+    has_tpm: bool
+    tpm_session: str
+    """Its state by name; "" without a TPM."""
+    is_begin: bool = True
+    """The connection begins here; else the capture does, in the middle of it."""
+    waiting: tuple[tuple[int, int], ...] = ()
+    """vCPU and sequence number of calls that waited then: of these the begin is missing."""
+    problem: str = ""
+    """Why this is not all, if so: then no replay of it is exact."""
+
+    def __repr__(self) -> str:
+        """Without records and replies."""
+        return f"State(at={self.at}, {self.partition!r}, {len(self.records)} records)"
+
+
+# -- orders from outside ---------------------------------------------------------------------------
+
+
+class PageOut(Entry, frozen=True, tag=3):
+    """An operator wants pages of the secure VM out, or no longer."""
+
+    gpas: tuple[int, ...]
+    hand: int | None = None
+    """Where the hypervisor looks for pages next; None: as before."""
+    is_withdrawn: bool = False
+    """What did not go out until now is to stay."""
+
+
+class Attend(Entry, frozen=True, tag=4):
+    """QEMU is asked for an ATTEND in nobody's name."""
+
+
+class Fault(Entry, frozen=True, tag=5):
+    """A rule was met: something goes wrong with a call on purpose."""
+
+    vcpu: int
+    seq: int
+    rule: str
+    """JSON of ``hcalld.faults.rules.Rule``."""
+
+
+class Reloaded(Entry, frozen=True, tag=6):
+    """The models were given up, and are built from the store at the next use."""
+
+    why: str
+
+
+class Stopped(Entry, frozen=True, tag=7):
+    """The daemon ends the connection."""
+
+    why: str
+    """What the shim is told."""
+
+
+class Lost(Entry, frozen=True, tag=8):
+    """Entries are missing here: the disk was too slow, or too much came at once."""
+
+    entries: int
+
+
+AnyEntry = Full | Answer | State | PageOut | Attend | Fault | Reloaded | Stopped | Lost
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """What one sealed record holds, of one connection."""
+
+    first: int
+    """Frames before this number are not spoken of."""
+    end: int
+    """Of the frames from ``first`` to before this one, and of what happened before it, all
+    is here or in batches before."""
+    known: int
+    """Frames of the connection in earlier files of the capture."""
+    context: int
+    """So many frames at the file's begin are repeated from earlier ones."""
+    entries: Sequence[AnyEntry]
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(Batch)
+
+
+def size_of(entry: Entry) -> int:
+    """About how many bytes an entry takes, without encoding it."""
+    match entry:
+        case Full():
+            return _OVERHEAD + len(entry.data)
+        case Answer():
+            return _OVERHEAD + (len(entry.value) if isinstance(entry.value, bytes) else 0)
+        case State():
+            records = sum(len(one.key) + len(one.value) + _OVERHEAD for one in entry.records)
+            return records + sum(len(one.frame) + _OVERHEAD for one in entry.replies) + _OVERHEAD
+        case PageOut():
+            return _OVERHEAD + 9 * len(entry.gpas)
+        case _:
+            return _OVERHEAD
+
+
+_OVERHEAD: Final = 64
+
+
+def encode(batch: Batch) -> bytes:
+    """A batch's bytes."""
+    return _ENCODER.encode(batch)
+
+
+def decode(data: bytes) -> Batch:
+    """A batch.
+
+    Raises:
+        CaptureError: it is none.
+    """
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CaptureError(f"a sealed record holds what no hcalld wrote: {error}") from None
