@@ -34,7 +34,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, tag_field="kind"):
     """It happened before the connection's frame of this number."""
 
 
-# -- frames -----------------------------------------------------------------------------------
+# -- frames ------------------------------------------------------------------------------
 
 
 class Full(Entry, frozen=True, tag=0):
@@ -48,7 +48,7 @@ class Full(Entry, frozen=True, tag=0):
         return f"Full(at={self.at}, {len(self.data)} bytes)"
 
 
-# -- what effects were answered -----------------------------------------------------------------
+# -- what effects were answered ----------------------------------------------------------
 
 
 class EffectKind(enum.IntEnum):
@@ -70,8 +70,6 @@ class EffectKind(enum.IntEnum):
     """The store was to be loaded; only what failed is told."""
     COMMIT = 7
     """A transaction; only what failed is told, for it makes the models be loaded anew."""
-    TPM_SETTLE = 8
-    """What a session of the run before left in the TPM is freed; with None."""
 
 
 class Failure(enum.IntEnum):
@@ -98,7 +96,7 @@ class Answer(Entry, frozen=True, tag=1):
     """An effect was answered."""
 
     vcpu: int
-    """Whose call asked for it; with ``seq`` its name. NO_CALL: no call did."""
+    """Whose call asked for it; with ``seq`` its name."""
     seq: int
     effect: EffectKind
     value: bytes | int | None = None
@@ -110,11 +108,7 @@ class Answer(Entry, frozen=True, tag=1):
         return f"Answer(at={self.at}, {self.vcpu}/{self.seq}, {self.effect.name}{what})"
 
 
-NO_CALL: Final = 0xFFFF_FFFF
-"""``vcpu`` of an answer that no call waited for, as of a load at a reset."""
-
-
-# -- the partition's state ------------------------------------------------------------------------
+# -- the partition's state ---------------------------------------------------------------
 
 
 class StoredRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -167,8 +161,6 @@ class State(Entry, frozen=True, tag=2):
     page_shift: int
     """QEMU's guess of the guest kernel's page size; 0: none."""
     has_tpm: bool
-    tpm_session: str
-    """Its state by name; "" without a TPM."""
     is_begin: bool = True
     """The connection begins here; else the capture does, in the middle of it."""
     waiting: tuple[tuple[int, int], ...] = ()
@@ -181,24 +173,17 @@ class State(Entry, frozen=True, tag=2):
         return f"State(at={self.at}, {self.partition!r}, {len(self.records)} records)"
 
 
-# -- orders from outside ---------------------------------------------------------------------------
+# -- what is decided outside -------------------------------------------------------------
 
 
-class PageOut(Entry, frozen=True, tag=3):
-    """An operator wants pages of the secure VM out, or no longer."""
+class Turn(Entry, frozen=True, tag=3):
+    """A call that waited goes on now; of several that may, nothing else says which is first."""
 
-    gpas: tuple[int, ...]
-    hand: int | None = None
-    """Where the hypervisor looks for pages next; None: as before."""
-    is_withdrawn: bool = False
-    """What did not go out until now is to stay."""
+    vcpu: int
+    seq: int
 
 
-class Attend(Entry, frozen=True, tag=4):
-    """QEMU is asked for an ATTEND in nobody's name."""
-
-
-class Fault(Entry, frozen=True, tag=5):
+class Fault(Entry, frozen=True, tag=4):
     """A rule was met: something goes wrong with a call on purpose."""
 
     vcpu: int
@@ -207,26 +192,43 @@ class Fault(Entry, frozen=True, tag=5):
     """JSON of ``hcalld.faults.rules.Rule``."""
 
 
-class Reloaded(Entry, frozen=True, tag=6):
-    """The models were given up, and are built from the store at the next use."""
+class PageOut(Entry, frozen=True, tag=5):
+    """An operator wants pages of the secure VM out, by guest address."""
 
-    why: str
+    gpas: tuple[int, ...]
 
 
-class Stopped(Entry, frozen=True, tag=7):
+class Withdraw(Entry, frozen=True, tag=6):
+    """These pages may stay, if they are still there."""
+
+    gpas: tuple[int, ...]
+
+
+class Attend(Entry, frozen=True, tag=7):
+    """QEMU is asked for an ATTEND in nobody's name."""
+
+
+class Rest(Entry, frozen=True, tag=8):
+    """The models are given up; the next call loads the store anew."""
+
+
+class Stop(Entry, frozen=True, tag=9):
     """The daemon ends the connection."""
 
     why: str
     """What the shim is told."""
 
 
-class Lost(Entry, frozen=True, tag=8):
+# -- what is missing ---------------------------------------------------------------------
+
+
+class Lost(Entry, frozen=True, tag=10):
     """Entries are missing here: the disk was too slow, or too much came at once."""
 
     entries: int
 
 
-AnyEntry = Full | Answer | State | PageOut | Attend | Fault | Reloaded | Stopped | Lost
+AnyEntry = Full | Answer | State | Turn | Fault | PageOut | Withdraw | Attend | Rest | Stop | Lost
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -258,7 +260,7 @@ def size_of(entry: Entry) -> int:
         case State():
             records = sum(len(one.key) + len(one.value) + _OVERHEAD for one in entry.records)
             return records + sum(len(one.frame) + _OVERHEAD for one in entry.replies) + _OVERHEAD
-        case PageOut():
+        case PageOut() | Withdraw():
             return _OVERHEAD + 9 * len(entry.gpas)
         case _:
             return _OVERHEAD

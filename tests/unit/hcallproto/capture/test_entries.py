@@ -22,7 +22,6 @@ ALL = (
         is_dirty=True,
         page_shift=16,
         has_tpm=True,
-        tpm_session="open",
         is_begin=False,
         waiting=((0, 4),),
         problem="a call waits",
@@ -32,16 +31,18 @@ ALL = (
     e.Answer(at=3, vcpu=0, seq=7, effect=e.EffectKind.NOW, value=1 << 62),
     e.Answer(
         at=4,
-        vcpu=e.NO_CALL,
+        vcpu=0,
         seq=0,
         effect=e.EffectKind.LOAD,
         raised=e.Raised(e.Failure.STORE, "disk"),
     ),
-    e.PageOut(at=5, gpas=(0, 65536), hand=2),
-    e.Attend(at=5),
+    e.Turn(at=4, vcpu=0, seq=7),
     e.Fault(at=6, vcpu=0, seq=8, rule='{"return":"H_BUSY"}'),
-    e.Reloaded(at=7, why="a commit failed"),
-    e.Stopped(at=8, why="the daemon is stopping"),
+    e.PageOut(at=6, gpas=(0, 65536)),
+    e.Withdraw(at=7, gpas=(65536,)),
+    e.Attend(at=7),
+    e.Rest(at=7),
+    e.Stop(at=8, why="the daemon is stopping"),
     e.Lost(at=9, entries=3),
 )
 
@@ -68,7 +69,7 @@ def test_a_size_is_about_what_is_encoded(entry: e.Entry):
 
 
 def test_a_new_field_at_the_end_is_passed_over():
-    newer = msgspec.msgpack.encode([0, 1, 0, 0, [[4, 0, "new"]], "new"])
+    newer = msgspec.msgpack.encode([0, 1, 0, 0, [[7, 0, "new"]], "new"])
     assert list(e.decode(newer).entries) == [e.Attend(at=0)]
 
 
