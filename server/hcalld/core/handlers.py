@@ -59,35 +59,19 @@ class HandlerSet(Generic[ModelT]):
         self.admission = admission
         """Run after the gate, before the arguments are looked at."""
         self.by_call: dict[Hcall, Handler[ModelT]] = {}
-        self.prepared: dict[Hcall, Handler[ModelT]] = {}
-        """Handlers of calls that are declared decode_only: tested, and not served yet."""
 
-    def handles(self, hcall: Hcall) -> Callable[[Handler[ModelT]], Handler[ModelT]]:
-        """Decorator: bind a coroutine function to a call of the family."""
-        if hcall not in self.family.calls:
-            raise ValueError(f"{hcall.name} is not declared in family {self.family.name}")
-        if hcall in self.by_call:
-            raise ValueError(f"{hcall.name} has a handler already")
-        if hcall.decode_only:
-            raise ValueError(f"{hcall.name} is declared decode_only")
-
-        def bind(handler: Handler[ModelT]) -> Handler[ModelT]:
-            self.by_call[hcall] = handler
-            return handler
-
-        return bind
-
-    def prepares(self, hcall: Hcall) -> Callable[[Handler[ModelT]], Handler[ModelT]]:
-        """Decorator: bind a coroutine function to a call that is declared decode_only."""
-        if hcall not in self.family.calls:
-            raise ValueError(f"{hcall.name} is not declared in family {self.family.name}")
-        if hcall in self.prepared:
-            raise ValueError(f"{hcall.name} has a handler already")
-        if not hcall.decode_only:
-            raise ValueError(f"{hcall.name} is declared as served")
+    def handles(self, *hcalls: Hcall) -> Callable[[Handler[ModelT]], Handler[ModelT]]:
+        """Decorator: bind a coroutine function to calls of the family."""
+        for hcall in hcalls:
+            if hcall not in self.family.calls:
+                raise ValueError(f"{hcall.name} is not declared in family {self.family.name}")
+            if hcall in self.by_call:
+                raise ValueError(f"{hcall.name} has a handler already")
+            if hcall.decode_only:
+                raise ValueError(f"{hcall.name} is declared decode_only")
 
         def bind(handler: Handler[ModelT]) -> Handler[ModelT]:
-            self.prepared[hcall] = handler
+            self.by_call.update(dict.fromkeys(hcalls, handler))
             return handler
 
         return bind

@@ -92,7 +92,7 @@ class PefGuest:
         """Why the guest was taken down."""
         self._handlers: dict[str, tuple[HandlerSet[PefMachine], Any]] = {}
         for handlers in (UV, SVM):
-            for hcall, handler in (handlers.by_call | handlers.prepared).items():
+            for hcall, handler in handlers.by_call.items():
                 self._handlers[hcall.name] = (handlers, handler)
         self._reset_count = 0
         self._entropy_count = 0

@@ -40,38 +40,16 @@ def admit(hcall: Hcall, msr: int, machine: PefMachine) -> None:
 HANDLERS: HandlerSet[PefMachine] = HandlerSet(svm.FAMILY, admission=admit)
 
 
-async def _by_guest(call: Call, machine: PefMachine) -> Outcome:
+@HANDLERS.handles(
+    svm.PAGE_IN,  # kvmppc_h_svm_page_in()
+    svm.PAGE_OUT,  # kvmppc_h_svm_page_out()
+    svm.INIT_START,  # kvmppc_h_svm_init_start()
+    svm.INIT_DONE,  # kvmppc_h_svm_init_done()
+    svm.INIT_ABORT,  # kvmppc_h_svm_init_abort()
+)
+async def by_guest(call: Call, machine: PefMachine) -> Outcome:
+    """Have the hypervisor's half carry the call out."""
     return await machine.by_guest(call.hcall.number, list(call.args.values()))
-
-
-@HANDLERS.handles(svm.PAGE_IN)
-async def h_svm_page_in(call: Call, machine: PefMachine) -> Outcome:
-    """Hand a page over, or share it (``kvmppc_h_svm_page_in()``)."""
-    return await _by_guest(call, machine)
-
-
-@HANDLERS.handles(svm.PAGE_OUT)
-async def h_svm_page_out(call: Call, machine: PefMachine) -> Outcome:
-    """Take a page, encrypted (``kvmppc_h_svm_page_out()``)."""
-    return await _by_guest(call, machine)
-
-
-@HANDLERS.handles(svm.INIT_START)
-async def h_svm_init_start(call: Call, machine: PefMachine) -> Outcome:
-    """Register the VM's memory (``kvmppc_h_svm_init_start()``)."""
-    return await _by_guest(call, machine)
-
-
-@HANDLERS.handles(svm.INIT_DONE)
-async def h_svm_init_done(call: Call, machine: PefMachine) -> Outcome:
-    """The VM is secure (``kvmppc_h_svm_init_done()``)."""
-    return await _by_guest(call, machine)
-
-
-@HANDLERS.handles(svm.INIT_ABORT)
-async def h_svm_init_abort(call: Call, machine: PefMachine) -> Outcome:
-    """The VM will not be secure (``kvmppc_h_svm_init_abort()``)."""
-    return await _by_guest(call, machine)
 
 
 @HANDLERS.handles(svm.RANDOM)

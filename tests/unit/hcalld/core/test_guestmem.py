@@ -51,3 +51,11 @@ def test_a_machine_without_ram_contains_nothing():
 
 def test_ram_that_begins_above_0_does_not_contain_0():
     assert not RamMap([(0x1000, 0x1000)]).contains(0, 1)
+
+
+def test_ram_tells_its_ranges():
+    ram = RamMap(iter([(0, 8), (8, 8), (32, 4)]))
+    assert ram.regions == ((0, 8), (8, 16), (32, 36))
+    assert ram.contains(4, 12)
+    assert not ram.contains(4, 13)
+    assert RamMap([]).regions == ()

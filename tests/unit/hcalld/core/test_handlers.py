@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -41,11 +42,17 @@ def test_handles_refuses_a_second_handler():
         handlers.handles(pks.GET_CONFIG)
 
 
+def test_handles_binds_several_calls_to_one_handler():
+    handlers: HandlerSet[Any] = HandlerSet(pks.FAMILY)
+    handlers.handles(pks.GET_CONFIG, pks.READ_OBJECT)(handler)
+    assert handlers.by_call == {pks.GET_CONFIG: handler, pks.READ_OBJECT: handler}
+
+
 def test_handles_refuses_a_call_declared_decode_only():
-    undone = [call for call in pks.FAMILY.calls if call.decode_only]
-    for call in undone:
-        with pytest.raises(ValueError, match="decode_only"):
-            HandlerSet(pks.FAMILY).handles(call)
+    undone = dataclasses.replace(pks.GET_CONFIG, decode_only=True)
+    family = dataclasses.replace(pks.FAMILY, calls=(undone,))
+    with pytest.raises(ValueError, match="decode_only"):
+        HandlerSet(family).handles(undone)
 
 
 def test_an_effect_yields_itself_and_returns_the_answer():
