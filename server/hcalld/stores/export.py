@@ -11,14 +11,8 @@ Layout, numbers big-endian::
 
 The body's key is used once, so its nonce is 12 zero bytes; all that is before the body is
 authenticated with it. The sum and the body's size tell a cut or damaged file from a wrong
-passphrase before the passphrase is tried. The header's field ``key`` is one of:
-
-``{"type": "scrypt", ...}``
-    The key is scrypt's of a passphrase, with the parameters that are there (RFC 7914).
-``{"type": "x25519", "recipient": ..., "ephemeral": ...}``
-    The key is HKDF-SHA256(X25519(ephemeral, recipient), salt = ephemeral || recipient,
-    info = "hcalld:export x25519"). Whoever has the public key can make such a file: it
-    does not say who did.
+passphrase before the passphrase is tried. ``crypto/locks.py`` describes the header's field
+``key``.
 
 The body is JSON: the partition's name, the generation of its store, and its persistent
 records with key and value in base64. Records of a run (passwords, TRANSIENT objects) are
@@ -30,20 +24,17 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hcalld.core.errors import StoreError
 from hcalld.core.records import Record
-from hcalld.core.secret import Secret
-from hcalld.crypto.passphrase import CHECK_SIZE, ScryptParameters, key_check
-from hcalld.crypto.seal import KEY_SIZE, NONCE_SIZE, TAG_SIZE
+from hcalld.crypto.locks import Check, KeyInfo, Lock, Unlock, opened
+from hcalld.crypto.passphrase import key_check
+from hcalld.crypto.seal import NONCE_SIZE, TAG_SIZE
 
 MAGIC: Final = b"hcalld-export-v1\n"
 _ANY_VERSION: Final = re.compile(rb"hcalld-export-v[0-9]{1,4}\n")
@@ -53,11 +44,7 @@ MAX_SIZE: Final = 256 << 20
 
 _SIZE: Final = struct.Struct(">I")
 _SUM_SIZE: Final = 32
-_X25519_SIZE: Final = 32
-_INFO: Final = b"hcalld:export x25519"
 _NONCE: Final = bytes(NONCE_SIZE)
-
-_PublicBytes = Annotated[bytes, msgspec.Meta(min_length=_X25519_SIZE, max_length=_X25519_SIZE)]
 
 
 # -- content --------------------------------------------------------------------------------
@@ -87,108 +74,12 @@ class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     records: list[ExportedRecord]
 
 
-# -- keys -----------------------------------------------------------------------------------
-
-
-class ByPassphrase(
-    ScryptParameters, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="scrypt"
-):
-    """The header's account of a passphrase."""
-
-
-class ForRecipient(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="x25519"
-):
-    """The header's account of a recipient."""
-
-    recipient: _PublicBytes
-    ephemeral: _PublicBytes
-
-
-KeyInfo = ByPassphrase | ForRecipient
-
-
-class Lock(Protocol):
-    """Makes the key of a new file."""
-
-    def lock(self) -> tuple[KeyInfo, Secret]:
-        """A fresh key, and how to come by it again."""
-
-
-class Unlock(Protocol):
-    """Comes by the key of a file."""
-
-    def unlock(self, info: KeyInfo) -> Secret:
-        """The key.
-
-        Raises:
-            StoreError: the file is locked in another way, or for somebody else.
-        """
-
-
-class Passphrase:
-    """Both, with a passphrase."""
-
-    def __init__(self, passphrase: Secret) -> None:
-        self._passphrase = passphrase
-
-    def lock(self) -> tuple[KeyInfo, Secret]:
-        """See Lock."""
-        info = ByPassphrase.fresh()
-        return info, info.derive(self._passphrase)
-
-    def unlock(self, info: KeyInfo) -> Secret:
-        """See Unlock."""
-        if not isinstance(info, ByPassphrase):
-            raise StoreError("the file is for a recipient; use --with identity:FILE")
-        return info.derive(self._passphrase)
-
-
-class Recipient:
-    """Locks for whoever has the private key."""
-
-    def __init__(self, public: X25519PublicKey) -> None:
-        self._public = public
-
-    def lock(self) -> tuple[KeyInfo, Secret]:
-        """See Lock."""
-        ephemeral = X25519PrivateKey.generate()
-        info = ForRecipient(
-            recipient=self._public.public_bytes_raw(),
-            ephemeral=ephemeral.public_key().public_bytes_raw(),
-        )
-        return info, _agreed(ephemeral, self._public, info)
-
-
-class Identity:
-    """Unlocks with the private key."""
-
-    def __init__(self, private: X25519PrivateKey) -> None:
-        self._private = private
-
-    def unlock(self, info: KeyInfo) -> Secret:
-        """See Unlock."""
-        if not isinstance(info, ForRecipient):
-            raise StoreError("the file has a passphrase; use --with passphrase-file:PATH")
-        if info.recipient != self._private.public_key().public_bytes_raw():
-            raise StoreError("the file is for another recipient; use that one's private key")
-        try:
-            return _agreed(self._private, X25519PublicKey.from_public_bytes(info.ephemeral), info)
-        except ValueError:
-            raise StoreError("the file is damaged (bad ephemeral key); copy it again") from None
-
-
-def _agreed(private: X25519PrivateKey, public: X25519PublicKey, info: ForRecipient) -> Secret:
-    hkdf = HKDF(SHA256(), KEY_SIZE, salt=info.ephemeral + info.recipient, info=_INFO)
-    return Secret(hkdf.derive(private.exchange(public)))
-
-
 # -- the container --------------------------------------------------------------------------
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     key: KeyInfo
-    check: Annotated[bytes, msgspec.Meta(min_length=CHECK_SIZE, max_length=CHECK_SIZE)]
+    check: Check
     body_size: Annotated[int, msgspec.Meta(ge=TAG_SIZE, le=MAX_SIZE)]
 
 
@@ -217,9 +108,7 @@ def unpack(data: bytes, unlock: Unlock) -> Export:
         StoreError: not whole, damaged, of another version, or another key.
     """
     head_size, header = _read_head(data)
-    key = unlock.unlock(header.key)
-    if key_check(key) != header.check:
-        raise StoreError("wrong passphrase; give the one that the file was exported with")
+    key = opened(header.key, header.check, unlock)
     try:
         plain = AESGCM(key.reveal()).decrypt(_NONCE, data[head_size:], data[:head_size])
     except InvalidTag:

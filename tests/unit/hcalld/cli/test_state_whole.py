@@ -176,7 +176,8 @@ def test_an_import_of_a_bad_file_changes_nothing(state_dir: pathlib.Path):
 
 def test_records_that_no_daemon_could_load_are_not_imported(state_dir: pathlib.Path):
     from hcalld.core.secret import Secret
-    from hcalld.stores.export import Export, ExportedRecord, Passphrase, pack
+    from hcalld.crypto.locks import Passphrase
+    from hcalld.stores.export import Export, ExportedRecord, pack
 
     for namespace, key in (("pks", b"z"), ("pks", b"o\x09x"), ("partition", b"z")):
         record = ExportedRecord(namespace=namespace, key=key, value=b"\x01")

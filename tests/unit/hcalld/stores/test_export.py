@@ -16,19 +16,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hcalld.core.errors import StoreError
 from hcalld.core.secret import Secret
 from hcalld.crypto import passphrase as passphrases
+from hcalld.crypto.locks import ByPassphrase, Identity, Lock, Passphrase, Recipient, Unlock
 from hcalld.crypto.passphrase import key_check
 from hcalld.stores import export as module
 from hcalld.stores.export import (
     MAGIC,
     MAX_HEADER_SIZE,
-    ByPassphrase,
     Export,
     ExportedRecord,
-    Identity,
-    Lock,
-    Passphrase,
-    Recipient,
-    Unlock,
     pack,
     unpack,
 )
@@ -101,9 +96,9 @@ def test_the_wrong_key_is_told_from_damage():
 
 
 def test_the_wrong_way_is_told():
-    with pytest.raises(StoreError, match="--with identity:FILE"):
+    with pytest.raises(StoreError, match="open it with identity:FILE"):
         unpack(pack(EXPORT, WAYS[1][0]), passphrase())
-    with pytest.raises(StoreError, match="--with passphrase-file:PATH"):
+    with pytest.raises(StoreError, match="open it with passphrase-file:PATH"):
         unpack(pack(EXPORT, passphrase()), Identity(PRIVATE))
 
 
