@@ -27,6 +27,7 @@ from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.outcome import Outcome, refusal
 from hcalld.core.pages import PageRange
 from hcalld.core.records import RecordedReply
+from hcalld.core.tally import Tally
 from hcalld.domain.pef.attend import is_wanting, memory_changed
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.runtime.driver import Execution
@@ -84,6 +85,7 @@ class Calls:
         entries: the calls that were announced.
         nursery: runs the calls that wait; ends with the connection.
         observers: are told of each call.
+        tally: counts each call, if anything does.
         log: a structlog logger that knows whose connection this is.
         strict: raise bugs of handlers.
     """
@@ -99,6 +101,7 @@ class Calls:
         log: Any,
         *,
         strict: bool,
+        tally: Tally | None = None,
     ) -> None:
         self.ram = SharedRam()
         self.answered_count = 0
@@ -110,6 +113,7 @@ class Calls:
         self._entries = entries
         self._nursery = nursery
         self._observers = observers
+        self._tally = tally
         self._log = log
         self._strict = strict
         self._pending: dict[tuple[int, int], _Pending] = {}
@@ -256,11 +260,8 @@ class Calls:
             return
         effect = s.Effect.MAY_REMAIN if execution.may_remain else s.Effect.NONE
         self._outbox.queue(f.Cancelled(frame.vcpu, frame.reset, frame.seq, effect))
-        if self._observers:
-            told = Outcome(
-                entry.hcall.timeout_code, why=f"cancelled by the shim: {cancel.reason.name}"
-            )
-            self._observe(frame, entry, told, _notes(execution), pending.started)
+        told = Outcome(entry.hcall.timeout_code, why=f"cancelled by the shim: {cancel.reason.name}")
+        self._observe(frame, entry, told, _notes(execution), pending.started)
 
     # -- answering ------------------------------------------------------------------------
 
@@ -299,8 +300,7 @@ class Calls:
             self._log.debug(
                 "refused", call=entry.hcall.name, code=code_name(outcome.code), reason=outcome.why
             )
-        if self._observers:
-            self._observe(frame, entry, outcome, notes, started)
+        self._observe(frame, entry, outcome, notes, started)
 
     # -- secure VMs -----------------------------------------------------------------------
 
@@ -365,11 +365,9 @@ class Calls:
         assert isinstance(reply, f.Reply)
         self._outbox.queue(reply, recorded.frame, _RECORDED)
         self.answered_count += 1
-        if self._observers:
-            entry = self._entries.get(entry_key(frame.number, frame.level))
-            outcome = _outcome_of(entry, reply)
-            notes = (_RECORDED,)
-            self._observe(frame, entry, outcome, notes, started, is_replayed=True)
+        entry = self._entries.get(entry_key(frame.number, frame.level))
+        outcome = _outcome_of(entry, reply)
+        self._observe(frame, entry, outcome, (_RECORDED,), started, is_replayed=True)
         return True
 
     def _observe(
@@ -382,16 +380,22 @@ class Calls:
         *,
         is_replayed: bool = False,
     ) -> None:
+        hcall = entry.hcall if entry is not None else None
+        duration_ns = time.perf_counter_ns() - started
+        if self._tally is not None:
+            self._tally.answered(hcall, frame.vcpu, outcome, duration_ns)
+        if not self._observers:
+            return
         if frame.is_resent and not is_replayed:
             notes = (*notes, "sent again, carried out now")
         answered = Answered(
             self._partition.id,
             frame,
-            entry.hcall if entry is not None else None,
+            hcall,
             _buffers(frame, entry) if entry is not None else {},
             outcome,
             (*notes, *outcome.notes),
-            time.perf_counter_ns() - started,
+            duration_ns,
             is_replayed,
         )
         for observer in self._observers:

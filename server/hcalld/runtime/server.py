@@ -18,6 +18,7 @@ from hcalld.backends.base import TpmBackend
 from hcalld.config import Profile, Profiles
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
+from hcalld.core.tally import Tallies
 from hcalld.core.tap import Taps
 from hcalld.runtime.flushing import FlushRounds, flush_each
 from hcalld.runtime.partition import Partition
@@ -70,6 +71,8 @@ class Server:
         self.sessions: dict[str, Session] = {}
         self.taps: Taps | None = None
         """What keeps frames now; see ``begin_taps``."""
+        self.tallies: Tallies | None = None
+        """What counts the calls of those that connect from now on."""
         self._open_store = open_store
         self._open_tpm = open_tpm
         self._rounds = FlushRounds(flush_stores)

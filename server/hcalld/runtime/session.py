@@ -18,6 +18,7 @@ import trio
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
 from hcalld.core.records import Run
+from hcalld.core.tally import Tallies
 from hcalld.core.tap import Tap, Taps
 from hcalld.domain.attribute_records import flatten
 from hcalld.domain.pef.figures import PefFigures, figures_of
@@ -66,6 +67,8 @@ class PartitionOwner(Protocol):
 
     taps: Taps | None
     """Keeps frames, if anything does."""
+    tallies: Tallies | None
+    """Counts calls, if anything does."""
 
     async def claim(self, hello: f.Hello, session: Session) -> Partition:
         """The partition of the machine. Raises ConfigError or StoreError to refuse it."""
@@ -386,6 +389,7 @@ class Session:
             self._observers,
             self.log,
             strict=self._strict,
+            tally=None if self._owner.tallies is None else self._owner.tallies.of(partition.id),
         )
         max_frame_size = min(hello.max_frame_size, s.DEFAULT_MAX_FRAME)
         welcome = f.Welcome(s.VERSION, max_frame_size, features, announcement, hello.reset)
