@@ -20,6 +20,7 @@ from hcalld.domain.attribute_records import Value
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.partition import Partition, entry_key
+from hcalld.runtime.world import RealWorld
 from hcalld.stores.memory import MemoryStore
 from hcallproto.abi.registers import U64_MAX
 from hcallproto.abi.returns import H, U
@@ -66,6 +67,7 @@ class InProcess:
         self._entries = self._partition.entries(shared_ram=False, levels=frozenset({Level.SC1}))
         self._ram = SharedRam([f.RamRegion(0, RAM_SIZE)])
         self._wire = NoWire()
+        self._world = RealWorld(self._partition)
 
     def frame(
         self, hcall: Hcall, arguments: tuple[int, ...], buffers: Mapping[str, bytes]
@@ -95,7 +97,7 @@ class InProcess:
             entry.gate(model)
         ram = self._ram
         call = Call(entry.hcall, entry.plan.arguments(frame.by_number(), ram.map), 0, ram.map)
-        outcome = Execution(frame, entry, call, partition, model, ram, self._wire).start()
+        outcome = Execution(frame, entry, call, model, ram, self._wire, self._world).start()
         assert outcome is not None, "a call waits that has nothing to wait for"
         partition.take_changes()
         return outcome

@@ -26,6 +26,7 @@ from hcalld.domain.pef.verify import Verified
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.partition import Partition, entry_key
+from hcalld.runtime.world import RealWorld
 from hcalld.stores.memory import MemoryStore
 from hcallproto.abi.registers import MSR_S
 from hcallproto.abi.returns import U
@@ -50,6 +51,7 @@ class SecureInProcess:
         self._partition = partition
         self._ram = SharedRam([f.RamRegion(0, RAM_SIZE)])
         self._wire = NoWire()
+        self._world = RealWorld(partition)
         self._page = os.urandom(PAGE_SIZE)
         self._tree = fdt.Fdt().build()
         machine = partition.pef
@@ -105,7 +107,7 @@ class SecureInProcess:
         ram = self._ram.map
         arguments = entry.plan.arguments(frame.by_number(), ram)
         call = Call(entry.hcall, arguments, 0, ram, frame.nip, frame.msr)
-        outcome = Execution(frame, entry, call, partition, model, self._ram, self._wire).start()
+        outcome = Execution(frame, entry, call, model, self._ram, self._wire, self._world).start()
         assert outcome is not None, "a call waits that has nothing to wait for"
         assert outcome.code == U.SUCCESS, outcome
         partition.take_changes()

@@ -26,6 +26,7 @@ from hcalld.domain.pef.machine import PAGE_OUT_BATCH, PefMachine
 from hcalld.domain.ultravisor.abi import PAGE_SHIFT
 from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.families.uv.shim_calls import FAMILY
+from hcalld.runtime import orders
 from hcalld.runtime.session import Session
 
 TRIES: Final = 4
@@ -86,7 +87,6 @@ class _Order:
                     batch.append(gpa)
             if not batch:
                 continue
-            machine.hypervisor.hand = (batch[-1] >> PAGE_SHIFT) + 1
             if await self._carry_out(machine, batch) < len(batch):
                 waiting += [
                     gpa for gpa in batch if _is_resident(machine, gpa) and tries[gpa] < TRIES
@@ -139,7 +139,8 @@ class _Order:
     async def _carry_out(self, machine: PefMachine, batch: list[int]) -> int:
         """Page a batch out; how many of it went."""
         before = machine.ordered_out
-        machine.wanted_out.update(dict.fromkeys(batch))
+        gpas = tuple(batch)
+        self._session.carry_out(orders.PageOut(gpas))
         try:
             with trio.move_on_after(ANSWER_SECONDS) as scope:
                 # What memory came or went is QEMU's ATTEND's to tell first.
@@ -151,8 +152,7 @@ class _Order:
                     if self._machine() is not machine:
                         return 0
         finally:
-            for gpa in batch:
-                machine.wanted_out.pop(gpa, None)
+            self._session.carry_out(orders.Withdraw(gpas))
             went = machine.ordered_out - before
             self._went += went
         if scope.cancelled_caught:

@@ -35,6 +35,7 @@ from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
 from hcalld.runtime.transport import TransportClosed
+from hcalld.runtime.world import World
 from hcallproto.abi.families import uv
 from hcallproto.abi.registers import MSR_HV, MSR_S
 from hcallproto.abi.returns import H, U, code_name
@@ -82,6 +83,7 @@ class Calls:
         connection: the protocol's state.
         outbox: takes the frames.
         partition: whose models and store are used.
+        world: what frames do not determine.
         entries: the calls that were announced.
         nursery: runs the calls that wait; ends with the connection.
         observers: are told of each call.
@@ -95,6 +97,7 @@ class Calls:
         connection: Connection,
         outbox: Outbox,
         partition: Partition,
+        world: World,
         entries: Mapping[int, Entry],
         nursery: trio.Nursery,
         observers: Sequence[Observer],
@@ -104,6 +107,8 @@ class Calls:
         tally: Tally | None = None,
     ) -> None:
         self.ram = SharedRam()
+        self.world = world
+        """May be exchanged; calls that wait go on with the one that they began with."""
         self.answered_count = 0
         self.attended = trio.Event()
         """Set when QEMU's next ATTEND has been answered, or none will come any more."""
@@ -126,7 +131,7 @@ class Calls:
 
     def answer(self, frame: f.Call) -> None:
         """Answer a call now, or start a task that will."""
-        partition = self._partition
+        partition, world = self._partition, self.world
         started = time.perf_counter_ns()
         if frame.is_resent and self._replay(frame, started):
             return
@@ -142,7 +147,7 @@ class Calls:
             return
         execution: Execution | None = None
         try:
-            model = partition.model(entry.family)
+            model = world.model(entry.family)
             if entry.gate is not None:
                 entry.gate(model)
             if entry.admission is not None:
@@ -160,7 +165,7 @@ class Calls:
                 frame.is_resent,
                 frame.is_alone,
             )
-            execution = Execution(frame, entry, call, partition, model, ram, self)
+            execution = Execution(frame, entry, call, model, ram, self, world)
             outcome = execution.start()
         except HcallError as error:
             outcome = refusal(entry.hcall, error)
@@ -221,9 +226,11 @@ class Calls:
         try:
             with pending.scope:
                 outcome = await self._outcome(pending.execution)
-            if outcome is None and pending.request is not None:
-                # CANCELLED ends the call, so what it asked for must come before.
-                await pending.request.done.wait()
+            if outcome is None:
+                if pending.request is not None:
+                    # CANCELLED ends the call, so what it asked for must come before.
+                    await pending.request.done.wait()
+                await pending.execution.world.turn(frame)
             # After an outcome nothing is awaited before it is committed.
             self._conclude(pending, outcome)
         finally:
@@ -282,7 +289,7 @@ class Calls:
             assert entry is not None
             encoded = encode(reply)
             try:
-                partition.commit(changes, RecordedReply(frame.vcpu, frame.seq, encoded))
+                self.world.commit(changes, RecordedReply(frame.vcpu, frame.seq, encoded))
             except StoreError as error:
                 outcome = self._store_failed(entry, error)
                 reply, encoded = _reply_frame(frame, outcome), None

@@ -9,7 +9,6 @@ vCPUs' calls overtake it.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
@@ -36,17 +35,13 @@ from hcalld.core.handlers import Model
 from hcalld.core.outcome import Outcome
 from hcalld.core.pages import PageRange, SetPages
 from hcalld.runtime.guestram import SharedRam
-from hcalld.runtime.partition import Entry, Partition
-from hcalld.runtime.tpm import TpmExchange
+from hcalld.runtime.partition import Entry
+from hcalld.runtime.world import MustWait, ReadShared, World
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
 SLICE_NS = 5_000_000
 """A handler that goes on for so long without waiting lets other guests' calls go first."""
-
-
-class MustWait(Exception):
-    """An effect cannot be performed without waiting."""
 
 
 class GuestAccess(Protocol):
@@ -67,7 +62,7 @@ class Execution:
 
     __slots__ = (
         "_coroutine",
-        "_exchange",
+        "_is_for_shim",
         "_pending",
         "call",
         "entry",
@@ -75,9 +70,9 @@ class Execution:
         "may_remain",
         "model",
         "notes",
-        "partition",
         "ram",
         "wire",
+        "world",
     )
 
     def __init__(
@@ -85,24 +80,25 @@ class Execution:
         frame: f.Call,
         entry: Entry,
         call: Call,
-        partition: Partition,
         model: Model,
         ram: SharedRam,
         wire: GuestAccess,
+        world: World,
     ) -> None:
         self.frame = frame
         self.entry = entry
         self.call = call
-        self.partition = partition
         self.model = model
         self.ram = ram
         self.wire = wire
+        self.world = world
         self.notes: list[str] = []
         self.may_remain = False
         """It has had an effect outside the store, or may have: stopping undoes nothing."""
         self._coroutine: Coroutine[Effect[Any], Any, Outcome] | None = None
         self._pending: Effect[Any] | None = None
-        self._exchange: TpmExchange | None = None
+        self._is_for_shim = False
+        """What is to be read has to be asked of the shim."""
 
     def start(self) -> Outcome | None:
         """Run the handler until it ends or has to wait.
@@ -143,12 +139,21 @@ class Execution:
         assert effect is not None
         answer: Any = None
         error: Exception | None = None
+        frame, world = self.frame, self.world
+        is_waiting = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
+            await world.turn(frame)
             until = time.perf_counter_ns() + SLICE_NS
             while True:
                 try:
-                    answer, error = await self._perform(effect), None
+                    if not is_waiting:
+                        answer, error = self._perform_now(effect), None
+                    else:
+                        answer, error = await self._wait_for(effect), None
+                except MustWait:
+                    is_waiting = True
+                    continue
                 except (
                     BackendUnavailable,
                     GuestMemoryError,
@@ -160,17 +165,20 @@ class Execution:
                     # As UV_ESM, which reads and measures what may be all of a guest's RAM.
                     await trio.lowlevel.checkpoint()
                     until = time.perf_counter_ns() + SLICE_NS
+                    is_waiting = True
                 # What was waited for may have come together with the end of the call: the
                 # handler must not go on then, and change what nobody is told of.
                 await trio.lowlevel.checkpoint_if_cancelled()
+                if is_waiting:
+                    await world.turn(frame)
+                    is_waiting = False
                 effect = coroutine.send(answer) if error is None else coroutine.throw(error)
         except StopIteration as stop:
             outcome: Outcome = stop.value
             return outcome
         finally:
             coroutine.close()
-            if self._exchange is not None:
-                self._exchange.abandon()
+            world.give_up(frame)
 
     # -- effects ------------------------------------------------------------------------
 
@@ -180,20 +188,17 @@ class Execution:
             raise MustWait
         return perform(self, effect)
 
-    async def _perform(self, effect: Effect[Any]) -> Any:
-        try:
-            return self._perform_now(effect)
-        except MustWait:
-            pass
+    async def _wait_for(self, effect: Effect[Any]) -> Any:
+        """Perform what could not be performed at once."""
         match effect:
             case ReadBuffer(name):
                 gpa, size = self.entry.plan.range_of(name, self.call)
                 try:
-                    return (await self.wire.read(self.frame, ((gpa, size),)))[0]
+                    return await self._read_by_waiting(gpa, size)
                 except GuestMemoryError as error:
                     raise self.call.refuse(name, str(error)) from error
             case ReadGuest(gpa, size):
-                return (await self.wire.read(self.frame, ((gpa, size),)))[0]
+                return await self._read_by_waiting(gpa, size)
             case WriteGuest(gpa, data):
                 self._must_be_ram(gpa, len(data))
                 segment = f.WriteSegment(gpa, len(data), data)
@@ -208,20 +213,18 @@ class Execution:
                     self._must_be_ram(gpa, size)
                 self.may_remain = True
                 return await self.wire.set_pages(self.frame, ranges)
-            case Flush():
-                return await self.partition.flush()
-            case TpmTransmit():
-                exchange = self._exchange
-                assert exchange is not None
-                try:
-                    return await exchange.finish()
-                finally:
-                    self._exchange = None
-            case TpmClose():
-                assert self.partition.tpm is not None
-                return await self.partition.tpm.close()
+            case Entropy() | Now() | Flush() | TpmTransmit() | TpmClose():
+                return await self.world.wait_for(self.frame, effect)
             case _:
                 raise TypeError(f"no driver for effect {effect!r}")
+
+    async def _read_by_waiting(self, gpa: int, size: int) -> bytes:
+        if not self._is_for_shim:
+            shared = ReadShared(gpa, size, self.ram)
+            data: bytes | None = await self.world.wait_for(self.frame, shared)
+            if data is not None:
+                return data
+        return (await self.wire.read(self.frame, ((gpa, size),)))[0]
 
     def _read_buffer(self, effect: ReadBuffer) -> bytes:
         name = effect.name
@@ -244,10 +247,14 @@ class Execution:
         return data
 
     def _read_shared(self, gpa: int, size: int) -> bytes:
-        data = self.ram.read(gpa, size)
-        if data is None:
-            raise MustWait
-        return data
+        self._is_for_shim = not self.ram.shares(gpa, size)
+        if not self._is_for_shim:
+            effect = ReadShared(gpa, size, self.ram)
+            data: bytes | None = self.world.answer(self.frame, effect)
+            if data is not None:
+                return data
+            self._is_for_shim = True
+        raise MustWait
 
     def _must_be_ram(self, gpa: int, size: int) -> None:
         if not self.call.ram.contains(gpa, size):
@@ -257,26 +264,12 @@ class Execution:
         self._must_be_ram(effect.gpa, effect.size)
         return self._read_shared(effect.gpa, effect.size)
 
-    def _flush(self, effect: Flush) -> None:
-        if self.partition.is_dirty:
-            raise MustWait
+    def _tpm_transmit(self, effect: TpmTransmit) -> Any:
+        self.may_remain = True
+        return self.world.answer(self.frame, effect)
 
-    def _tpm_transmit(self, effect: TpmTransmit) -> bytes:
-        if self._exchange is None:
-            assert self.partition.tpm is not None
-            self.may_remain = True
-            exchange = self.partition.tpm.exchange(effect.command)
-            response = exchange.start()
-            if response is not None:
-                return response
-            self._exchange = exchange
-        raise MustWait
-
-    def _entropy(self, effect: Entropy) -> bytes:
-        return os.urandom(effect.size)
-
-    def _now(self, effect: Now) -> int:
-        return time.time_ns()
+    def _ask(self, effect: Effect[Any]) -> Any:
+        return self.world.answer(self.frame, effect)
 
     def _note(self, effect: Note) -> None:
         self.notes.append(effect.text)
@@ -285,9 +278,10 @@ class Execution:
 _IMMEDIATE: Mapping[type[Effect[Any]], Callable[[Execution, Any], Any]] = {
     ReadBuffer: Execution._read_buffer,
     ReadGuest: Execution._read_guest,
-    Flush: Execution._flush,
+    Flush: Execution._ask,
     TpmTransmit: Execution._tpm_transmit,
-    Entropy: Execution._entropy,
-    Now: Execution._now,
+    TpmClose: Execution._ask,
+    Entropy: Execution._ask,
+    Now: Execution._ask,
     Note: Execution._note,
 }

@@ -29,6 +29,14 @@ class SharedRam:
         self._descriptors = tuple(descriptors)
         self._shared = tuple(r for r in regions if r.fd_index != NO_DESCRIPTOR)
 
+    def shares(self, gpa: int, size: int) -> bool:
+        """True if the shim shares all of them: ``read`` may be tried."""
+        for region in self._shared:
+            offset = gpa - region.gpa
+            if offset >= 0 and offset + size <= region.size:
+                return True
+        return False
+
     def read(self, gpa: int, size: int) -> bytes | None:
         """The bytes, or None if they are not all in one shared region."""
         for region in self._shared:

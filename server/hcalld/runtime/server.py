@@ -32,6 +32,7 @@ from hcalld.runtime.transport import (
     describe_peer,
     peer_uid,
 )
+from hcalld.runtime.world import RealWorld, World
 from hcalld.stores.base import FlushStores, Store
 from hcallproto.wire import frames as f
 
@@ -115,6 +116,10 @@ class Server:
         """The session is over, and its partition free."""
         if self.sessions.get(partition.id) is session:
             del self.sessions[partition.id]
+
+    def world(self, partition: Partition) -> World:
+        """See PartitionOwner."""
+        return RealWorld(partition)
 
     def begin_taps(self, taps: Taps) -> None:
         """Have all connections' frames kept from now on."""

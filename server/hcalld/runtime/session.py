@@ -9,7 +9,7 @@ other.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -22,12 +22,15 @@ from hcalld.core.tally import Tallies
 from hcalld.core.tap import Tap, Taps
 from hcalld.domain.attribute_records import flatten
 from hcalld.domain.pef.figures import PefFigures, figures_of
+from hcalld.domain.ultravisor.abi import PAGE_SHIFT
 from hcalld.families.uv.shim_calls import FAMILY as PEF_FAMILY
 from hcalld.runtime.calls import Calls
 from hcalld.runtime.guestram import SharedRam
+from hcalld.runtime.orders import Attend, Order, PageOut, Rest, Stop, Withdraw
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
 from hcalld.runtime.transport import Transport, TransportClosed
+from hcalld.runtime.world import World
 from hcallproto.abi.spec import Level
 from hcallproto.conn.connection import Connection
 from hcallproto.conn.states import Role, State
@@ -76,6 +79,9 @@ class PartitionOwner(Protocol):
     def release(self, partition: Partition, session: Session) -> None:
         """The session has ended and closed the partition."""
 
+    def world(self, partition: Partition) -> World:
+        """What the partition's calls ask that frames do not determine."""
+
 
 class Session:
     """One connection of one guest."""
@@ -109,6 +115,8 @@ class Session:
         self._context: dict[type[f.Frame], f.Frame] = {}
         """The newest of the frames without which others are not understood."""
         self._calls: Calls | None = None
+        self._world: World | None = None
+        """From HELLO on."""
         self._nursery: trio.Nursery | None = None
         self._figures_at_rest: tuple[int, PefFigures] | None = None
         """Calls answered, and what the secure VM was, when the store began to rest."""
@@ -117,8 +125,7 @@ class Session:
 
     def stop(self, why: str) -> None:
         """End the session soon, and tell the shim why; ``ended`` says when."""
-        self._why_stopped = why
-        self._scope.cancel()
+        self.carry_out(Stop(why))
 
     @property
     def pending_count(self) -> int:
@@ -138,7 +145,37 @@ class Session:
         """
         if self._calls is None or self._nursery is None or self.connection.state is not State.READY:
             return None
-        return self._calls.attend()
+        self.carry_out(Attend())
+        return self._calls.attended
+
+    def carry_out(self, order: Order) -> None:
+        """Do what somebody orders who is not the guest: see ``orders``."""
+        if self._world is not None:
+            self._world.ordered(order)
+        machine = None if self.partition is None else self.partition.pef
+        match order:
+            case PageOut(gpas) if machine is not None and gpas:
+                machine.hypervisor.hand = (gpas[-1] >> PAGE_SHIFT) + 1
+                machine.wanted_out.update(dict.fromkeys(gpas))
+            case Withdraw(gpas) if machine is not None:
+                for gpa in gpas:
+                    machine.wanted_out.pop(gpa, None)
+            case Attend():
+                if self._calls is not None:
+                    self._calls.attend()
+            case Rest():
+                if self.partition is not None:
+                    self.partition.rest()
+            case Stop(why):
+                self._why_stopped = why
+                self._scope.cancel()
+
+    def enter(self, world: Callable[[World], World]) -> None:
+        """Have another world around the one that there is, from the next call on."""
+        if self._world is not None:
+            self._world = world(self._world)
+            if self._calls is not None:
+                self._calls.world = self._world
 
     def pef_figures(self) -> PefFigures | None:
         """What its secure VM is now; None if the partition has none.
@@ -175,7 +212,7 @@ class Session:
                 machine = partition.pef
                 if machine is not None:
                     self._figures_at_rest = calls.answered_count, figures_of(machine)
-                partition.rest()
+                self.carry_out(Rest())
         except StoreError as error:
             self.log.error("store not flushed", reason=str(error))
 
@@ -359,7 +396,8 @@ class Session:
         partition = self.partition = await self._owner.claim(hello, self)
         partition.page_shift = hello.page_shift
         self.log = self.log.bind(partition=partition.id)
-        partition.begin(Run(hello.instance, hello.reset))
+        world = self._world = self._owner.world(partition)
+        world.begin(Run(hello.instance, hello.reset))
         self._log_orders(partition)
         features = hello.features & SERVED_FEATURES
         if not self.transport.passes_descriptors:
@@ -384,6 +422,7 @@ class Session:
             self.connection,
             self._outbox,
             partition,
+            world,
             self._entries,
             self._nursery,
             self._observers,
@@ -471,10 +510,11 @@ class Session:
         if event.kind is not s.EventKind.RESET:
             return
         assert self._calls is not None
+        assert self._world is not None
         assert self.partition is not None
         assert self.hello is not None
         self._calls.reset()
-        self.partition.begin(Run(self.hello.instance, event.reset))
+        self._world.begin(Run(self.hello.instance, event.reset))
         if self.partition.tpm is not None and self._nursery is not None:
             self._nursery.start_soon(self.partition.tpm.settle)
         self._outbox.queue(f.EventAck(event.kind, event.request, event.reset))

@@ -36,6 +36,7 @@ from hcalld.runtime import driver
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.partition import Entry, Partition, entry_key
+from hcalld.runtime.world import RealWorld
 from hcalld.stores.memory import MemoryState
 from hcallproto.abi.returns import H
 from hcallproto.abi.spec import Hcall, Level
@@ -90,6 +91,7 @@ class Bench:
     )
     shared_ram: bool = False
     answers: Answers = dataclasses.field(default_factory=list)
+    partition: Partition = dataclasses.field(init=False)
 
     def execution(
         self,
@@ -102,6 +104,7 @@ class Bench:
         state = MemoryState()
         profile = Profile(partition="p", source="test")
         partition = Partition(profile, lambda: FaultyStore(state, self.faults))
+        self.partition = partition
         partition.begin(Run(bytes(16), 0))
         entries = partition.entries(shared_ram=self.shared_ram, levels=frozenset({Level.SC1}))
         known = entries[entry_key(hcall.number, hcall.level)]
@@ -129,7 +132,7 @@ class Bench:
         names = {arg.name: registers.get(arg.register, 0) for arg in hcall.args}
         call = Call(hcall, names, 0, self.ram.map)
         model = partition.model("ledger")
-        return Execution(frame, entry, call, partition, model, self.ram, self.wire)
+        return Execution(frame, entry, call, model, self.ram, self.wire, RealWorld(partition))
 
 
 def asks(*effects: Effect[Any]) -> Body:
@@ -369,7 +372,7 @@ async def test_flush_when_something_is_not_on_disk_then_it_is_afterwards():
     assert execution.start() is None
     await execution.finish()
     assert bench.faults.flushes == 1
-    assert not execution.partition.is_dirty
+    assert not bench.partition.is_dirty
 
 
 async def test_flush_when_it_fails_then_the_handler_is_told():
