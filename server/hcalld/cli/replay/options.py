@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all subcommands of ``hcalld replay`` have in common: options, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hcalld.replay.ignoring import Ignored, IgnoreError, parse_ignored
+
+if TYPE_CHECKING:
+    from hcalld.replay.differences import Difference
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+EXIT_DIFFERENT = 1
+EXIT_BROKEN = 2
+
+
+def _ignored(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> Ignored:
+    try:
+        return parse_ignored(words)
+    except IgnoreError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def replay_options(command: _Command) -> _Command:
+    """Adds CAPTURE, ``--guest``, ``--ignore``, ``--stop`` and ``--json``.
+
+    They arrive as ``capture`` (an open file), ``guest``, ``ignored``, ``stop``, ``as_json``.
+    """
+    for decorate in (
+        click.argument("capture", type=click.File("rb")),
+        click.option("--json", "as_json", is_flag=True, help="A JSON object on each line."),
+        click.option("--stop", is_flag=True, help="Stop at the first difference."),
+        click.option(
+            "--ignore",
+            "ignored",
+            multiple=True,
+            metavar="FIELD",
+            callback=_ignored,
+            help="Don't compare this field: FIELD, or CALL.FIELD such as "
+            "H_PKS_GET_CONFIG.usedspace; status, rN, memory, pages, nip, msr, and the table's "
+            "names of results and buffers.",
+        ),
+        click.option("--guest", help="Play this guest's connections; needed if there are more."),
+    ):
+        command = decorate(command)
+    return command
+
+
+class Reporter:
+    """Prints differences as they are found."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.differences = 0
+        self._as_json = as_json
+
+    def difference(self, where: str, difference: Difference) -> None:
+        """Print one; those by nature are not counted.
+
+        Args:
+            where: guest, virtual CPU and number of the call.
+            difference: what is not the same.
+        """
+        self.differences += not difference.by_nature
+        if self._as_json:
+            self._json(
+                kind="by nature" if difference.by_nature else "difference",
+                where=where,
+                call=difference.call,
+                field=difference.field,
+                expected=difference.expected,
+                got=difference.got,
+            )
+        elif not difference.by_nature:
+            click.echo(f"{where} {difference}")
+
+    def note(self, text: str) -> None:
+        """Print something that is no difference."""
+        if self._as_json:
+            self._json(kind="note", text=text)
+        else:
+            click.echo(text)
+
+    def summary(self, **figures: object) -> None:
+        """Print how it went: numbers by name."""
+        if self._as_json:
+            self._json(kind="summary", differences=self.differences, **figures)
+            return
+        shown = [f"{value} {name.replace('_', ' ')}" for name, value in figures.items()]
+        what = f"{self.differences} differences" if self.differences else "no differences"
+        click.echo(", ".join([what, *shown]))
+
+    def _json(self, **fields: object) -> None:
+        click.echo(json.dumps(fields))
+
+
+@contextlib.contextmanager
+def broken_is_2(name: str) -> Iterator[None]:
+    """End with exit status 2 if the capture cannot be read or played."""
+    from hcalld.replay.errors import ReplayError
+    from hcallproto.errors import CaptureError
+
+    try:
+        yield
+    except (CaptureError, ReplayError) as error:
+        click.echo(f"hcalld: {name}: {error}", err=True)
+        sys.exit(EXIT_BROKEN)
