@@ -1,15 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules in force, and which of them a call meets."""
+"""The rules in force, and which of them a call meets.
+
+``Meets`` is what the runtime sees: whoever knows otherwise which rule a call met, as a
+recording does, can stand in its place.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import random
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from hcalld.core.errors import ConfigError
-from hcalld.faults.rules import MAX_RULES, Rule, calls_of
+from hcalld.faults.rules import MAX_RULES, Rule, calls_of, parse, value_of
 from hcallproto.abi.spec import Arg, Hcall
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Met:
+    """A rule that a call has met, and all that decides what goes wrong with the call."""
+
+    number: int
+    """The rule's."""
+    rule: Rule
+    count: int = 1
+    """So many calls have met it, this one included."""
+
+    def note(self) -> str:
+        """What the trace, the log and the capture say of the call."""
+        return f"fault {self.number}: {self.rule.describe()}"
+
+
+class Meets(Protocol):
+    """Says which rule a call meets."""
+
+    is_active: bool
+    """False: no call meets any, and none need be asked about."""
+
+    def meet(self, guest: str, vcpu: int, hcall: Hcall, registers: Sequence[int]) -> Met | None:
+        """The rule that a call meets.
+
+        Args:
+            guest: the partition's name.
+            vcpu: who calls.
+            hcall: the call.
+            registers: by number.
+        """
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,10 +67,6 @@ class Active:
         """It will do nothing any more."""
         return self.rule.times is not None and self.met >= self.rule.times
 
-    def note(self) -> str:
-        """What the trace says of a call that met it."""
-        return f"fault {self.number}: {self.rule.describe()}"
-
 
 class Faults:
     """All rules of a daemon. The first that a call meets is the one that holds."""
@@ -42,6 +75,8 @@ class Faults:
         self._active: dict[int, Active] = {}
         self._by_call: dict[tuple[int, int], list[Active]] = {}
         self._last = 0
+        self.is_active = False
+        """See Meets."""
         for rule in rules:
             self.add(rule)
 
@@ -84,22 +119,15 @@ class Faults:
         self._index()
         return active
 
-    def clear(self) -> int:
-        """Take all rules out of force; gives how many there were."""
-        count = len(self._active)
+    def clear(self) -> list[Active]:
+        """Take all rules out of force; gives them."""
+        cleared = list(self._active.values())
         self._active.clear()
         self._index()
-        return count
+        return cleared
 
-    def meet(self, guest: str, vcpu: int, hcall: Hcall, registers: Sequence[int]) -> Active | None:
-        """The rule that a call meets.
-
-        Args:
-            guest: the partition's name.
-            vcpu: who calls.
-            hcall: the call.
-            registers: by number.
-        """
+    def meet(self, guest: str, vcpu: int, hcall: Hcall, registers: Sequence[int]) -> Met | None:
+        """See Meets."""
         for active in self._by_call.get((hcall.level, hcall.number), ()):
             if active.is_spent or not _matches(active.rule, guest, vcpu, hcall, registers):
                 continue
@@ -109,11 +137,12 @@ class Faults:
             if active.rule.probability < 1 and active.random.random() >= active.rule.probability:
                 continue
             active.met += 1
-            return active
+            return Met(active.number, active.rule, active.met)
         return None
 
     def _index(self) -> None:
         self._by_call = {}
+        self.is_active = bool(self._active)
         for active in self._active.values():
             for hcall in calls_of(active.rule.call):
                 self._by_call.setdefault((hcall.level, hcall.number), []).append(active)
@@ -144,7 +173,23 @@ def _matches(rule: Rule, guest: str, vcpu: int, hcall: Hcall, registers: Sequenc
 def _is(arg: Arg, value: int, wanted: int | str) -> bool:
     if isinstance(wanted, int):
         return value == wanted & ((1 << 64) - 1)
-    if arg.names is None:
-        return False
-    named = arg.names.__members__.get(wanted)
-    return named is not None and value == named
+    return value == value_of(arg, wanted)
+
+
+def load(text: str, source: str) -> Faults:
+    """The rules of a file, in force.
+
+    Args:
+        text: TOML, with a table ``[[fault]]`` for each rule.
+        source: its name, for messages.
+
+    Raises:
+        ConfigError: it is malformed, or a rule could never be met; says which and why.
+    """
+    faults = Faults()
+    for number, rule in enumerate(parse(text, source), 1):
+        try:
+            faults.add(rule)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: rule {number}: {error}") from None
+    return faults

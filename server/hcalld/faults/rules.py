@@ -13,6 +13,7 @@ The same in a file of rules, on the control socket and on the command line::
 from __future__ import annotations
 
 import enum
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -20,14 +21,33 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from hcalld.core.errors import ConfigError
+from hcalld.families.uv import shim_calls
+from hcallproto.abi.families import pks, tpm, uv
 from hcallproto.abi.registry import BY_NAME, CALLS, FAMILIES, FAMILY_OF
 from hcallproto.abi.returns import H, U, code_name
-from hcallproto.abi.spec import Direction, Hcall
+from hcallproto.abi.spec import Arg, Direction, Hcall
+from hcallproto.wire.schema import MAX_VCPUS
 
 MAX_RULES: Final = 256
 MAX_DELAY_MS: Final = 600_000
+MAX_ARGUMENTS: Final = 16
+MAX_NAME: Final = 256
+"""Characters of a name in a rule."""
+
+OF_SHIM: Final = {call.name: call for call in shim_calls.FAMILY.calls}
+"""QEMU's own calls. A rule is about one of them only if it names it."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+
+
+class Close(enum.Enum):
+    """When a connection ends."""
+
+    BEFORE = "before"
+    """The call is not carried out."""
+    AFTER = "after"
+    """It is carried out and committed, and its reply is lost."""
 
 
 class Gone(enum.Enum):
@@ -44,7 +64,7 @@ class Gone(enum.Enum):
 class Corrupt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bits that are turned in a reply."""
 
-    name: str
+    name: Name
     """An output register, or the address argument of a buffer that the call writes."""
     offset: Count = 0
     """Of the byte in a buffer; beyond what is written nothing is turned."""
@@ -57,13 +77,13 @@ class Rule(
 ):
     """One rule. Exactly one of the fields from ``returns`` on must be given, beside a delay."""
 
-    call: str = ""
-    """A call's name, or a family's; "": every call."""
-    guest: str = ""
+    call: Name = ""
+    """A call's name, or a family's; "": every call that a guest makes."""
+    guest: Name = ""
     """A partition's name; "": every guest."""
-    vcpu: Count | None = None
-    arguments: Mapping[str, int | str] = {}
-    """Arguments that must have these values; those with names by name as well."""
+    vcpu: Annotated[int, msgspec.Meta(ge=0, lt=MAX_VCPUS)] | None = None
+    arguments: Annotated[Mapping[Name, int | Name], msgspec.Meta(max_length=MAX_ARGUMENTS)] = {}
+    """Arguments that must have these values; those with names by name as well, as ``A|B``."""
     after: Count = 0
     """So many calls that match are let pass first."""
     times: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -73,28 +93,18 @@ class Rule(
     seed: Count = 0
     delay_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_DELAY_MS)] | None = None
     """Before the call is looked at."""
-    returns: str | int | None = msgspec.field(default=None, name="return")
+    returns: Name | int | None = msgspec.field(default=None, name="return")
     """The code that the guest gets instead; the call is not carried out."""
     drop_reply: bool = False
     """The call is carried out, and the guest's side never hears of it."""
     corrupt: Corrupt | None = None
-    close: bool = False
-    """The connection ends before the call is carried out."""
+    close: Close | None = None
+    """The connection ends."""
     gone: Gone | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could never do anything, or not only one thing."""
-        actions = [
-            name
-            for name, is_there in (
-                ("return", self.returns is not None),
-                ("drop_reply", self.drop_reply),
-                ("corrupt", self.corrupt is not None),
-                ("close", self.close),
-                ("gone", self.gone is not None),
-            )
-            if is_there
-        ]
+        actions = self._actions()
         if len(actions) > 1:
             raise ValueError(f"{' and '.join(actions)} contradict each other; give one")
         if not actions and self.delay_ms is None:
@@ -103,22 +113,72 @@ class Rule(
                 "delay_ms"
             )
         calls = calls_of(self.call)
+        if self.call in OF_SHIM and actions and actions[0] not in _FOR_SHIM:
+            raise ValueError(
+                f"{actions[0]}: QEMU makes {self.call} itself, and does not look at what it "
+                f"returns; what can go wrong with it is {', '.join(_FOR_SHIM)} or a delay_ms"
+            )
         if self.returns is not None:
             for hcall in calls:
                 status_of(self.returns, hcall)
-        for name in self.arguments:
-            if not any(name in _argument_names(hcall) for hcall in calls):
-                raise ValueError(
-                    f"no argument {name!r} in {self.call or 'any call'}; there are: "
-                    + ", ".join(sorted({one for hcall in calls for one in _argument_names(hcall)}))
-                )
+        for name, wanted in self.arguments.items():
+            self._check_argument(name, wanted, calls)
         if self.corrupt is not None:
-            known = sorted({one for hcall in calls for one in _result_names(hcall)})
-            if self.corrupt.name not in known:
-                raise ValueError(
-                    f"no result {self.corrupt.name!r} in {self.call or 'any call'}; there are: "
-                    + (", ".join(known) or "none")
-                )
+            self._check_corrupt(self.corrupt, calls)
+        users = _USERS.get(self.gone)
+        if users is not None and not any(hcall in users for hcall in calls):
+            assert self.gone is not None
+            raise ValueError(
+                f"gone: {self.call} does not need the {self.gone.value}; expected "
+                + " or ".join(hcall.name for hcall in users)
+            )
+
+    def _actions(self) -> list[str]:
+        return [
+            name
+            for name, is_there in (
+                ("return", self.returns is not None),
+                ("drop_reply", self.drop_reply),
+                ("corrupt", self.corrupt is not None),
+                ("close", self.close is not None),
+                ("gone", self.gone is not None),
+            )
+            if is_there
+        ]
+
+    def _check_argument(self, name: str, wanted: int | str, calls: tuple[Hcall, ...]) -> None:
+        args = [arg for hcall in calls for arg in hcall.args if arg.name == name]
+        if not args:
+            known = sorted({arg.name for hcall in calls for arg in hcall.args})
+            raise ValueError(
+                f"arguments: no argument {name!r} in {self.call or 'any call'}; there are: "
+                + (", ".join(known) or "none")
+            )
+        if isinstance(wanted, int):
+            if not -(1 << 63) <= wanted < 1 << 64:
+                raise ValueError(f"arguments: {name} {wanted} does not fit a register")
+        elif all(value_of(arg, wanted) is None for arg in args):
+            known = sorted({one for arg in args for one in _value_names(arg)})
+            raise ValueError(
+                f"arguments: {name} has no value {wanted!r}; expected a number"
+                + (f", or of: {', '.join(known)}" if known else "")
+            )
+
+    def _check_corrupt(self, corrupt: Corrupt, calls: tuple[Hcall, ...]) -> None:
+        known = sorted({one for hcall in calls for one in _result_names(hcall)})
+        if corrupt.name not in known:
+            raise ValueError(
+                f"corrupt: no result {corrupt.name!r} in {self.call or 'any call'}; there are: "
+                + (", ".join(known) or "none")
+            )
+        is_register = any(
+            output.name == corrupt.name for hcall in calls for output in hcall.outputs
+        )
+        is_buffer = any(corrupt.name == name for hcall in calls for name in _written(hcall))
+        if corrupt.offset and not is_buffer:
+            raise ValueError(f"corrupt: {corrupt.name!r} is a register, and has no offset")
+        if corrupt.bits > _BYTE and not is_register:
+            raise ValueError(f"corrupt: bits {corrupt.bits:#x} are more than those of a byte")
 
     @property
     def is_endless(self) -> bool:
@@ -134,8 +194,8 @@ class Rule(
             what = "no reply"
         elif self.corrupt is not None:
             what = f"corrupt {self.corrupt.name}"
-        elif self.close:
-            what = "close"
+        elif self.close is not None:
+            what = f"close {self.close.value}"
         elif self.gone is not None:
             what = f"no {self.gone.value}"
         else:
@@ -153,11 +213,14 @@ def calls_of(name: str) -> tuple[Hcall, ...]:
         return CALLS
     if name in BY_NAME:
         return (BY_NAME[name],)
+    if name in OF_SHIM:
+        return (OF_SHIM[name],)
     found = tuple(call for call in CALLS if FAMILY_OF[call.name].name == name)
     if not found:
         families = ", ".join(family.name for family in FAMILIES)
         raise ValueError(
-            f"no call {name!r}; expected a name that 'hcalld list' shows, or a family: {families}"
+            f"call: no call {name!r}; expected a name that 'hcalld list' shows, or a "
+            f"family: {families}"
         )
     return found
 
@@ -173,27 +236,63 @@ def status_of(returns: str | int, hcall: Hcall) -> int:
     """
     if isinstance(returns, int):
         if not -(1 << 63) <= returns < 1 << 63:
-            raise ValueError(f"return {returns} does not fit a register")
+            raise ValueError(f"return: {returns} does not fit a register")
         return returns
     code = _CODES.get(returns)
     if code is None:
-        raise ValueError(f"no return code {returns!r}; expected one such as H_BUSY, or a number")
+        raise ValueError(
+            f"return: no return code {returns!r}; expected one such as H_BUSY, or a number"
+        )
     if not isinstance(code, hcall.return_codes):
-        raise ValueError(f"{hcall.name} does not return {returns}: expected a code of its kind")
+        raise ValueError(
+            f"return: {hcall.name} does not return {returns}; expected a code "
+            f"{hcall.return_codes.__name__}_..., or a number"
+        )
     return int(code)
 
 
-def _argument_names(hcall: Hcall) -> list[str]:
-    return [arg.name for arg in hcall.args]
+def value_of(arg: Arg, wanted: str) -> int | None:
+    """The number that names, joined by ``|``, mean for an argument; None: it has none such."""
+    names: Mapping[str, int] = arg.names.__members__ if arg.names is not None else {}
+    values = [names.get(one.strip()) for one in wanted.split("|")]
+    result = 0
+    for value in values:
+        if value is None:
+            return None
+        result |= int(value)
+    return result
+
+
+def _value_names(arg: Arg) -> list[str]:
+    return list(arg.names.__members__) if arg.names is not None else []
+
+
+def _written(hcall: Hcall) -> list[str]:
+    return [one.address for one in hcall.buffers if one.direction is Direction.OUT]
 
 
 def _result_names(hcall: Hcall) -> list[str]:
-    buffers = [one.address for one in hcall.buffers if one.direction is Direction.OUT]
-    return [output.name for output in hcall.outputs] + buffers
+    return [output.name for output in hcall.outputs] + _written(hcall)
+
+
+_BYTE: Final = 0xFF
+_FOR_SHIM: Final = ("drop_reply", "close")
+_USERS: Final[Mapping[Gone | None, tuple[Hcall, ...]]] = {
+    Gone.TPM: (tpm.TPM_COMM, uv.ESM),
+    Gone.DISK: (pks.CONFIRM_OBJECT_FLUSHED,),
+}
+"""The calls that need what can be gone; any of them may need space."""
+
+
+# -- files ------------------------------------------------------------------------------------
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fault: list[Rule] = []
+
+
+_PLACE: Final = re.compile(r" - at `\$(?:\.fault\[(\d+)\])?\.?([^`]*)`$")
+"""Where in a file msgspec found something wrong: the rule from 0 on, and the field."""
 
 
 def parse(text: str, source: str) -> list[Rule]:
@@ -204,7 +303,7 @@ def parse(text: str, source: str) -> list[Rule]:
         source: its name, for messages.
 
     Raises:
-        ConfigError: it is malformed; the text says which rule and why.
+        ConfigError: it is malformed; the text says which rule, which field and why.
     """
     try:
         raw: dict[str, Any] = tomllib.loads(text)
@@ -212,4 +311,14 @@ def parse(text: str, source: str) -> list[Rule]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: {error}") from None
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"{source}: {error}") from None
+        raise ConfigError(f"{source}: {_placed(str(error))}") from None
+
+
+def _placed(why: str) -> str:
+    """What msgspec says, with the rule's number and the field in front."""
+    found = _PLACE.search(why)
+    if found is None:
+        return why
+    place = f"rule {int(found[1]) + 1}: " if found[1] is not None else ""
+    field = f"{found[2]}: " if found[2] else ""
+    return f"{place}{field}{why[: found.start()]}"

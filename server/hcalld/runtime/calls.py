@@ -6,6 +6,9 @@ its own, which the shim can cancel and a reset ends. It can be stopped wherever 
 and has changed nothing then, for a handler changes its model only after its last effect;
 only a TPM may have carried out what was sent to it.
 
+Whether a call meets a rule of faults is asked once, in ``answer``; ``runtime.mishaps`` has what
+a rule then does.
+
 This is the one place where an exception of a handler is caught: the guest gets
 H_HARDWARE, the log the traceback, and everything else lives on. ``strict`` re-raises it
 instead; tests set it.
@@ -30,8 +33,11 @@ from hcalld.core.records import RecordedReply
 from hcalld.core.tally import Tally
 from hcalld.domain.pef.attend import is_wanting, memory_changed
 from hcalld.domain.ultravisor.vm_states import VmState
+from hcalld.faults.engine import Meets
+from hcalld.faults.rules import Close
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
+from hcalld.runtime.mishaps import ConnectionCut, Mishap, answered
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
 from hcalld.runtime.transport import TransportClosed
@@ -68,8 +74,13 @@ class _Request:
 class _Pending:
     """A call that has to wait."""
 
-    execution: Execution
+    frame: f.Call
+    entry: Entry
     started: int
+    world: World
+    mishap: Mishap | None
+    execution: Execution | None = None
+    """None: it has not been looked at yet."""
     scope: trio.CancelScope = dataclasses.field(default_factory=trio.CancelScope)
     request: _Request | None = None
     cancel: f.Cancel | None = None
@@ -121,6 +132,9 @@ class Calls:
         self._tally = tally
         self._log = log
         self._strict = strict
+        self._unsaid: dict[int, tuple[int, s.Effect, str]] = {}
+        """Of each vCPU the last call whose reply was dropped: its number, and what is said of it
+        when the shim gives it up."""
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._next_request = 1
 
@@ -131,20 +145,58 @@ class Calls:
 
     def answer(self, frame: f.Call) -> None:
         """Answer a call now, or start a task that will."""
-        partition, world = self._partition, self.world
         started = time.perf_counter_ns()
         if frame.is_resent and self._replay(frame, started):
             return
         entry = self._entries.get(entry_key(frame.gpr[2], frame.level))
         if entry is None:
             code: H | U = H.FUNCTION if frame.level == Level.SC1 else U.FUNCTION
-            self._reply(frame, None, Outcome(code, why="no handler for this call"), (), started)
+            self._reply(frame, None, Outcome(code, why="no handler for this call"), None, started)
             return
+        world, mishap = self.world, None
+        if world.faults is not None and world.faults.is_active:
+            mishap = self._mishap(frame, entry, world.faults)
+            if mishap is not None and mishap.seconds:
+                self._wait(_Pending(frame, entry, started, world, mishap))
+                return
+        execution, outcome = self._begin(frame, entry, world, mishap)
+        if outcome is not None:
+            self._reply(frame, entry, outcome, execution, started, mishap)
+            return
+        self._wait(_Pending(frame, entry, started, world, mishap, execution))
+
+    def _mishap(self, frame: f.Call, entry: Entry, faults: Meets) -> Mishap | None:
+        """The one place where a call meets its rule."""
+        registers = frame.by_number()
+        met = faults.meet(self._partition.id, frame.vcpu, entry.hcall, registers)
+        if met is None:
+            return None
+        # Once for each rule: a guest that tries again for ever would fill the log.
+        say = self._log.warning if met.count == 1 else self._log.debug
+        say("fault met", call=entry.hcall.name, vcpu=frame.vcpu, seq=frame.seq, fault=met.note())
+        return Mishap(met)
+
+    def _begin(
+        self, frame: f.Call, entry: Entry, world: World, mishap: Mishap | None
+    ) -> tuple[Execution | None, Outcome | None]:
+        """Carry a call out as far as it goes without waiting.
+
+        Returns:
+            What was begun, and its outcome; without one ``_outcome`` must go on.
+
+        Raises:
+            ConnectionCut: a rule says so.
+        """
+        partition = self._partition
         machine = partition.pef
         if machine is not None and machine.is_secure and _is_outside(frame):
-            expelled = machine.expel(entry.hcall.timeout_code)
-            self._reply(frame, entry, expelled, (), started)
-            return
+            return None, machine.expel(entry.hcall.timeout_code)
+        if mishap is not None:
+            rule = mishap.met.rule
+            if rule.close is Close.BEFORE:
+                raise ConnectionCut(mishap.note)
+            if rule.returns is not None:
+                return None, answered(entry.hcall, frame, mishap.met)
         execution: Execution | None = None
         try:
             model = world.model(entry.family)
@@ -166,19 +218,19 @@ class Calls:
                 frame.is_alone,
             )
             execution = Execution(frame, entry, call, model, ram, self, world)
-            outcome = execution.start()
+            execution.mishap = mishap
+            return execution, execution.start()
         except HcallError as error:
             outcome = refusal(entry.hcall, error)
         except (StoreError, ConfigError) as error:
             outcome = self._store_failed(entry, error)
         except Exception as error:
             outcome = self._bug(entry, frame, error)
-        if outcome is not None:
-            self._reply(frame, entry, outcome, _notes(execution), started)
-            return
-        assert execution is not None
-        pending = _Pending(execution, started)
-        self._pending[frame.vcpu, frame.seq] = pending
+        return execution, outcome
+
+    def _wait(self, pending: _Pending) -> None:
+        """Go on with a call in a task of its own."""
+        self._pending[pending.frame.vcpu, pending.frame.seq] = pending
         self._nursery.start_soon(self._finish, pending)
 
     def cancel(self, cancel: f.Cancel) -> None:
@@ -198,11 +250,17 @@ class Calls:
         # Already answered, or never seen. Only what changed something has left a record.
         recorded = self._partition.replies.get(cancel.vcpu)
         is_done = recorded is not None and recorded.seq == cancel.seq
-        effect = s.Effect.DONE if is_done else s.Effect.NONE
-        self._outbox.queue(f.Cancelled(cancel.vcpu, cancel.reset, cancel.seq, effect))
+        effect, why = s.Effect.DONE if is_done else s.Effect.NONE, ""
+        unsaid = self._unsaid.get(cancel.vcpu)
+        if unsaid is not None and unsaid[0] == cancel.seq:
+            del self._unsaid[cancel.vcpu]
+            effect, why = unsaid[1] if effect is s.Effect.NONE else effect, unsaid[2]
+        cancelled = f.Cancelled(cancel.vcpu, cancel.reset, cancel.seq, effect)
+        self._outbox.queue(cancelled, why=why)
 
     def reset(self) -> None:
         """The machine has been reset: no call that waits will be answered."""
+        self._unsaid = {}
         for pending in self._pending.values():
             pending.scope.cancel()
             if pending.request is not None:
@@ -221,21 +279,37 @@ class Calls:
 
     async def _finish(self, pending: _Pending) -> None:
         """Go on with a call that has to wait, until it is answered or stopped."""
-        frame = pending.execution.frame
+        frame = pending.frame
         outcome: Outcome | None = None
         try:
             with pending.scope:
-                outcome = await self._outcome(pending.execution)
+                if pending.execution is None:
+                    outcome = await self._begin_late(pending)
+                if outcome is None:
+                    assert pending.execution is not None
+                    outcome = await self._outcome(pending.execution)
             if outcome is None:
                 if pending.request is not None:
                     # CANCELLED ends the call, so what it asked for must come before.
                     await pending.request.done.wait()
-                await pending.execution.world.turn(frame)
+                await pending.world.turn(frame)
             # After an outcome nothing is awaited before it is committed.
             self._conclude(pending, outcome)
         finally:
             del self._pending[frame.vcpu, frame.seq]
         await self._outbox.flush()
+
+    async def _begin_late(self, pending: _Pending) -> Outcome | None:
+        """Look at a call as late as a rule says."""
+        assert pending.mishap is not None
+        await trio.sleep(pending.mishap.seconds)
+        await pending.world.turn(pending.frame)
+        # The end of the call may have come together with that of the delay.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        pending.execution, outcome = self._begin(
+            pending.frame, pending.entry, pending.world, pending.mishap
+        )
+        return outcome
 
     async def _outcome(self, execution: Execution) -> Outcome:
         entry = execution.entry
@@ -257,18 +331,20 @@ class Calls:
     def _conclude(self, pending: _Pending, outcome: Outcome | None) -> None:
         """Tell the shim what became of a call that waited; None: it was stopped."""
         execution, cancel = pending.execution, pending.cancel
-        frame, entry = execution.frame, execution.entry
+        frame, entry, mishap = pending.frame, pending.entry, pending.mishap
         connection = self._connection
         if frame.reset != connection.reset or connection.state is not State.READY:
             return
         if cancel is None:
             assert outcome is not None
-            self._reply(frame, entry, outcome, _notes(execution), pending.started)
+            self._reply(frame, entry, outcome, execution, pending.started, mishap)
             return
-        effect = s.Effect.MAY_REMAIN if execution.may_remain else s.Effect.NONE
-        self._outbox.queue(f.Cancelled(frame.vcpu, frame.reset, frame.seq, effect))
+        may_remain = execution is not None and execution.may_remain
+        effect = s.Effect.MAY_REMAIN if may_remain else s.Effect.NONE
+        why = "" if mishap is None else mishap.note
+        self._outbox.queue(f.Cancelled(frame.vcpu, frame.reset, frame.seq, effect), why=why)
         told = Outcome(entry.hcall.timeout_code, why=f"cancelled by the shim: {cancel.reason.name}")
-        self._observe(frame, entry, told, _notes(execution), pending.started)
+        self._observe(frame, entry, told, _notes(execution, mishap), pending.started)
 
     # -- answering ------------------------------------------------------------------------
 
@@ -277,11 +353,14 @@ class Calls:
         frame: f.Call,
         entry: Entry | None,
         outcome: Outcome,
-        notes: tuple[str, ...],
+        execution: Execution | None,
         started: int,
+        mishap: Mishap | None = None,
     ) -> None:
         """Commit what the call changed, with its reply, and queue the reply."""
         partition = self._partition
+        if mishap is not None and execution is not None:
+            outcome = mishap.spoil(execution.entry.hcall, execution.call.args, outcome)
         reply = _reply_frame(frame, outcome)
         encoded: bytes | None = None
         changes = partition.take_changes()
@@ -289,6 +368,8 @@ class Calls:
             assert entry is not None
             encoded = encode(reply)
             try:
+                if mishap is not None:
+                    mishap.commit(partition)
                 self.world.commit(changes, RecordedReply(frame.vcpu, frame.seq, encoded))
             except StoreError as error:
                 outcome = self._store_failed(entry, error)
@@ -296,6 +377,14 @@ class Calls:
         if outcome.terminate:
             # Before the reply: the caller must not go on.
             self._terminate(outcome.terminate)
+        notes = _notes(execution, mishap)
+        if mishap is not None and self._is_unsaid(mishap, frame, execution):
+            self.answered_count += 1
+            if self._observers:
+                self._observe(frame, entry, outcome, notes, started)
+            if mishap.met.rule.close is not None:
+                raise ConnectionCut(mishap.note)
+            return
         why = ""
         if self._outbox.tap is not None:
             why = "; ".join(filter(None, (outcome.why, *notes, *outcome.notes)))
@@ -308,6 +397,15 @@ class Calls:
                 "refused", call=entry.hcall.name, code=code_name(outcome.code), reason=outcome.why
             )
         self._observe(frame, entry, outcome, notes, started)
+
+    def _is_unsaid(self, mishap: Mishap, frame: f.Call, execution: Execution | None) -> bool:
+        """Whether the reply of a call is not to be sent; then its end is still to come."""
+        rule = mishap.met.rule
+        if rule.drop_reply:
+            may_remain = execution is not None and execution.may_remain
+            effect = s.Effect.MAY_REMAIN if may_remain else s.Effect.NONE
+            self._unsaid[frame.vcpu] = frame.seq, effect, mishap.note
+        return rule.drop_reply or rule.close is not None
 
     # -- secure VMs -----------------------------------------------------------------------
 
@@ -507,8 +605,12 @@ def _buffers(frame: f.Call, entry: Entry) -> dict[str, bytes | None]:
     }
 
 
-def _notes(execution: Execution | None) -> tuple[str, ...]:
-    return tuple(execution.notes) if execution is not None else ()
+def _notes(execution: Execution | None, mishap: Mishap | None) -> tuple[str, ...]:
+    notes = tuple(execution.notes) if execution is not None else ()
+    if mishap is None or (execution is None and mishap.met.rule.returns is not None):
+        # A code that a rule gives has the rule for its reason.
+        return notes
+    return (*notes, mishap.note)
 
 
 def _outcome_of(entry: Entry | None, reply: f.Reply) -> Outcome:

@@ -35,6 +35,7 @@ from hcalld.core.handlers import Model
 from hcalld.core.outcome import Outcome
 from hcalld.core.pages import PageRange, SetPages
 from hcalld.runtime.guestram import SharedRam
+from hcalld.runtime.mishaps import Mishap
 from hcalld.runtime.partition import Entry
 from hcalld.runtime.world import MustWait, ReadShared, World
 from hcallproto.wire import frames as f
@@ -68,6 +69,7 @@ class Execution:
         "entry",
         "frame",
         "may_remain",
+        "mishap",
         "model",
         "notes",
         "ram",
@@ -95,6 +97,8 @@ class Execution:
         self.notes: list[str] = []
         self.may_remain = False
         """It has had an effect outside the store, or may have: stopping undoes nothing."""
+        self.mishap: Mishap | None = None
+        """What goes wrong on purpose."""
         self._coroutine: Coroutine[Effect[Any], Any, Outcome] | None = None
         self._pending: Effect[Any] | None = None
         self._is_for_shim = False
@@ -119,7 +123,7 @@ class Execution:
                 except MustWait:
                     self._pending = effect
                     return None
-                except (BackendUnavailable, GuestMemoryError, HcallError) as error:
+                except (BackendUnavailable, GuestMemoryError, HcallError, StoreError) as error:
                     effect = coroutine.throw(error)
                 else:
                     effect = coroutine.send(answer)
@@ -183,6 +187,8 @@ class Execution:
     # -- effects ------------------------------------------------------------------------
 
     def _perform_now(self, effect: Effect[Any]) -> Any:
+        if self.mishap is not None:
+            self.mishap.perform(effect)
         perform = _IMMEDIATE.get(type(effect))
         if perform is None:
             raise MustWait

@@ -20,6 +20,7 @@ from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
 from hcalld.core.tally import Tallies
 from hcalld.core.tap import Taps
+from hcalld.faults.engine import Faults
 from hcalld.runtime.flushing import FlushRounds, flush_each
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import Session
@@ -70,6 +71,8 @@ class Server:
     ) -> None:
         self.profiles = profiles
         self.sessions: dict[str, Session] = {}
+        self.faults = Faults()
+        """What goes wrong on purpose."""
         self.taps: Taps | None = None
         """What keeps frames now; see ``begin_taps``."""
         self.tallies: Tallies | None = None
@@ -119,7 +122,7 @@ class Server:
 
     def world(self, partition: Partition) -> World:
         """See PartitionOwner."""
-        return RealWorld(partition)
+        return RealWorld(partition, self.faults)
 
     def begin_taps(self, taps: Taps) -> None:
         """Have all connections' frames kept from now on."""

@@ -26,6 +26,7 @@ from hcalld.domain.ultravisor.abi import PAGE_SHIFT
 from hcalld.families.uv.shim_calls import FAMILY as PEF_FAMILY
 from hcalld.runtime.calls import Calls
 from hcalld.runtime.guestram import SharedRam
+from hcalld.runtime.mishaps import ConnectionCut
 from hcalld.runtime.orders import Attend, Order, PageOut, Rest, Stop, Withdraw
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
@@ -238,6 +239,8 @@ class Session:
             is_version = isinstance(error, VersionMismatch)
             goodbye = s.GoodbyeReason.VERSION if is_version else s.GoodbyeReason.REFUSED, why
             self.log.error("guest refused", reason=why)
+        except* ConnectionCut as group:
+            why, is_over = str(_first(group)), True
         except* TransportClosed as group:
             why, is_over = f"connection lost: {_first(group)}", True
         except* trio.TooSlowError:

@@ -21,12 +21,11 @@ from typing import Any, Final, Protocol
 from hcalld.core.effects import Effect, Entropy, Flush, Now, TpmClose, TpmTransmit
 from hcalld.core.handlers import Model
 from hcalld.core.records import Change, RecordedReply, Run
-from hcalld.faults.engine import Active
+from hcalld.faults.engine import Meets
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.orders import Order
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.tpm import TpmExchange
-from hcallproto.abi.spec import Hcall
 from hcallproto.wire import frames as f
 
 
@@ -48,13 +47,6 @@ class ReadShared(Effect[bytes | None]):
 
 Asked = Entropy | Now | ReadShared | Flush | TpmTransmit | TpmClose
 """The effects whose answers come from here; all others the frames determine."""
-
-
-class Meets(Protocol):
-    """The rules of faults in force; ``faults.engine.Faults`` is one."""
-
-    def meet(self, guest: str, vcpu: int, hcall: Hcall, registers: Sequence[int]) -> Active | None:
-        """The rule that a call meets."""
 
 
 class World(Protocol):
