@@ -8,6 +8,7 @@ Tree::
      │   ├─ LocalProtocolError    our caller broke the rules of docs/wire.rst
      │   └─ RemoteProtocolError   the peer did: end the connection, log ``reason``
      └─ CaptureError              a capture cannot be read: no capture, or another version
+         ├─ CaptureVersion        of a newer version
          └─ CaptureDamage         from here on; what was read before is good
 """
 
@@ -54,6 +55,10 @@ class RemoteProtocolError(ProtocolError):
 
 class CaptureError(Exception):
     """A capture cannot be read; the text says where and why."""
+
+
+class CaptureVersion(CaptureError):
+    """A capture is of a version that we do not read; a newer hcalld may."""
 
 
 class CaptureDamage(CaptureError):

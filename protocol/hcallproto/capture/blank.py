@@ -17,6 +17,7 @@ from typing import Any, Final
 from hcallproto.abi.registers import REAL_ADDRESS_MASK
 from hcallproto.abi.registry import find
 from hcallproto.abi.spec import Buffer, BufferShape, Direction, Hcall
+from hcallproto.capture.announced import Announced
 from hcallproto.wire import frames as f
 
 MAX_ENTRIES: Final = 8192
@@ -81,8 +82,7 @@ class Blanker:
     """Blanks the frames of one connection, in the order in which they passed."""
 
     def __init__(self) -> None:
-        self._inline: dict[tuple[int, int], tuple[int, ...]] = {}
-        """Of each announced call, the address registers of the buffers that come with it."""
+        self._announced = Announced()
         self._live: dict[int, _Live] = {}
         """By vCPU: each makes one call after another."""
         self._asked: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {}
@@ -107,12 +107,7 @@ class Blanker:
             case f.Command() | f.CommandReply():
                 return frame._replace(data=bytes(len(frame.data)))
             case f.Welcome() | f.Announce():
-                self._inline = {
-                    (spec.number, spec.level): tuple(
-                        buffer.address_register for buffer in spec.buffers
-                    )
-                    for spec in frame.announcement.calls
-                }
+                self._announced.take(frame.announcement)
                 return frame
             case _:
                 return frame
@@ -124,7 +119,7 @@ class Blanker:
         self._live[frame.vcpu] = live
         if not frame.segments:
             return frame
-        registers = self._inline.get((frame.number, frame.level), ())
+        registers = self._announced.registers(frame.number, frame.level)
         return frame._replace(
             segments=tuple(
                 segment._replace(

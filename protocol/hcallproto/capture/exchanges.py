@@ -15,11 +15,14 @@ from typing import Final
 from hcallproto.abi.registers import REAL_ADDRESS_MASK
 from hcallproto.abi.registry import find
 from hcallproto.abi.spec import Direction, Hcall
+from hcallproto.capture.announced import Announced
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
 MAX_LIVE: Final = s.MAX_VCPUS + len(s.ShimCall)
 """Calls that are followed at once: each vCPU makes one after another."""
+MAX_LIVE_BYTES: Final = 64 << 20
+"""Of guest memory in the frames of these."""
 
 
 class Fate(enum.Enum):
@@ -47,6 +50,10 @@ class Exchange:
     end_ns: int = 0
     reason: str = ""
     """Why it was refused, and what else the daemon had to say."""
+    writes: list[f.WriteSegment] = dataclasses.field(default_factory=list)
+    """What was written to guest memory before the reply, in order."""
+    held: int = 0
+    """Bytes of guest memory in its frames until now."""
 
     @property
     def outputs(self) -> Mapping[int, int]:
@@ -54,20 +61,24 @@ class Exchange:
         return {} if self.reply is None else dict(self.reply.registers)
 
     def written(self) -> dict[str, bytes]:
-        """What the reply wrote, by the address argument of the buffer it went to."""
-        if self.hcall is None or self.reply is None:
+        """What was written, by the address argument of the buffer it went to, without gaps."""
+        writes = self.writes if self.reply is None else [*self.writes, *self.reply.writes]
+        if self.hcall is None or not writes:
             return {}
         registers = self.call.by_number()
-        starts = {
+        # Where the next byte of each buffer is expected, for it may come in several pieces.
+        ends = {
             registers[self.hcall.arg(buffer.address).register] & REAL_ADDRESS_MASK: buffer.address
             for buffer in self.hcall.buffers
             if buffer.direction is Direction.OUT
         }
-        return {
-            starts[segment.gpa]: segment.data
-            for segment in self.reply.writes
-            if segment.gpa in starts and segment.data is not None
-        }
+        found: dict[str, bytes] = {}
+        for segment in writes:
+            name = ends.pop(segment.gpa, None)
+            if name is not None and segment.data is not None:
+                found[name] = found.get(name, b"") + segment.data
+                ends[segment.gpa + segment.size] = name
+        return found
 
 
 class Exchanges:
@@ -76,9 +87,9 @@ class Exchanges:
     def __init__(self) -> None:
         self._live: dict[tuple[int, int], Exchange] = {}
         """By vCPU and sequence number."""
+        self._live_bytes = 0
         self._asked: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
-        self._inline: dict[tuple[int, int], tuple[int, ...]] = {}
-        """Of each announced call, the address registers of the buffers that come with it."""
+        self._announced = Announced()
 
     def take(self, frame: f.Frame, time_ns: int, comment: str = "") -> Iterator[Exchange]:
         """Take the next frame; gives the exchanges that are over with it.
@@ -90,22 +101,30 @@ class Exchanges:
         """
         match frame:
             case f.Welcome() | f.Announce():
-                self._inline = {
-                    (spec.number, spec.level): tuple(one.address_register for one in spec.buffers)
-                    for spec in frame.announcement.calls
-                }
+                self._announced.take(frame.announcement)
             case f.Call():
                 if len(self._live) >= MAX_LIVE:
                     yield from self.end(time_ns)
+                yield from self._lose((frame.vcpu, frame.seq), time_ns)
                 self._live[frame.vcpu, frame.seq] = self._begin(frame, time_ns)
+                if frame.segments:
+                    yield from self._bounded(time_ns)
             case f.Reply():
                 yield from self._over(frame, Fate.ANSWERED, time_ns, comment)
             case f.Cancelled():
                 yield from self._over(frame, Fate.CANCELLED, time_ns, comment)
             case f.Read():
-                self._asked[frame.vcpu, frame.seq] = frame.segments
+                if (frame.vcpu, frame.seq) in self._live:
+                    self._asked[frame.vcpu, frame.seq] = frame.segments
             case f.ReadReply():
                 self._read(frame)
+                yield from self._bounded(time_ns)
+            case f.Write():
+                exchange = self._live.get((frame.vcpu, frame.seq))
+                if exchange is not None:
+                    exchange.writes += frame.segments
+                    self._hold(exchange, sum(len(one.data or b"") for one in frame.segments))
+                    yield from self._bounded(time_ns)
             case f.Event() if frame.kind is s.EventKind.RESET:
                 yield from self.end(time_ns)
             case _:
@@ -113,19 +132,41 @@ class Exchanges:
 
     def end(self, time_ns: int) -> Iterator[Exchange]:
         """A reset, or the end: no reply will come."""
-        lost, self._live = self._live, {}
-        self._asked.clear()
-        for exchange in lost.values():
+        for name in list(self._live):
+            yield from self._lose(name, time_ns)
+
+    def _lose(self, name: tuple[int, int], time_ns: int) -> Iterator[Exchange]:
+        exchange = self._pop(name)
+        if exchange is not None:
             exchange.end_ns = time_ns
             yield exchange
 
+    def _pop(self, name: tuple[int, int]) -> Exchange | None:
+        exchange = self._live.pop(name, None)
+        if self._asked:
+            self._asked.pop(name, None)
+        if exchange is not None:
+            self._live_bytes -= exchange.held
+        return exchange
+
+    def _hold(self, exchange: Exchange, size: int) -> None:
+        exchange.held += size
+        self._live_bytes += size
+
+    def _bounded(self, time_ns: int) -> Iterator[Exchange]:
+        """Give up the oldest calls while all together hold too much."""
+        while self._live_bytes > MAX_LIVE_BYTES:
+            yield from self._lose(next(iter(self._live)), time_ns)
+
     def _begin(self, frame: f.Call, time_ns: int) -> Exchange:
         exchange = Exchange(frame, find(frame.number, frame.level), time_ns)
-        registers = self._inline.get((frame.number, frame.level), ())
-        for segment in frame.segments:
-            if segment.buffer < len(registers):
-                is_there = segment.status is s.SegmentStatus.OK
-                _found(exchange, registers[segment.buffer], segment.data if is_there else None)
+        if frame.segments:
+            registers = self._announced.registers(frame.number, frame.level)
+            for segment in frame.segments:
+                self._hold(exchange, len(segment.data))
+                if segment.buffer < len(registers):
+                    is_there = segment.status is s.SegmentStatus.OK
+                    _found(exchange, registers[segment.buffer], segment.data if is_there else None)
         return exchange
 
     def _read(self, frame: f.ReadReply) -> None:
@@ -136,6 +177,7 @@ class Exchanges:
             return
         registers = exchange.call.by_number()
         for (gpa, _), (status, data) in zip(asked, frame.segments, strict=False):
+            self._hold(exchange, len(data))
             for buffer in exchange.hcall.buffers:
                 register = exchange.hcall.arg(buffer.address).register
                 if (
@@ -143,19 +185,25 @@ class Exchanges:
                     and registers[register] & REAL_ADDRESS_MASK == gpa
                 ):
                     is_there = status is s.AccessStatus.OK
-                    exchange.buffers.setdefault(buffer.address, data if is_there else None)
+                    _keep(exchange, buffer.address, data if is_there else None)
 
     def _over(
         self, frame: f.Reply | f.Cancelled, fate: Fate, time_ns: int, comment: str
     ) -> Iterator[Exchange]:
         name = frame.vcpu, frame.seq
-        exchange = self._live.pop(name, None)
-        self._asked.pop(name, None)
+        exchange = self._pop(name)
         if exchange is not None:
             exchange.fate, exchange.end_ns, exchange.reason = fate, time_ns, comment
             if isinstance(frame, f.Reply):
                 exchange.reply = frame
             yield exchange
+
+
+def _keep(exchange: Exchange, name: str, data: bytes | None) -> None:
+    """What was read of a buffer; its beginning may be read before the whole."""
+    before = exchange.buffers.get(name)
+    if name not in exchange.buffers or (data is not None and len(data) > len(before or b"")):
+        exchange.buffers[name] = data
 
 
 def _found(exchange: Exchange, register: int, data: bytes | None) -> None:

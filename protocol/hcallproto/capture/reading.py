@@ -3,19 +3,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
 
+from hcallproto.capture.blocks import Reader
 from hcallproto.capture.exchanges import Exchange, Exchanges
-from hcallproto.capture.pcapng import Direction, Interface, LinkType, Packet, Reader
-from hcallproto.capture.records import Record, Records
-from hcallproto.errors import CaptureDamage, CaptureError, RemoteProtocolError
+from hcallproto.capture.packed import unpacked
+from hcallproto.capture.pcapng import Direction, Interface, LinkType, Packet
+from hcallproto.capture.problems import Problems
+from hcallproto.capture.records import Record, Records, Stop
+from hcallproto.errors import CaptureDamage, CaptureError, CaptureVersion, RemoteProtocolError
 from hcallproto.wire import frames as f
 from hcallproto.wire.decode import decode, decode_header
 
+MAX_CONNECTIONS: Final = 1 << 16
+"""That are told apart in one file."""
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Entry:
+_FRAMES: Final = int(LinkType.FRAMES)
+_RECORDS: Final = int(LinkType.RECORDS)
+
+
+class Entry(NamedTuple):
     """One packet of a capture."""
 
     guest: str
@@ -29,23 +37,37 @@ class Entry:
     """In the file."""
 
 
+class _Connection:
+    """What both interfaces of a connection belong to."""
+
+    __slots__ = ("number", "records")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.records = Records()
+
+
 class CaptureReader:
     """Reads a capture.
 
     Args:
-        chunks: the file's bytes, in pieces of any size.
+        chunks: the file's bytes, in pieces of any size; they may be compressed by gzip.
 
     Attributes:
         problems: what could not be understood, in words.
     """
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
-        self.problems: list[str] = []
+        self.problems = Problems()
         self._chunks = chunks
-        self._reader = Reader()
-        self._records = Records()
-        self._connections: dict[tuple[str, str], int] = {}
-        """Guest and description of an interface, to the connection's number."""
+        self._reader = Reader(self.problems)
+        self._connections: dict[tuple[str, str], _Connection] = {}
+        """By guest and description of an interface."""
+        self._interface: Interface | None = None
+        """The newest packet's, and whose it is:"""
+        self._connection = _Connection(0)
+        self._strangers: set[int] = set()
+        """Other link types."""
 
     @property
     def dropped(self) -> int:
@@ -58,9 +80,10 @@ class CaptureReader:
         Raises:
             CaptureError: it is no capture of ours, or of a newer version.
         """
+        feed = self._reader.feed
         try:
-            for chunk in self._chunks:
-                for packet in self._reader.feed(chunk):
+            for chunk in unpacked(self._chunks):
+                for packet in feed(chunk):
                     entry = self._entry(packet)
                     if entry is not None:
                         yield entry
@@ -69,55 +92,88 @@ class CaptureReader:
             if not self._connections:
                 raise
             self.problems.append(f"{error}; all before it was read")
+        if self._strangers and not self._connections:
+            raise CaptureError(
+                f"no capture of hcalld: its packets are of link type {min(self._strangers)}, "
+                f"expected {_FRAMES}"
+            )
 
     def _entry(self, packet: Packet) -> Entry | None:
-        what = self._what(packet)
+        interface, time_ns, data, direction, comment, offset, missing = packet
+        kind = interface.link_type
+        if kind not in (_FRAMES, _RECORDS):
+            if len(self._strangers) < MAX_CONNECTIONS:
+                self._strangers.add(kind)
+            return None
+        if interface is not self._interface:
+            self._connection = self._connection_of(interface)
+            self._interface = interface
+        connection = self._connection
+        what: f.Frame | Record | None
+        try:
+            if missing:
+                raise CaptureError(
+                    f"{missing} bytes of a packet were cut off when the file was written; "
+                    "expected whole packets, such as of editcap without -s"
+                )
+            if kind == _FRAMES:
+                header = decode_header(data)
+                if header.size != len(data):
+                    raise CaptureError(
+                        f"not a frame: it has {len(data)} bytes and says that it has {header.size}"
+                    )
+                what = decode(header, data)
+            else:
+                what = connection.records.decode(data)
+        except RemoteProtocolError as error:
+            self.problems.add(offset, f"not a frame: {error}")
+            return None
+        except CaptureVersion as error:
+            raise CaptureVersion(f"at byte {offset}: {error}") from None
+        except CaptureError as error:
+            self.problems.add(offset, str(error))
+            return None
         if what is None:
             return None
-        interface = packet.interface
-        number = self._connections.setdefault(
-            (interface.name, interface.description), len(self._connections)
+        new: Entry = tuple.__new__(
+            Entry, (interface.name, connection.number, time_ns, direction, comment, what, offset)
         )
-        return Entry(
-            interface.name,
-            number,
-            packet.time_ns,
-            packet.direction,
-            packet.comment,
-            what,
-            packet.offset,
-        )
+        return new
 
-    def _what(self, packet: Packet) -> f.Frame | Record | None:
-        interface: Interface = packet.interface
-        if interface.link_type == LinkType.RECORDS:
-            try:
-                return self._records.decode(packet.data)
-            except CaptureError as error:
-                raise CaptureError(f"at byte {packet.offset}: {error}") from None
-        if interface.link_type != LinkType.FRAMES:
-            return None
-        try:
-            return decode(decode_header(packet.data), packet.data)
-        except RemoteProtocolError as error:
-            self.problems.append(f"at byte {packet.offset}: not a frame: {error}")
-            return None
+    def _connection_of(self, interface: Interface) -> _Connection:
+        name = interface.name, interface.description
+        found = self._connections.get(name)
+        if found is None:
+            if len(self._connections) >= MAX_CONNECTIONS:
+                raise CaptureError(
+                    f"at byte {self._reader.offset}: more than {MAX_CONNECTIONS} connections; "
+                    "read fewer files at once"
+                )
+            found = self._connections[name] = _Connection(len(self._connections))
+        return found
 
 
 def exchanges(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Exchange]]:
     """The calls of a capture, each with the entry that ended it, in that order."""
     following: dict[int, Exchanges] = {}
-    last: Entry | None = None
+    last: dict[int, Entry] = {}
+    entry: Entry | None = None
     for entry in entries:
-        last = entry
-        if isinstance(entry.what, Record):
+        what = entry.what
+        connection = entry.connection
+        if isinstance(what, Record):
+            if isinstance(what, Stop) and connection in following:
+                for exchange in following.pop(connection).end(entry.time_ns):
+                    yield entry, exchange
+                del last[connection]
             continue
-        if entry.connection not in following:
-            following[entry.connection] = Exchanges()
-        one = following[entry.connection]
-        for exchange in one.take(entry.what, entry.time_ns, entry.comment):
+        one = following.get(connection)
+        if one is None:
+            one = following[connection] = Exchanges()
+        last[connection] = entry
+        for exchange in one.take(what, entry.time_ns, entry.comment):
             yield entry, exchange
-    for one in following.values():
-        assert last is not None
-        for exchange in one.end(last.time_ns):
-            yield last, exchange
+    for connection, one in following.items():
+        assert entry is not None
+        for exchange in one.end(entry.time_ns):
+            yield last[connection], exchange

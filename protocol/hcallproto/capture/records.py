@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from hcallproto.errors import CaptureError
+from hcallproto.errors import CaptureError, CaptureVersion
 
 VERSION: Final = 1
 """Of the records; counts up when one changes its meaning or gets a field that must be there."""
@@ -48,15 +48,33 @@ class Dropped(Record, frozen=True, kw_only=True, tag="dropped"):
     """Frames are missing here: the disk was too slow."""
 
     frames: int
+    entries: int = 0
+    """Of what sealed records would have held."""
+
+
+class Key(Record, frozen=True, kw_only=True, tag="key"):
+    """How to come by the key of the sealed records of this file; after each Start."""
+
+    lock: Mapping[str, Any]
+    """By a passphrase or a private key: see ``hcalld.crypto.locks``."""
+    check: bytes
+    """Tells a wrong passphrase."""
+    salt: bytes
+    """The file's: none of another file opens in it."""
 
 
 class Sealed(Record, frozen=True, kw_only=True, tag="sealed"):
-    """What is secret, encrypted; for those who have the key."""
+    """What is secret, encrypted: one ``entries.Batch``, before the frames that it is about."""
 
+    number: int
+    """Counts a connection's sealed records in a file from 0."""
     data: bytes
 
 
-RECORDS: Final[tuple[type[Record], ...]] = (Start, Stop, Dropped, Sealed)
+RECORDS: Final[tuple[type[Record], ...]] = (Start, Stop, Dropped, Key, Sealed)
+
+REPEATED: Final = "from an earlier file"
+"""Comment of frames that a file begins with because others are not understood without them."""
 
 Converter = Callable[[dict[str, Any]], dict[str, Any]]
 """Turns a record of one version into one of the next."""
@@ -105,7 +123,7 @@ class Records:
         if type(version) is not int or version < 1:
             raise CaptureError(f"a record of version {version!r}, expected 1 to {newest}")
         if version > newest:
-            raise CaptureError(
+            raise CaptureVersion(
                 f"the capture is of version {version}, this hcalld reads up to {newest}; "
                 "use a newer hcalld"
             )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from tests.unit.hcallproto.capture.sample import call
 
 from hcallproto.abi.families import pks
-from hcallproto.capture.exchanges import MAX_LIVE, Exchange, Exchanges, Fate
+from hcallproto.capture.exchanges import MAX_LIVE, MAX_LIVE_BYTES, Exchange, Exchanges, Fate
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
@@ -42,6 +42,78 @@ def test_written_when_a_reply_writes_then_it_is_named_after_the_buffer():
     assert found.written() == {"out": b"ab"}
     (open_call,) = follow(call(pks.READ_OBJECT, 1, **args))
     assert open_call.written() == {}
+
+
+def test_written_when_it_comes_in_pieces_then_they_are_joined():
+    args = {"out": 0x3000, "out_size": 64}
+    early = (f.WriteSegment(0x3000, 2, b"ab"), f.WriteSegment(0x8000, 1, b"x"))
+    late = (f.WriteSegment(0x3002, 3, b"cde"), f.WriteSegment(0x3006, 1, b"y"))
+    (found,) = follow(
+        call(pks.READ_OBJECT, 1, **args),
+        f.Write(3, 0, 1, 1, early),
+        f.Write(4, 0, 1, 1, early),  # of another call
+        f.Reply(3, 0, 1, 0, (), late),
+    )
+    assert found.written() == {"out": b"abcde"}
+
+
+def test_take_when_a_buffers_beginning_is_read_before_the_whole_then_the_whole_is_kept():
+    ok = s.AccessStatus.OK
+    (found,) = follow(
+        call(pks.WRITE_OBJECT, 1, label=0x2000, label_size=3),
+        f.Read(3, 0, 1, 1, ((0x2000, 1),)),
+        f.ReadReply(3, 0, 1, 1, ((ok, b"d"),)),
+        f.Read(3, 0, 1, 2, ((0x2000, 3),)),
+        f.ReadReply(3, 0, 1, 2, ((ok, b"db\0"),)),
+        f.Read(3, 0, 1, 3, ((0x2000, 1),)),
+        f.ReadReply(3, 0, 1, 3, ((ok, b"d"),)),
+    )
+    assert found.buffers == {"label": b"db\0"}
+
+
+def test_take_when_a_call_is_made_twice_then_the_first_is_lost():
+    first, second = call(pks.READ_OBJECT, 1), call(pks.GET_CONFIG, 1)
+    found = follow(first, second, f.Reply(3, 0, 1, 0))
+    assert [(one.hcall, one.fate) for one in found] == [
+        (pks.READ_OBJECT, Fate.LOST),
+        (pks.GET_CONFIG, Fate.ANSWERED),
+    ]
+
+
+def test_take_when_an_announcement_waits_for_a_reset_then_calls_before_it_are_understood():
+    """And those whose buffers were announced in two ways are not taken for what they are not."""
+
+    def announce(*registers: int) -> f.Announce:
+        buffers = tuple(
+            f.BufferSpec(one, s.BufferKind.SIZED, s.Direction.IN, 6, 255) for one in registers
+        )
+        spec = f.CallSpec(pks.READ_OBJECT.number, 1, s.Disposition.FORWARD, 0, 1, -54, -54, buffers)
+        return f.Announce(f.Announcement((spec,) if registers else ()), 1, 0)
+
+    label = f.Segment(0, 0x2000, s.SegmentStatus.OK, b"db")
+    read = call(pks.READ_OBJECT, 1, label)
+    (found,) = follow(announce(5), announce(), read)
+    assert found.buffers == {"label": b"db"}
+    (found,) = follow(announce(5), announce(4), read)
+    assert found.buffers == {}
+
+
+def test_take_when_calls_hold_too_much_then_the_oldest_are_given_up():
+    size = MAX_LIVE_BYTES // 4
+    data = f.Segment(0, 0x2000, s.SegmentStatus.OK, bytes(size))
+    exchanges = Exchanges()
+    ended: list[Exchange] = []
+    for seq in range(4):
+        ended += exchanges.take(call(pks.READ_OBJECT, seq, data, vcpu=seq), seq)
+    assert ended == []
+    ended += exchanges.take(f.Write(3, 0, 3, 1, (f.WriteSegment(0, 1, b"a"),)), 4)
+    assert [(one.call.seq, one.fate) for one in ended] == [(0, Fate.LOST)]
+    read_reply = f.ReadReply(3, 0, 3, 1, ((s.AccessStatus.OK, bytes(size)),))
+    list(exchanges.take(f.Read(3, 0, 3, 1, ((0, size),)), 5))
+    ended += exchanges.take(read_reply, 5)
+    assert [one.call.seq for one in ended] == [0, 1]
+    ended += exchanges.take(f.Reply(3, 0, 3, 0), 6)
+    assert [one.call.seq for one in [*ended, *exchanges.end(7)]] == [0, 1, 3, 2]
 
 
 def test_take_when_calls_overlap_then_they_are_told_apart():

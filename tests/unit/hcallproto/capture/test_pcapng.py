@@ -7,13 +7,15 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcallproto.capture import pcapng
-from hcallproto.capture.pcapng import Direction, Interface, LinkType, Packet, Reader
+from hcallproto.capture import blocks, pcapng
+from hcallproto.capture.blocks import Reader
+from hcallproto.capture.pcapng import Direction, Interface, LinkType, Packet
 from hcallproto.errors import CaptureDamage
 
 TIME = 1_795_285_506_201_950_488
@@ -63,7 +65,7 @@ def test_feed_when_packets_were_dropped_then_they_are_counted():
 
 @given(
     data=st.binary(max_size=70),
-    time=st.integers(0, (1 << 64) - 1),
+    time=st.integers(0, (1 << 63) - 1),
     direction=st.sampled_from(Direction),
     comment=st.text(max_size=40).filter(lambda text: "\0" not in text),
 )
@@ -158,30 +160,138 @@ def test_feed_when_it_is_no_capture_then_it_says_so(block: bytes, why: str):
         read(block)
 
 
+PACKET = pcapng.packet(0, TIME + 9, b"after it")
+
+
+@pytest.mark.parametrize(
+    ("block", "why"),
+    [
+        ("06000000 0c000000 10000000", "two lengths differ"),
+        ("06000000 0d000000 0d000000", "a block of 13 bytes"),
+        ("06000000 fcffffff fcffffff", "a block of 4294967292 bytes"),
+        ("06000000 08000000 08000000", "a block of 8 bytes"),
+    ],
+)
+def test_feed_when_blocks_do_not_follow_one_another_then_it_says_where(block: str, why: str):
+    reader = Reader()
+    assert len(list(reader.feed(sample()))) == 3
+    with pytest.raises(CaptureDamage, match=f"at byte {len(sample())}: .*{why}"):
+        list(reader.feed(bytes.fromhex(block) + PACKET))
+
+
 @pytest.mark.parametrize(
     ("block", "why"),
     [
         ("06000000 20000000 07000000 00000000 00000000 00000000 00000000 20000000", "interface 7"),
         ("06000000 20000000 00000000 00000000 00000000 00010000 00000000 20000000", "256 bytes"),
-        ("06000000 0c000000 0c000000", "only 12 bytes"),
-        ("06000000 0c000000 10000000", "two lengths differ"),
-        ("06000000 0d000000 0d000000", "a block of 13 bytes"),
-        ("06000000 fcffffff fcffffff", "a block of 4294967292 bytes"),
+        ("06000000 0c000000 0c000000", "a packet block of 12 bytes"),
+        ("01000000 0c000000 0c000000", "type 1 and only 12 bytes"),
+        ("03000000 14000000 04000000 61626364 14000000", "block of type 3, which no capture has"),
+        ("02000000 0c000000 0c000000", "block of type 2, which no capture has"),
         ("05000000 20000000 00000000 00000000 00000000 0500ff00 00000000 20000000", "an option"),
+        (
+            "06000000 28000000 00000000 00000000 00000000 00000000 00000000 01000500 61626300"
+            "28000000",
+            "an option of 5 bytes goes beyond its block",
+        ),
     ],
 )
-def test_feed_when_a_block_is_malformed_then_it_says_how(block: str, why: str):
+def test_feed_when_a_block_is_malformed_then_the_next_one_is_read(block: str, why: str):
     reader = Reader()
     assert len(list(reader.feed(sample()))) == 3
-    with pytest.raises(CaptureDamage, match=f"at byte {len(sample())}: .*{why}"):
-        list(reader.feed(bytes.fromhex(block)))
+    assert [one.data for one in reader.feed(bytes.fromhex(block) + PACKET)] == [b"after it"]
+    (problem,) = reader.problems
+    assert problem.startswith(f"at byte {len(sample())}: ")
+    assert why in problem
 
 
-def test_feed_when_there_are_too_many_interfaces_then_it_is_refused():
-    reader = Reader(max_interfaces=2)
+def test_feed_when_an_interface_is_malformed_then_the_others_keep_their_numbers():
+    bad = bytes.fromhex("01000000 18000000 93000000 00000000 0200ff00 18000000")
+    data = pcapng.section("hcalld 0") + bad + pcapng.interface(LinkType.FRAMES, "lpar7")
+    reader = Reader()
+    (found,) = reader.feed(data + pcapng.packet(1, TIME, b""))
+    assert found.interface.name == "lpar7"
+    assert len(reader.problems) == 1
+
+
+def test_feed_when_a_section_ends_then_its_interfaces_are_no_longer_there():
+    reader = Reader()
+    packets = list(reader.feed(sample() + pcapng.section("other") + PACKET))
+    assert len(packets) == 3
+    assert "a packet of interface 0, and there are 0" in reader.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "seconds", "ticks", "time_ns"),
+    [
+        (None, None, 7_000_001, 7_000_001_000),
+        (3, None, 7_001, 7_001_000_000),
+        (12, None, 7_000_000_001_999, 7_000_000_001),
+        (0x80, 5, 7, 12_000_000_000),
+        (9, -2, 7_000_000_000, 5_000_000_000),
+        (9, -8, 7_000_000_000, 0),
+        (9, None, (1 << 64) - 1, (1 << 63) - 1),
+        (0, None, (1 << 64) - 1, (1 << 63) - 1),
+        (127, None, (1 << 64) - 1, 0),
+        (0xFF, None, (1 << 64) - 1, (((1 << 64) - 1) * 1_000_000_000) >> 127),
+    ],
+)
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_feed_when_an_interface_says_what_its_times_are_then_they_are_read_so(
+    order: Literal["little", "big"],
+    resolution: int | None,
+    seconds: int | None,
+    ticks: int,
+    time_ns: int,
+):
+    def number(value: int, size: int = 4) -> bytes:
+        return value.to_bytes(size, order, signed=value < 0)
+
+    def block(kind: int, body: bytes) -> bytes:
+        size = number(12 + len(body))
+        return number(kind) + size + body + size
+
+    options = b""
+    if resolution is not None:
+        options += number(9, 2) + number(1, 2) + bytes([resolution]) + bytes(3)
+    if seconds is not None:
+        options += number(14, 2) + number(8, 2) + number(seconds, 8)
+    section = number(0x1A2B3C4D) + number(1, 2) + number(0, 2) + bytes([255] * 8)
+    times = number(ticks >> 32) + number(ticks & 0xFFFF_FFFF)
+    (found,) = read(
+        block(0x0A0D0D0A, section)
+        + block(1, number(147, 2) + bytes(6) + options)
+        + block(6, number(0) + times + number(0) + number(0))
+    )
+    assert found.time_ns == time_ns
+
+
+def test_feed_when_a_packet_was_cut_short_then_it_says_by_how_much():
+    cut = bytes.fromhex(
+        "06000000 24000000 00000000 00000000 00000000 02000000 09000000 61620000 24000000"
+    )
+    found = read(sample() + cut)[-1]
+    assert (found.data, found.missing) == (b"ab", 7)
+
+
+def test_feed_when_there_are_too_many_interfaces_then_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(blocks, "MAX_INTERFACES", 2)
     data = pcapng.section("hcalld 0") + 3 * pcapng.interface(LinkType.FRAMES, "a")
     with pytest.raises(CaptureDamage, match="more than 2 interfaces"):
-        list(reader.feed(data))
+        list(Reader().feed(data))
+
+
+def test_feed_when_a_block_comes_in_many_pieces_then_each_is_looked_at_once():
+    """A block of the greatest size, in pieces of a byte each, must not be joined each time."""
+    begin = pcapng.section("hcalld 0") + pcapng.interface(LinkType.FRAMES, "a")
+    data = begin + pcapng.packet(0, TIME, bytes(200_000))
+    reader = Reader()
+    found: list[Packet] = []
+    for byte in data:
+        found += reader.feed(bytes([byte]))
+    assert [len(one.data) for one in found] == [200_000]
 
 
 # -- Wireshark's tools ------------------------------------------------------------------
