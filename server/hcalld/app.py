@@ -23,10 +23,12 @@ from hcalld.config import Profile, Profiles
 from hcalld.control.commands import Parts, bound_to
 from hcalld.control.endpoint import Endpoint
 from hcalld.control.listener import ControlListener
+from hcalld.control.statistics import Statistics
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
 from hcalld.observe.capture import CaptureOptions
 from hcalld.observe.capturing import Capturing
+from hcalld.observe.figures import Figures
 from hcalld.observe.trace import Trace
 from hcalld.runtime import sdnotify
 from hcalld.runtime.server import Server, inherited_socket, listen_tcp, listen_unix
@@ -211,6 +213,7 @@ async def serve(options: ServeOptions) -> None:
         wait_us=TPM_WAIT_US if options.spin_us else 0,
     )
     server = build_server(options, directory, tpms)
+    figures = server.tallies = Figures(server.sessions.__contains__)
     log = structlog.get_logger()
     with contextlib.ExitStack() as stack:
         stack.callback(directory.close)
@@ -223,6 +226,7 @@ async def serve(options: ServeOptions) -> None:
             _capturing(server, keeping, options) as capturing,
             trio.open_nursery() as nursery,
         ):
+            statistics = Statistics(server, capturing, figures)
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
             nursery.start_soon(server.rest_idle_partitions, options.idle_seconds)
             for listener, context in sockets.listeners:
@@ -230,7 +234,8 @@ async def serve(options: ServeOptions) -> None:
                 log.info("listening", address=_address(listener), tls=context is not None)
             if endpoint is not None:
                 # Not who may connect guests: who runs the daemon.
-                control = ControlListener(bound_to(Parts(server, capturing)), {os.geteuid(), 0})
+                parts = Parts(server, capturing, statistics)
+                control = ControlListener(bound_to(parts), {os.geteuid(), 0})
                 nursery.start_soon(control.listen, endpoint.socket)
                 log.info("control socket", address=str(endpoint.path))
             if sockets.connected is not None:

@@ -30,9 +30,12 @@ from hcalld.control.messages import (
     ReplyT,
     Request,
     ShowCapture,
+    ShowStats,
+    Stats,
 )
+from hcalld.control.statistics import Statistics, capture_of
 from hcalld.observe.capture import CaptureOptions
-from hcalld.observe.capturing import Captured, Capturing
+from hcalld.observe.capturing import Capturing
 from hcalld.runtime.server import Server
 
 
@@ -42,6 +45,7 @@ class Parts:
 
     server: Server
     capturing: Capturing
+    statistics: Statistics
     paging: set[str] = dataclasses.field(default_factory=set)
     """Partitions that are being paged out at a command."""
 
@@ -115,7 +119,7 @@ async def capture_begin(parts: Parts, request: BeginCapture) -> CaptureState:
     parts.capturing.begin(
         CaptureOptions(path=path, file_bytes=request.file_bytes, files=request.files)
     )
-    return _state_of(parts.capturing.now)
+    return capture_of(parts.capturing.now)
 
 
 @_carries_out(EndCapture)
@@ -124,16 +128,19 @@ async def capture_end(parts: Parts, request: EndCapture) -> CaptureState:
     done = await parts.capturing.end()
     if done is None:
         raise Refusal(Kind.FAILED, "no capture goes on")
-    return _state_of(done)
+    return capture_of(done)
 
 
 @_carries_out(ShowCapture)
 async def capture_show(parts: Parts, request: ShowCapture) -> CaptureState:
     """Tell of the capture."""
-    return _state_of(parts.capturing.now)
+    return capture_of(parts.capturing.now)
 
 
-def _state_of(captured: Captured | None) -> CaptureState:
-    if captured is None:
-        return CaptureState(path=None)
-    return CaptureState(path=str(captured.path), frames=captured.frames, dropped=captured.dropped)
+# -- numbers --------------------------------------------------------------------------------
+
+
+@_carries_out(ShowStats)
+async def stats(parts: Parts, request: ShowStats) -> Stats:
+    """Tell the numbers of all guests."""
+    return parts.statistics.now()

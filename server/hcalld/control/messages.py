@@ -190,6 +190,74 @@ class ShowCapture(Request[CaptureState], frozen=True, tag="capture-show"):
     """Tell of the capture that goes on."""
 
 
+# -- numbers ----------------------------------------------------------------------------------
+
+
+class CallStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of one guest, since the daemon began. Times are from the call to its answer."""
+
+    call: str
+    """Its name; ``unknown`` for all that are not served."""
+    codes: dict[str, int]
+    """Return code to how often."""
+    p50_ns: int
+    """So long or less took 50 of 100; told from ``latency``."""
+    p90_ns: int
+    p99_ns: int
+    max_ns: int
+    total_ns: int
+    latency: list[tuple[int, int]]
+    """(nanoseconds, how many took so long or up to a sixteenth longer), in rising order."""
+
+
+class RefusalStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that was refused."""
+
+    time_ns: int
+    """Since the epoch."""
+    vcpu: int
+    call: str
+    code: str
+    reason: str
+
+
+class KeystoreStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The space in a guest's keystore, in bytes."""
+
+    used: int
+    total: int
+    objects: int
+
+
+class GuestStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition whose guest is or was connected since the daemon began."""
+
+    partition: str
+    guest: Guest | None
+    """None: it is gone."""
+    keystore: KeystoreStats | None
+    """None: it is gone, or has no keystore."""
+    refused: int
+    calls: list[CallStats]
+    """By name."""
+    refusals: list[RefusalStats]
+    """The last ones, the newest last."""
+
+
+class Stats(Reply, frozen=True, tag="stats"):
+    """The daemon's numbers."""
+
+    uptime_ns: int
+    """By a clock that is never set: what two replies differ by took so long."""
+    guests: list[GuestStats]
+    """By partition."""
+    capture: CaptureState
+
+
+class ShowStats(Request[Stats], frozen=True, tag="stats"):
+    """Tell the numbers of all guests."""
+
+
 # -- the table --------------------------------------------------------------------------------
 
 COMMANDS: Final[tuple[type[Request[Reply]], ...]] = (
@@ -198,6 +266,7 @@ COMMANDS: Final[tuple[type[Request[Reply]], ...]] = (
     BeginCapture,
     EndCapture,
     ShowCapture,
+    ShowStats,
 )
 """Every command: dispatch, the client, the greeting and the documents go by it."""
 

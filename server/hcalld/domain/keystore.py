@@ -174,6 +174,11 @@ class Keystore:
         """Bytes charged for all objects."""
         return self._used_space
 
+    @property
+    def object_count(self) -> int:
+        """How many objects there are."""
+        return len(self._objects)
+
     def config(self) -> bytes:
         """The configuration structure, kept ready: Linux asks again and again."""
         return self._config

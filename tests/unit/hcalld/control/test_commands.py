@@ -24,8 +24,10 @@ from hcalld.config import Profiles
 from hcalld.control import paging
 from hcalld.control.client import ControlFailure
 from hcalld.control.commands import Parts, bound_to
+from hcalld.control.statistics import Statistics
 from hcalld.core.errors import ConfigError
 from hcalld.observe.capturing import Capturing
+from hcalld.observe.figures import Figures
 from hcalld.runtime.server import Server
 from hcallproto.abi.families import uv
 from hcallproto.wire import frames as f
@@ -38,7 +40,9 @@ PAGES = RAM_SIZE // PAGE
 
 def parts_of(server: Server, nursery: trio.Nursery) -> Parts:
     """What commands are about, for a server of the tests'."""
-    return Parts(server, Capturing(server, nursery, "hcalld of a test"))
+    capturing = Capturing(server, nursery, "hcalld of a test")
+    figures = server.tallies = Figures(server.sessions.__contains__)
+    return Parts(server, capturing, Statistics(server, capturing, figures))
 
 
 Start = Callable[..., Awaitable[Qemu]]

@@ -69,7 +69,7 @@ def plain(kind: Any) -> bool:
         return plain(typing.get_args(kind)[0])
     if origin is typing.Literal:
         return all(type(value) is str for value in typing.get_args(kind))
-    if origin in (list, typing.Union, types.UnionType):
+    if origin in (list, dict, tuple, typing.Union, types.UnionType):
         return all(map(plain, typing.get_args(kind)))
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return all(type(member.value) is str for member in kind)
