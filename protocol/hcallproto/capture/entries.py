@@ -70,6 +70,8 @@ class EffectKind(enum.IntEnum):
     """The store was to be loaded; only what failed is told."""
     COMMIT = 7
     """A transaction; only what failed is told, for it makes the models be loaded anew."""
+    BEGIN = 8
+    """A run of the machine, after a reset; only what failed is told. No call asks for it."""
 
 
 class Failure(enum.IntEnum):
@@ -96,7 +98,7 @@ class Answer(Entry, frozen=True, tag=1):
     """An effect was answered."""
 
     vcpu: int
-    """Whose call asked for it; with ``seq`` its name."""
+    """Whose call asked for it; with ``seq`` its name. NO_CALL: none did."""
     seq: int
     effect: EffectKind
     value: bytes | int | None = None
@@ -106,6 +108,9 @@ class Answer(Entry, frozen=True, tag=1):
         """Without the value."""
         what = "" if self.raised is None else f", {self.raised!r}"
         return f"Answer(at={self.at}, {self.vcpu}/{self.seq}, {self.effect.name}{what})"
+
+
+NO_CALL: Final = 0xFFFF_FFFF
 
 
 # -- the partition's state ---------------------------------------------------------------
@@ -184,10 +189,14 @@ class Turn(Entry, frozen=True, tag=3):
 
 
 class Fault(Entry, frozen=True, tag=4):
-    """A rule was met: something goes wrong with a call on purpose."""
+    """A rule was met: something goes wrong on purpose with the call that came last."""
 
     vcpu: int
-    seq: int
+    """Whose call it is."""
+    number: int
+    """The rule's."""
+    count: int
+    """So many calls have met it, this one included."""
     rule: str
     """JSON of ``hcalld.faults.rules.Rule``."""
 
@@ -219,16 +228,24 @@ class Stop(Entry, frozen=True, tag=9):
     """What the shim is told."""
 
 
-# -- what is missing ---------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------
 
 
 class Lost(Entry, frozen=True, tag=10):
-    """Entries are missing here: the disk was too slow, or too much came at once."""
+    """Frames or entries are missing here: the disk was too slow, or too much came at once."""
 
+    frames: int
     entries: int
 
 
-AnyEntry = Full | Answer | State | Turn | Fault | PageOut | Withdraw | Attend | Rest | Stop | Lost
+class End(Entry, frozen=True, tag=11):
+    """The end of the connection or of the capture: what is not here was not there."""
+
+    why: str
+
+
+Order = PageOut | Withdraw | Attend | Rest | Stop
+AnyEntry = Full | Answer | State | Turn | Fault | Order | Lost | End
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):

@@ -6,11 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from hcallproto.capture.entries import AnyEntry
 from hcallproto.wire import frames as f
+
+NOW = -1
+"""``at`` of an entry that is told: whoever keeps it knows which frame is next."""
 
 
 class Tap(Protocol):
     """One connection's frames, as they pass. Never waits, and never raises."""
+
+    keeps_secrets: bool
+    """It wants to be told of what happened beside frames."""
 
     def received(self, frame: f.Frame, size: int) -> None:
         """A frame of the guest's side has come.
@@ -27,6 +34,13 @@ class Tap(Protocol):
             frame: what it says.
             size: in bytes.
             why: what the guest is not told: why a call was refused.
+        """
+
+    def happened(self, entry: AnyEntry) -> None:
+        """Something else happened, after the last frame and before the next; for its secrets.
+
+        Args:
+            entry: what, ``at`` NOW.
         """
 
     def closed(self, why: str) -> None:

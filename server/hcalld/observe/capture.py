@@ -20,18 +20,21 @@ from typing import Final
 
 import trio
 
+from hcalld.captures.sealing import CaptureKey
 from hcalld.core.errors import ConfigError, HcalldError
-from hcallproto.capture import pcapng
-from hcallproto.capture.blank import Blanker
-from hcallproto.capture.pcapng import Direction, LinkType
-from hcallproto.capture.records import Dropped, Record, Start, Stop
-from hcallproto.capture.records import encode as encode_record
+from hcalld.core.tap import NOW
+from hcalld.observe.pieces import Piece, Pieces, Track
+from hcallproto.capture.entries import AnyEntry, End, Entry, Lost, size_of
+from hcallproto.capture.pcapng import Direction
+from hcallproto.capture.records import Dropped, Record, Stop
 from hcallproto.wire import frames as f
-from hcallproto.wire.encode import encode
 
 MAX_PENDING_BYTES: Final = 64 << 20
-"""Of frames that are not written yet; more are dropped."""
-MAX_PENDING_FRAMES: Final = 1 << 16
+"""Of what is not written yet; more is dropped."""
+MAX_PENDING_BYTES_SEALED: Final = 256 << 20
+"""With secrets: a secure VM's start reads its kernel faster than it is compressed."""
+MAX_PENDING: Final = 1 << 16
+"""Frames and entries that are not written yet."""
 SLICE: Final = 64
 """Frames that are encoded between two turns of the event loop."""
 PAUSE_SECONDS: Final = 0.05
@@ -50,45 +53,26 @@ class CaptureOptions:
         path: of the file; with ``file_bytes`` a number comes before its suffix.
         file_bytes: a new file is begun when one is longer; None: never.
         files: so many are kept, the oldest go; None: all.
+        key: seals what is secret; None: it is left out.
     """
 
     path: pathlib.Path
     file_bytes: int | None = None
     files: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Pending:
-    """Something that is to be written."""
-
-    tap: _Tap
-    time_ns: int
-    direction: Direction
-    what: f.Frame | Record
-    size: int
-    comment: str = ""
+    key: CaptureKey | None = None
 
 
 class _Tap:
     """One connection's way into the capture."""
 
-    def __init__(
-        self, capture: Capture, number: int, partition: str, profile: Mapping[str, str]
-    ) -> None:
-        self.partition = partition
-        self.profile = profile
-        self.description = f"{capture.name} {number}"
-        self.blanker = Blanker()
-        self.interface = 0
-        """Its first interface's number in the file of this number:"""
-        self.file = 0
-        self.is_continued = False
-        self.context: dict[type[f.Frame], tuple[Direction, f.Frame]] = {}
-        """The newest of the frames that others cannot be understood without."""
+    def __init__(self, capture: Capture, track: Track, *, keeps_secrets: bool) -> None:
+        self.track = track
+        self.keeps_secrets = keeps_secrets
         self.passed = 0
         self.dropped = 0
-        self.dropped_now = 0
-        """Since the last that was not."""
+        self.frames_lost = 0
+        """Since the last that was not dropped; and of entries:"""
+        self.entries_lost = 0
         self._capture = capture
 
     def received(self, frame: f.Frame, size: int) -> None:
@@ -99,12 +83,19 @@ class _Tap:
         """See Tap."""
         self._capture.put(self, Direction.OUTBOUND, frame, size, why)
 
+    def happened(self, entry: AnyEntry) -> None:
+        """See Tap."""
+        self._capture.put_entry(self, entry)
+
     def closed(self, why: str) -> None:
         """See Tap."""
         self._capture.close_tap(self, why)
 
 
-_CONTEXT: Final = (f.Hello, f.Welcome, f.Announce, f.Accept, f.Ram)
+_What = f.Frame | Record | AnyEntry
+_Pending = tuple[_Tap, int, Direction, _What, int, str]
+"""Whose, when, which way, what, how much memory it takes, and the comment: not a class, for
+making one must not cost a call a microsecond."""
 
 
 class Capture:
@@ -130,8 +121,9 @@ class Capture:
         self.passed = 0
         """Frames that there were, those that were dropped included."""
         self.dropped = 0
+        self.entries_dropped = 0
         self._options = options
-        self._program = program
+        self._max_bytes = MAX_PENDING_BYTES if options.key is None else MAX_PENDING_BYTES_SEALED
         self._clock = clock
         self._pending: collections.deque[_Pending] = collections.deque()
         self._pending_bytes = 0
@@ -142,9 +134,8 @@ class Capture:
         self._paths: collections.deque[pathlib.Path] = collections.deque()
         self._file_number = 0
         self._written = 0
-        self._interfaces = 0
         self._fd = self._open()
-        self._data = bytearray(self._head())
+        self._pieces = Pieces(program, options.key)
 
     @property
     def path(self) -> pathlib.Path:
@@ -164,29 +155,42 @@ class Capture:
             is_continued: there were frames before that are not in the capture.
         """
         self._count += 1
-        tap = _Tap(self, self._count, partition, profile)
-        tap.is_continued = is_continued
+        description = f"{self.name} {self._count}"
+        track = Track(partition, profile, description, is_continued=is_continued)
+        tap = _Tap(self, track, keeps_secrets=self._options.key is not None)
         self._taps[tap] = None
         return tap
 
-    def put(
-        self, tap: _Tap, direction: Direction, what: f.Frame | Record, size: int, comment: str
-    ) -> None:
+    def put(self, tap: _Tap, direction: Direction, frame: f.Frame, size: int, comment: str) -> None:
         """Take a frame, or drop it."""
-        pending = self._pending
         tap.passed += 1
         self.passed += 1
-        if len(pending) >= MAX_PENDING_FRAMES or self._pending_bytes + size > MAX_PENDING_BYTES:
+        pending = self._pending
+        if len(pending) >= MAX_PENDING or self._pending_bytes + size > self._max_bytes:
             tap.dropped += 1
-            tap.dropped_now += 1
+            tap.frames_lost += 1
             self.dropped += 1
             return
         now = self._clock()
-        if tap.dropped_now:
-            record = Dropped(frames=tap.dropped_now)
-            pending.append(_Pending(tap, now, Direction.UNKNOWN, record, 0))
-            tap.dropped_now = 0
-        pending.append(_Pending(tap, now, direction, what, size, comment))
+        if tap.frames_lost or tap.entries_lost:
+            self._tell_of_loss(tap, now)
+        pending.append((tap, now, direction, frame, size, comment))
+        self._pending_bytes += size
+        self._wanted.set()
+
+    def put_entry(self, tap: _Tap, entry: AnyEntry) -> None:
+        """Take an entry, or drop it; after the connection's end there are none."""
+        if tap not in self._taps:
+            return
+        size = size_of(entry)
+        if len(self._pending) >= MAX_PENDING or self._pending_bytes + size > self._max_bytes:
+            tap.entries_lost += 1
+            self.entries_dropped += 1
+            return
+        now = self._clock()
+        if tap.frames_lost or tap.entries_lost:
+            self._tell_of_loss(tap, now)
+        self._pending.append((tap, now, Direction.UNKNOWN, entry, size, ""))
         self._pending_bytes += size
         self._wanted.set()
 
@@ -196,11 +200,20 @@ class Capture:
             del self._taps[tap]
             # Never dropped: so few there are.
             now = self._clock()
-            if tap.dropped_now:
-                record = Dropped(frames=tap.dropped_now)
-                self._pending.append(_Pending(tap, now, Direction.UNKNOWN, record, 0))
-            self._pending.append(_Pending(tap, now, Direction.UNKNOWN, Stop(why=why), 0))
+            if tap.frames_lost or tap.entries_lost:
+                self._tell_of_loss(tap, now)
+            if tap.keeps_secrets:
+                self._pending.append((tap, now, Direction.UNKNOWN, End(NOW, why), 0, ""))
+            self._pending.append((tap, now, Direction.UNKNOWN, Stop(why=why), 0, ""))
             self._wanted.set()
+
+    def _tell_of_loss(self, tap: _Tap, now: int) -> None:
+        if tap.keeps_secrets:
+            lost = Lost(NOW, tap.frames_lost, tap.entries_lost)
+            self._pending.append((tap, now, Direction.UNKNOWN, lost, 0, ""))
+        record = Dropped(frames=tap.frames_lost, entries=tap.entries_lost)
+        self._pending.append((tap, now, Direction.UNKNOWN, record, 0, ""))
+        tap.frames_lost = tap.entries_lost = 0
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -231,31 +244,35 @@ class Capture:
         await trio.to_thread.run_sync(os.close, self._fd)
 
     async def _drain(self) -> None:
-        while self._pending:
-            for _ in range(min(SLICE, len(self._pending))):
-                self._encode(self._pending.popleft())
+        pending, pieces = self._pending, self._pieces
+        while pending:
+            for _ in range(min(SLICE, len(pending))):
+                self._encode(pending.popleft())
+                if pieces.is_full:
+                    break
             await trio.lowlevel.checkpoint()
-            if len(self._data) >= 1 << 20:
+            if pieces.is_full:
                 await self._write()
         await self._write()
 
     async def _write(self) -> None:
-        data, self._data = bytes(self._data), bytearray()
-        if data:
-            self._written += len(data)
-            await trio.to_thread.run_sync(self._write_now, data)
+        piece = self._pieces.take()
+        if piece is not None:
+            self._written += await trio.to_thread.run_sync(self._write_now, piece)
         limit = self._options.file_bytes
         if limit is not None and self._written >= limit:
             await trio.to_thread.run_sync(self._turn)
-            self._data += self._head()
+            self._pieces.begin_file()
 
-    def _write_now(self, data: bytes) -> None:
+    def _write_now(self, piece: Piece) -> int:
+        data = piece.data()
         rest = memoryview(data)
         try:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError as error:
             raise self._failed(error) from None
+        return len(data)
 
     def _failed(self, error: OSError) -> CaptureFailed:
         return CaptureFailed(
@@ -264,48 +281,19 @@ class Capture:
         )
 
     def _encode(self, one: _Pending) -> None:
-        tap = one.tap
-        self._pending_bytes -= one.size
-        number = self._interface_of(tap, one.time_ns)
-        if isinstance(one.what, Record):
-            self._record(tap, one.what, one.time_ns)
-            if isinstance(one.what, Stop):
-                self._data += pcapng.statistics(number, one.time_ns, tap.passed, tap.dropped)
-            return
-        shown = tap.blanker.blank(one.what)
-        if isinstance(shown, _CONTEXT):
-            tap.context[type(shown)] = one.direction, shown
-        self._data += pcapng.packet(number, one.time_ns, encode(shown), one.direction, one.comment)
-
-    def _interface_of(self, tap: _Tap, now: int) -> int:
-        """Its number in this file; the first time also what a reader must know of it."""
-        if tap.file != self._file_number:
-            tap.is_continued |= tap.file > 0
-            tap.file = self._file_number
-            tap.interface = self._interfaces
-            self._interfaces += 2
-            for link in (LinkType.FRAMES, LinkType.RECORDS):
-                self._data += pcapng.interface(link, tap.partition, tap.description)
-            start = Start(
-                program=self._program,
-                partition=tap.partition,
-                profile=tap.profile,
-                is_continued=tap.is_continued,
-            )
-            self._record(tap, start, now)
-            for direction, frame in tap.context.values():
-                self._data += pcapng.packet(
-                    tap.interface, now, encode(frame), direction, "from an earlier file"
-                )
-        return tap.interface
-
-    def _record(self, tap: _Tap, record: Record, now: int) -> None:
-        self._data += pcapng.packet(tap.interface + 1, now, encode_record(record))
+        tap, now, direction, what, size, comment = one
+        self._pending_bytes -= size
+        pieces, track = self._pieces, tap.track
+        if isinstance(what, Entry):
+            pieces.entry(track, now, what)
+        elif isinstance(what, Record):
+            pieces.record(track, now, what)
+            if isinstance(what, Stop):
+                pieces.statistics(track, now, tap.passed, tap.dropped)
+        else:
+            pieces.frame(track, now, direction, what, comment)
 
     # -- files -----------------------------------------------------------------------------
-
-    def _head(self) -> bytes:
-        return pcapng.section(self._program)
 
     def _path(self) -> pathlib.Path:
         path = self._options.path
@@ -337,4 +325,4 @@ class Capture:
             raise self._failed(error) from None
         except ConfigError as error:
             raise CaptureFailed(str(error)) from None
-        self._written = self._interfaces = 0
+        self._written = 0

@@ -12,6 +12,7 @@ import pytest
 import trio
 from tests.unit.hcallproto.capture.sample import TIME, call
 
+from hcalld.captures.sealing import CaptureKey
 from hcalld.core.errors import ConfigError
 from hcalld.observe import capture as module
 from hcalld.observe.capture import Capture, CaptureFailed, CaptureOptions
@@ -40,9 +41,13 @@ def clock() -> Iterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def capturing(path: Path, **options: int) -> AsyncIterator[Capture]:
+async def capturing(
+    path: Path, *, key: CaptureKey | None = None, **options: int
+) -> AsyncIterator[Capture]:
     ticks = clock()
-    capture = Capture(CaptureOptions(path=path, **options), "hcalld 0", lambda: next(ticks))
+    capture = Capture(
+        CaptureOptions(path=path, key=key, **options), "hcalld 0", lambda: next(ticks)
+    )
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(capture.run)
@@ -112,7 +117,7 @@ async def test_a_connection_that_was_there_before_says_so(tmp_path: Path):
 async def test_frames_that_do_not_fit_are_dropped_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "MAX_PENDING_FRAMES", 2)
+    monkeypatch.setattr(module, "MAX_PENDING", 2)
     path = tmp_path / "a.pcapng"
     async with capturing(path) as capture:
         tap = capture.tap("lpar7", PROFILE)

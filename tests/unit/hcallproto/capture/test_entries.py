@@ -37,13 +37,14 @@ ALL = (
         raised=e.Raised(e.Failure.STORE, "disk"),
     ),
     e.Turn(at=4, vcpu=0, seq=7),
-    e.Fault(at=6, vcpu=0, seq=8, rule='{"return":"H_BUSY"}'),
+    e.Fault(at=6, vcpu=0, number=1, count=2, rule='{"return":"H_BUSY"}'),
     e.PageOut(at=6, gpas=(0, 65536)),
     e.Withdraw(at=7, gpas=(65536,)),
     e.Attend(at=7),
     e.Rest(at=7),
     e.Stop(at=8, why="the daemon is stopping"),
-    e.Lost(at=9, entries=3),
+    e.Lost(at=9, frames=1, entries=3),
+    e.End(at=9, why="closed by the peer"),
 )
 
 

@@ -11,6 +11,7 @@ from hcallproto.capture.records import (
     CONVERTERS,
     VERSION,
     Dropped,
+    Key,
     Record,
     Records,
     Sealed,
@@ -30,7 +31,14 @@ def started(*converters: Any) -> Records:
 
 
 @pytest.mark.parametrize(
-    "record", [START, Stop(why="ended"), Dropped(frames=3), Sealed(data=b"\0\xff")]
+    "record",
+    [
+        START,
+        Stop(why="ended"),
+        Dropped(frames=3, entries=1),
+        Key(lock={"type": "scrypt", "log_n": 17}, check=bytes(16), salt=bytes(16)),
+        Sealed(number=7, data=b"\0\xff"),
+    ],
 )
 def test_a_record_is_read_as_it_was_written(record: Record):
     assert started().decode(encode(record)) == record
