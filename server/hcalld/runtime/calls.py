@@ -302,7 +302,7 @@ class Calls:
     async def _begin_late(self, pending: _Pending) -> Outcome | None:
         """Look at a call as late as a rule says."""
         assert pending.mishap is not None
-        await trio.sleep(pending.mishap.seconds)
+        await pending.world.sleep(pending.mishap.seconds)
         await pending.world.turn(pending.frame)
         # The end of the call may have come together with that of the delay.
         await trio.lowlevel.checkpoint_if_cancelled()

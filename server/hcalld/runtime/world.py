@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+import trio
+
 from hcalld.core.effects import Effect, Entropy, Flush, Now, TpmClose, TpmTransmit
 from hcalld.core.handlers import Model
 from hcalld.core.records import Change, RecordedReply, Run
@@ -84,6 +86,9 @@ class World(Protocol):
     async def turn(self, frame: f.Call) -> None:
         """A call that waited may go on; several may, in an order that nothing determines."""
 
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass: a rule of faults says so."""
+
     def commit(self, changes: Sequence[Change], reply: RecordedReply) -> None:
         """``Partition.commit``. Raises StoreError."""
 
@@ -139,6 +144,10 @@ class RealWorld:
 
     async def turn(self, frame: f.Call) -> None:
         """See World: any order will do."""
+
+    async def sleep(self, seconds: float) -> None:
+        """See World."""
+        await trio.sleep(seconds)
 
     def ordered(self, order: Order) -> None:
         """See World."""
