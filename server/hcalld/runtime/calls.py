@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -142,6 +142,11 @@ class Calls:
     def pending_count(self) -> int:
         """How many calls wait."""
         return len(self._pending)
+
+    @property
+    def pending(self) -> Collection[tuple[int, int]]:
+        """Virtual CPU and sequence number of each."""
+        return self._pending.keys()
 
     def answer(self, frame: f.Call) -> None:
         """Answer a call now, or start a task that will."""

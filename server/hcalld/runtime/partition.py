@@ -17,7 +17,7 @@ from hcalld.config import Profile
 from hcalld.core.call import Limits, Plan, buffer_max_size
 from hcalld.core.errors import StoreError
 from hcalld.core.handlers import Admission, Handler, Model
-from hcalld.core.records import Change, Record, RecordedReply, Run
+from hcalld.core.records import Change, Loaded, Record, RecordedReply, Run
 from hcalld.domain.attribute_orders import Carried, connect
 from hcalld.domain.attribute_records import load as load_attributes
 from hcalld.domain.attributes import PartitionAttributes
@@ -253,6 +253,15 @@ class Partition:
             model.configure(self.profile.pef.settings())
             model.hint(self.page_shift)
         return model
+
+    def stored(self) -> Loaded:
+        """All that its store holds now.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        assert self._store is not None
+        return self._store.load()
 
     @property
     def may_be_secure(self) -> bool:

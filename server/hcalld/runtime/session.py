@@ -30,6 +30,7 @@ from hcalld.runtime.mishaps import ConnectionCut
 from hcalld.runtime.orders import Attend, Order, PageOut, Rest, Stop, Withdraw
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
+from hcalld.runtime.recording import recording_to, state_of, unrecorded
 from hcalld.runtime.transport import Transport, TransportClosed
 from hcalld.runtime.world import World
 from hcallproto.abi.spec import Level
@@ -483,10 +484,18 @@ class Session:
                 tap.received(frame, 0)
             elif is_continued:
                 tap.sent(frame, 0, "")
+        if tap.keeps_secrets:
+            assert self._calls is not None
+            assert self.hello is not None
+            run = Run(self.hello.instance, self.connection.reset)
+            waiting = self._calls.pending
+            tap.happened(state_of(self.partition, run, waiting=waiting, is_begin=not is_continued))
+            self.enter(recording_to(tap))
         self._tap = self._outbox.tap = tap
 
     def end_tap(self) -> None:
         """Keep no more frames."""
+        self.enter(unrecorded)
         self._tap = self._outbox.tap = None
 
     def _accept(self, accept: f.Accept) -> None:
