@@ -20,12 +20,14 @@ import trio
 from hcalld.backends.base import TpmBackend
 from hcalld.backends.tpms import Tpms
 from hcalld.config import Profile, Profiles
+from hcalld.control import faulting
 from hcalld.control.commands import Parts, bound_to
 from hcalld.control.endpoint import Endpoint
 from hcalld.control.listener import ControlListener
 from hcalld.control.statistics import Statistics
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
+from hcalld.faults.engine import Faults
 from hcalld.observe.capture import CaptureOptions
 from hcalld.observe.capturing import Capturing
 from hcalld.observe.figures import Figures
@@ -101,6 +103,8 @@ class ServeOptions:
     refuse_unknown: bool = False
     trace: TextIO | None = None
     capture: CaptureOptions | None = None
+    faults: Faults = dataclasses.field(default_factory=Faults)
+    """What goes wrong on purpose from the start."""
     spin_us: int = 20
     idle_seconds: float = 30
 
@@ -145,6 +149,7 @@ def build_server(
         observers=observers,
         allowed_uids=options.allowed_uids,
         spin_us=options.spin_us,
+        faults=options.faults,
     )
 
 
@@ -216,6 +221,7 @@ async def serve(options: ServeOptions) -> None:
     figures = server.tallies = Figures(server.sessions.__contains__)
     log = structlog.get_logger()
     with contextlib.ExitStack() as stack:
+        stack.callback(faulting.end, server.faults)
         stack.callback(directory.close)
         stack.callback(tpms.close)
         sockets = _open_sockets(options, stack)

@@ -26,6 +26,7 @@ COMMANDS = {
     "decode": "hcalld.cli.decode",
     "diff": "hcalld.cli.diff",
     "dissector": "hcalld.cli.dissector",
+    "fault": "hcalld.cli.fault",
     "guest": "hcalld.cli.guest",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""

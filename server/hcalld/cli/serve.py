@@ -17,6 +17,7 @@ from hcalld.cli.options import key_option, source_of, state_dir_option
 from hcalld.core.errors import ConfigError, HcalldError
 
 if TYPE_CHECKING:
+    from hcalld.faults.engine import Faults
     from hcalld.observe.capture import CaptureOptions
 
 
@@ -103,6 +104,13 @@ def _capture(
     return CaptureOptions(path=path, file_bytes=size, files=files)
 
 
+def _faults(path: pathlib.Path | None) -> Faults:
+    from hcalld.faults import engine
+    from hcalld.faults.files import read
+
+    return engine.Faults() if path is None else read(path)
+
+
 @click.command(name="serve", short_help="Run the daemon.")
 @click.option(
     "--socket-path",
@@ -164,6 +172,12 @@ def _capture(
     "--capture-files", type=click.IntRange(1), help="Keep so many of these; the oldest go."
 )
 @click.option(
+    "--faults",
+    type=click.Path(path_type=pathlib.Path),
+    metavar="FILE",
+    help="Rules of faults on purpose, in TOML; 'hcalld fault' changes them later.",
+)
+@click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
 @click.option(
@@ -215,6 +229,7 @@ def command(
     capture: pathlib.Path | None,
     capture_size: int | None,
     capture_files: int | None,
+    faults: pathlib.Path | None,
     log_format: str,
     log_level: str,
     spin_us: int,
@@ -280,6 +295,7 @@ def command(
         refuse_unknown=refuse_unknown,
         trace=_open_trace(trace),
         capture=_capture(capture, capture_size, capture_files),
+        faults=_faults(faults),
         spin_us=spin_us,
         idle_seconds=idle_seconds,
     )

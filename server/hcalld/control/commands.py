@@ -14,18 +14,24 @@ import pathlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from hcalld.control import paging
+from hcalld.control import faulting, paging
 from hcalld.control.figures import guest_of
 from hcalld.control.listener import Answer, Refusal
 from hcalld.control.messages import (
+    AddFault,
     BeginCapture,
     CaptureState,
+    ClearFaults,
     EndCapture,
+    FaultAdded,
+    FaultList,
     GuestList,
     Kind,
+    ListFaults,
     ListGuests,
     PagedOut,
     PageOut,
+    RemoveFault,
     Reply,
     ReplyT,
     Request,
@@ -144,3 +150,36 @@ async def capture_show(parts: Parts, request: ShowCapture) -> CaptureState:
 async def stats(parts: Parts, request: ShowStats) -> Stats:
     """Tell the numbers of all guests."""
     return parts.statistics.now()
+
+
+# -- faults ---------------------------------------------------------------------------------
+
+
+@_carries_out(AddFault)
+async def fault_add(parts: Parts, request: AddFault) -> FaultAdded:
+    """Put a rule in force."""
+    server = parts.server
+    fault, warnings = faulting.add(server.faults, request.rule, server.sessions)
+    return FaultAdded(fault=fault, warnings=warnings)
+
+
+@_carries_out(ListFaults)
+async def fault_list(parts: Parts, request: ListFaults) -> FaultList:
+    """Tell of the rules in force."""
+    return FaultList(faults=list(map(faulting.told, parts.server.faults)))
+
+
+@_carries_out(RemoveFault)
+async def fault_remove(parts: Parts, request: RemoveFault) -> FaultList:
+    """Take a rule out of force."""
+    removed = parts.server.faults.remove(request.number)
+    faulting.end([removed])
+    return FaultList(faults=[faulting.told(removed)])
+
+
+@_carries_out(ClearFaults)
+async def fault_clear(parts: Parts, request: ClearFaults) -> FaultList:
+    """Take all rules out of force."""
+    cleared = parts.server.faults.clear()
+    faulting.end(cleared)
+    return FaultList(faults=list(map(faulting.told, cleared)))

@@ -19,6 +19,8 @@ from typing import Annotated, Final, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
+from hcalld.faults.rules import Rule
+
 PROTOCOL: Final = 1
 """Raised when a client of an older one would misunderstand."""
 
@@ -258,6 +260,56 @@ class ShowStats(Request[Stats], frozen=True, tag="stats"):
     """Tell the numbers of all guests."""
 
 
+# -- faults -----------------------------------------------------------------------------------
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule in force, or one that was until now."""
+
+    number: int
+    rule: Rule
+    matched: int
+    """Calls that it is about."""
+    met: int
+    """Calls with which something went wrong."""
+    spent: bool
+    """It will do nothing any more."""
+
+
+class FaultList(Reply, frozen=True, tag="faults"):
+    """Rules, in the order in which calls are held against them."""
+
+    faults: list[Fault]
+
+
+class FaultAdded(Reply, frozen=True, tag="fault-added"):
+    """A rule is in force."""
+
+    fault: Fault
+    warnings: list[str]
+    """What may not have been meant."""
+
+
+class AddFault(Request[FaultAdded], frozen=True, tag="fault-add"):
+    """Put a rule in force, behind the others."""
+
+    rule: Rule
+
+
+class ListFaults(Request[FaultList], frozen=True, tag="fault-list"):
+    """Tell of the rules in force."""
+
+
+class RemoveFault(Request[FaultList], frozen=True, tag="fault-remove"):
+    """Take a rule out of force; answered with what it was."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+
+
+class ClearFaults(Request[FaultList], frozen=True, tag="fault-clear"):
+    """Take all rules out of force; answered with what they were."""
+
+
 # -- the table --------------------------------------------------------------------------------
 
 COMMANDS: Final[tuple[type[Request[Reply]], ...]] = (
@@ -267,6 +319,10 @@ COMMANDS: Final[tuple[type[Request[Reply]], ...]] = (
     EndCapture,
     ShowCapture,
     ShowStats,
+    AddFault,
+    ListFaults,
+    RemoveFault,
+    ClearFaults,
 )
 """Every command: dispatch, the client, the greeting and the documents go by it."""
 

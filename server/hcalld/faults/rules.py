@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from hcalld.core.errors import ConfigError
-from hcalld.families.uv import shim_calls
+from hcalld.families.uv.shim_table import FAMILY as SHIM_FAMILY
 from hcallproto.abi.families import pks, tpm, uv
 from hcallproto.abi.registry import BY_NAME, CALLS, FAMILIES, FAMILY_OF
 from hcallproto.abi.returns import H, U, code_name
@@ -34,7 +34,7 @@ MAX_ARGUMENTS: Final = 16
 MAX_NAME: Final = 256
 """Characters of a name in a rule."""
 
-OF_SHIM: Final = {call.name: call for call in shim_calls.FAMILY.calls}
+OF_SHIM: Final = {call.name: call for call in SHIM_FAMILY.calls}
 """QEMU's own calls. A rule is about one of them only if it names it."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -185,6 +185,24 @@ class Rule(
         """Every call that matches meets it."""
         return not self.after and self.times is None and self.probability == 1
 
+    def summary(self) -> str:
+        """All of it on a line: which calls, when, and what goes wrong."""
+        calls = self.call or "every call"
+        if self.guest:
+            calls += f" of {self.guest!r}"
+        if self.vcpu is not None:
+            calls += f" by cpu{self.vcpu}"
+        parts = [calls]
+        if self.arguments:
+            parts.append("with " + ", ".join(f"{n}={v}" for n, v in self.arguments.items()))
+        if self.after:
+            parts.append(f"after {self.after}")
+        if self.times is not None:
+            parts.append(f"{self.times} times" if self.times > 1 else "once")
+        if self.probability < 1:
+            parts.append(f"with probability {self.probability:g} (seed {self.seed})")
+        return ", ".join(parts) + ": " + self.describe()
+
     def describe(self) -> str:
         """In a few words, for the trace and lists."""
         delay = f"{self.delay_ms} ms" if self.delay_ms is not None else ""
@@ -311,10 +329,10 @@ def parse(text: str, source: str) -> list[Rule]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: {error}") from None
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"{source}: {_placed(str(error))}") from None
+        raise ConfigError(f"{source}: {placed(str(error))}") from None
 
 
-def _placed(why: str) -> str:
+def placed(why: str) -> str:
     """What msgspec says, with the rule's number and the field in front."""
     found = _PLACE.search(why)
     if found is None:

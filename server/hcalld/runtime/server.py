@@ -55,6 +55,7 @@ class Server:
         allowed_uids: who may connect to a unix socket; None: anybody that can open it.
         spin_us: how long to look for a next call before waiting in the event loop.
         strict: a bug in a handler ends the session instead of being answered.
+        faults: what goes wrong on purpose from the start.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Server:
         allowed_uids: Collection[int] | None = None,
         spin_us: int = 0,
         strict: bool = False,
+        faults: Faults | None = None,
     ) -> None:
         self.profiles = profiles
         self.sessions: dict[str, Session] = {}
-        self.faults = Faults()
+        self.faults = Faults() if faults is None else faults
         """What goes wrong on purpose."""
         self.taps: Taps | None = None
         """What keeps frames now; see ``begin_taps``."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import enum
 import json
 import pathlib
@@ -62,14 +63,14 @@ def test_function_when_it_is_registered_then_it_gives_the_declared_reply(command
 
 def plain(kind: Any) -> bool:
     """A number, a text, or what is made of them: nothing else can be in a message."""
-    if kind in (int, str, bool, types.NoneType):
+    if kind in (int, float, str, bool, types.NoneType):
         return True
     origin = typing.get_origin(kind)
     if origin is typing.Annotated:
         return plain(typing.get_args(kind)[0])
     if origin is typing.Literal:
         return all(type(value) is str for value in typing.get_args(kind))
-    if origin in (list, dict, tuple, typing.Union, types.UnionType):
+    if origin in (list, dict, tuple, collections.abc.Mapping, typing.Union, types.UnionType):
         return all(map(plain, typing.get_args(kind)))
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return all(type(member.value) is str for member in kind)
