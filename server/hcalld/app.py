@@ -27,7 +27,7 @@ from hcalld.control.listener import ControlListener
 from hcalld.control.statistics import Statistics
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
-from hcalld.faults.engine import Faults
+from hcalld.faults.files import read as read_faults
 from hcalld.observe.capture import CaptureOptions
 from hcalld.observe.capturing import Capturing
 from hcalld.observe.figures import Figures
@@ -103,7 +103,7 @@ class ServeOptions:
     refuse_unknown: bool = False
     trace: TextIO | None = None
     capture: CaptureOptions | None = None
-    faults: Faults = dataclasses.field(default_factory=Faults)
+    faults: pathlib.Path | None = None
     """What goes wrong on purpose from the start."""
     spin_us: int = 20
     idle_seconds: float = 30
@@ -131,7 +131,7 @@ def build_server(
     """The server for the options.
 
     Raises:
-        ConfigError: a profile is wrong.
+        ConfigError: a profile is wrong, or a rule of faults.
     """
 
     def open_store(profile: Profile) -> Store:
@@ -149,7 +149,7 @@ def build_server(
         observers=observers,
         allowed_uids=options.allowed_uids,
         spin_us=options.spin_us,
-        faults=options.faults,
+        faults=None if options.faults is None else read_faults(options.faults),
     )
 
 

@@ -17,7 +17,6 @@ from hcalld.cli.options import key_option, source_of, state_dir_option
 from hcalld.core.errors import ConfigError, HcalldError
 
 if TYPE_CHECKING:
-    from hcalld.faults.engine import Faults
     from hcalld.observe.capture import CaptureOptions
 
 
@@ -102,13 +101,6 @@ def _capture(
 
     size = None if mib is None else mib << 20
     return CaptureOptions(path=path, file_bytes=size, files=files)
-
-
-def _faults(path: pathlib.Path | None) -> Faults:
-    from hcalld.faults import engine
-    from hcalld.faults.files import read
-
-    return engine.Faults() if path is None else read(path)
 
 
 @click.command(name="serve", short_help="Run the daemon.")
@@ -295,7 +287,7 @@ def command(
         refuse_unknown=refuse_unknown,
         trace=_open_trace(trace),
         capture=_capture(capture, capture_size, capture_files),
-        faults=_faults(faults),
+        faults=faults,
         spin_us=spin_us,
         idle_seconds=idle_seconds,
     )

@@ -160,6 +160,7 @@ CASES: dict[str, Case] = {
     "refuse_unknown": (("--refuse-unknown", "--profile-dir", "/x"), "refuse_unknown", True),
     "spin_us": (("--spin-us", "0"), "spin_us", 0),
     "idle_seconds": (("--idle-seconds", "0.5"), "idle_seconds", 0.5),
+    "faults": (("--faults", "/x/faults.toml"), "faults", pathlib.Path("/x/faults.toml")),
     "capture": (
         ("--capture", "/x/all.pcapng"),
         "capture",
