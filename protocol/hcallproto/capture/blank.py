@@ -79,9 +79,15 @@ _UNKNOWN: Final = _Live()
 
 
 class Blanker:
-    """Blanks the frames of one connection, in the order in which they passed."""
+    """Blanks the frames of one connection, in the order in which they passed.
 
-    def __init__(self) -> None:
+    Args:
+        fill: the byte that takes the place of others, and the number that takes a register's.
+            With another than 0 a frame that was blanked before tells what is blanked of it.
+    """
+
+    def __init__(self, fill: int = 0) -> None:
+        self._fill = fill
         self._announced = Announced()
         self._live: dict[int, _Live] = {}
         """By vCPU: each makes one call after another."""
@@ -103,9 +109,9 @@ class Blanker:
                 return self._read_reply(frame)
             case f.Write():
                 live = self._live.get(frame.vcpu, _UNKNOWN)
-                return frame._replace(segments=_blank_writes(live, frame.segments))
+                return frame._replace(segments=self._writes(live, frame.segments))
             case f.Command() | f.CommandReply():
-                return frame._replace(data=bytes(len(frame.data)))
+                return frame._replace(data=self._blank(frame.data, 0))
             case f.Welcome() | f.Announce():
                 self._announced.take(frame.announcement)
                 return frame
@@ -123,7 +129,7 @@ class Blanker:
         return frame._replace(
             segments=tuple(
                 segment._replace(
-                    data=_blank(
+                    data=self._blank(
                         segment.data,
                         live.open_size_inline(registers[segment.buffer], len(segment.data))
                         if segment.buffer < len(registers)
@@ -139,12 +145,12 @@ class Blanker:
         if live.hidden:
             frame = frame._replace(
                 registers=tuple(
-                    (number, 0 if number in live.hidden else value)
+                    (number, self._fill if number in live.hidden else value)
                     for number, value in frame.registers
                 )
             )
         if frame.writes:
-            frame = frame._replace(writes=_blank_writes(live, frame.writes))
+            frame = frame._replace(writes=self._writes(live, frame.writes))
         return frame
 
     def _read_reply(self, frame: f.ReadReply) -> f.ReadReply:
@@ -154,15 +160,30 @@ class Blanker:
         sizes += [0] * (len(frame.segments) - len(sizes))
         return frame._replace(
             segments=tuple(
-                (status, _blank(data, size))
+                (status, self._blank(data, size))
                 for (status, data), size in zip(frame.segments, sizes, strict=False)
             )
         )
 
+    def _writes(
+        self, live: _Live, segments: Iterable[f.WriteSegment]
+    ) -> tuple[f.WriteSegment, ...]:
+        return tuple(
+            segment
+            if segment.data is None
+            else segment._replace(
+                data=self._blank(
+                    segment.data, live.open_size(segment.gpa, segment.size, Direction.OUT)
+                )
+            )
+            for segment in segments
+        )
 
-def _blank(data: bytes, open_size: int) -> bytes:
-    """All but the leading bytes as zeros."""
-    return data if open_size >= len(data) else data[:open_size] + bytes(len(data) - open_size)
+    def _blank(self, data: bytes, open_size: int) -> bytes:
+        """All but the leading bytes filled."""
+        if open_size >= len(data):
+            return data
+        return data[:open_size] + bytes((self._fill,)) * (len(data) - open_size)
 
 
 def _bound(entries: dict[int, Any]) -> None:
@@ -190,14 +211,3 @@ def _span(hcall: Hcall, buffer: Buffer, registers: Sequence[int]) -> _Span:
         size = _PAGE_SIZE - low % _PAGE_SIZE
     open_size = buffer.open_size if buffer.secret else None
     return _Span(low, low + size, buffer.direction, register, open_size)
-
-
-def _blank_writes(live: _Live, segments: Iterable[f.WriteSegment]) -> tuple[f.WriteSegment, ...]:
-    return tuple(
-        segment
-        if segment.data is None
-        else segment._replace(
-            data=_blank(segment.data, live.open_size(segment.gpa, segment.size, Direction.OUT))
-        )
-        for segment in segments
-    )

@@ -187,3 +187,14 @@ def test_blank_when_a_peer_invents_calls_and_requests_then_memory_is_bounded():
 def test_blank_when_a_frame_holds_no_memory_then_it_is_the_same():
     event = f.Event(s.EventKind.RESET, s.NO_VCPU, 1, 1)
     assert Blanker().blank(event) is event
+
+
+def test_another_fill_tells_what_was_blanked():
+    whole = call(pks.READ_OBJECT, f.Segment(0, AT["auth"], s.SegmentStatus.OK, SECRET), auth=0x1000)
+    outside = f.Write(3, 0, 7, 1, (f.WriteSegment(0x9000, len(SECRET), SECRET),))
+    event = f.Event(s.EventKind.RESET, s.NO_VCPU, 1, 1)
+    first, again = Blanker(), Blanker(fill=0xA5)
+    for frame, has_secret in ((whole, True), (outside, True), (event, False)):
+        blanked = first.blank(frame)
+        assert (blanked != frame) is has_secret
+        assert (again.blank(blanked) != blanked) is has_secret
