@@ -25,6 +25,7 @@ COMMANDS = {
     "esm": "hcalld.cli.esm",
     "decode": "hcalld.cli.decode",
     "diff": "hcalld.cli.diff",
+    "replay": "hcalld.cli.replay",
     "dissector": "hcalld.cli.dissector",
     "fault": "hcalld.cli.fault",
     "guest": "hcalld.cli.guest",

@@ -31,6 +31,7 @@ from hcallproto.abi.spec import (
 )
 from hcallproto.payloads.pks import (
     AUTH_ALIGNMENT,
+    AUTH_HEADER,
     AUTH_HEADER_SIZE,
     CONFIG,
     CONFIG_FLAG_WRAP,
@@ -65,6 +66,7 @@ _AUTH_BUFFER = Buffer(
     secret=True,
     open_size=AUTH_HEADER_SIZE,
     describe=describe_auth,
+    layout=AUTH_HEADER,
 )
 _LABEL_BUFFER = Buffer(
     address="label",

@@ -7,7 +7,9 @@ import click
 
 from hcalld.cli.lazy import LazyGroup
 
-_COMMANDS: dict[str, str] = {}
+_COMMANDS = {
+    "guest": "hcalld.cli.replay.guest",
+}
 """Subcommand to the module that holds it, as an attribute named ``command``."""
 
 

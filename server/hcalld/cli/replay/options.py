@@ -5,18 +5,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
+from hcalld.core.errors import HcalldError
+from hcalld.replay.errors import Stopped
 from hcalld.replay.ignoring import Ignored, IgnoreError, parse_ignored
+from hcalld.replay.pace import PaceError, parse_pace
 
 if TYPE_CHECKING:
     from hcalld.replay.differences import Difference
+    from hcallproto.capture.reading import CaptureReader
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+CHUNK_SIZE = 1 << 18
 
 EXIT_DIFFERENT = 1
 EXIT_BROKEN = 2
@@ -57,9 +64,10 @@ def replay_options(command: _Command) -> _Command:
 class Reporter:
     """Prints differences as they are found."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, stop: bool = False) -> None:
         self.differences = 0
         self._as_json = as_json
+        self._stop = stop
 
     def difference(self, where: str, difference: Difference) -> None:
         """Print one; those by nature are not counted.
@@ -67,6 +75,9 @@ class Reporter:
         Args:
             where: guest, virtual CPU and number of the call.
             difference: what is not the same.
+
+        Raises:
+            Stopped: it is the first, and one is enough.
         """
         self.differences += not difference.by_nature
         if self._as_json:
@@ -80,6 +91,8 @@ class Reporter:
             )
         elif not difference.by_nature:
             click.echo(f"{where} {difference}")
+        if self._stop and self.differences:
+            raise Stopped
 
     def note(self, text: str) -> None:
         """Print something that is no difference."""
@@ -101,14 +114,52 @@ class Reporter:
         click.echo(json.dumps(fields))
 
 
+class _PaceType(click.ParamType):  # type: ignore[type-arg]  # generic in its stubs alone
+    name = "real|fast|FACTOR"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_pace(value)
+        except PaceError as error:
+            self.fail(str(error), param, ctx)
+
+
+pace_option = click.option(
+    "--pace",
+    type=_PaceType(),
+    default="fast",
+    show_default=True,
+    help="real: wait as long as there was between frames; fast: don't; or so many times as fast.",
+)
+
+socket_option = click.option(
+    "--socket-path",
+    type=click.Path(path_type=pathlib.Path),
+    required=True,
+    metavar="SOCKET",
+    help="The unix socket that a daemon listens on.",
+)
+
+
+def capture_reader(capture: BinaryIO) -> CaptureReader:
+    """Reads an open capture."""
+    from hcallproto.capture.reading import CaptureReader
+
+    return CaptureReader(iter(lambda: capture.read(CHUNK_SIZE), b""))
+
+
 @contextlib.contextmanager
-def broken_is_2(name: str) -> Iterator[None]:
-    """End with exit status 2 if the capture cannot be read or played."""
-    from hcalld.replay.errors import ReplayError
+def broken_is_2(capture: BinaryIO) -> Iterator[None]:
+    """End with exit status 2 if the capture cannot be read or played, or nobody is there."""
     from hcallproto.errors import CaptureError
 
     try:
         yield
-    except (CaptureError, ReplayError) as error:
+    except (CaptureError, HcalldError) as error:
+        name = getattr(capture, "name", "standard input")
         click.echo(f"hcalld: {name}: {error}", err=True)
         sys.exit(EXIT_BROKEN)

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's side of a capture, played to a live daemon.
+
+Theory of operation. The capture's frames are walked in their order. What the shim sent is
+sent again; at what the daemon sent, the live daemon's is waited for and compared. So as many
+calls are under way at once as there were, and no call is made before the answers that came
+before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import trio
+
+from hcalld.core.errors import HcalldError
+from hcalld.core.guestmem import RamMap
+from hcalld.replay import guest_frames
+from hcalld.replay.anew import Anew
+from hcalld.replay.differences import Comparer, Difference, call_name
+from hcalld.replay.errors import ReplayError, Stopped
+from hcalld.replay.guest_frames import Identity
+from hcalld.replay.link import Link, PeerFailed
+from hcalld.replay.live import LiveDaemon, Played
+from hcalld.replay.pace import Pace
+from hcalld.replay.script import Script
+from hcalld.replay.sparse import SparseMemory
+from hcallproto.abi.families import tpm
+from hcallproto.abi.registry import find
+from hcallproto.abi.returns import H
+from hcallproto.abi.spec import Level
+from hcallproto.capture.reading import Entry
+from hcallproto.capture.records import Record, Stop
+from hcallproto.conn.states import State
+from hcallproto.errors import CaptureError, LocalProtocolError
+from hcallproto.wire import frames as f
+from hcallproto.wire import schema as s
+
+PATIENCE_SECONDS: Final = 10.0
+"""For what has no deadline of its own: WELCOME, acknowledgements."""
+
+
+class Report(Protocol):
+    """Told of what is found."""
+
+    def difference(self, where: str, difference: Difference) -> None:
+        """A field came out differently. May raise Stopped."""
+
+
+@dataclasses.dataclass
+class Figures:
+    """How it went.
+
+    Attributes:
+        calls: that were made.
+        by_nature: fields that differ because they are made anew.
+        replaced: values that were passed on in the place of captured ones.
+        unknown_bytes: of guest memory that the daemon read and the capture does not have.
+    """
+
+    calls: int = 0
+    by_nature: int = 0
+    replaced: int = 0
+    unknown_bytes: int = 0
+
+
+class GuestPlayer:
+    """Plays one guest.
+
+    Args:
+        script: what is played.
+        connect: connects to the daemon.
+        comparer: compares what comes.
+        report: told of differences.
+        identity: what the guest says of itself.
+        pace: how fast.
+        deadline: seconds for an answer; None: as the daemon announces.
+        is_blanked: the capture has no secrets.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        connect: Callable[[], Awaitable[Link]],
+        comparer: Comparer,
+        report: Report,
+        *,
+        identity: Identity | None = None,
+        pace: Pace | None = None,
+        deadline: float | None = None,
+        is_blanked: bool = True,
+    ) -> None:
+        self.figures = Figures()
+        self._script = script
+        self._connect = connect
+        self._comparer = comparer
+        self._report = report
+        self._identity = identity or Identity()
+        self._pace = pace or Pace()
+        self._deadline = deadline
+        self._is_blanked = is_blanked
+        self._memory = SparseMemory()
+        self._anew = Anew()
+        self._connections = 0
+        self._played_connection = -1
+        self._captured_specs: guest_frames.Specs = {}
+        self._live_specs: guest_frames.Specs = {}
+        self._live: LiveDaemon | None = None
+        self._skipped: set[tuple[int, int]] = set()
+        """Calls that are not made."""
+
+    async def play(self) -> None:
+        """Play it to its end.
+
+        Raises:
+            ReplayError: it cannot be played, or only so far.
+            CaptureError: it is no capture.
+            HcalldError: nobody listens.
+            Stopped: the report wants to hear no more.
+        """
+        failed: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                async for entry in self._script.entries():
+                    if not await self._entry(entry, nursery):
+                        break
+            except (CaptureError, HcalldError, Stopped) as error:
+                failed = error  # raised below, not as one of a group
+            finally:
+                await self._close()
+                self.figures.replaced = self._anew.replaced
+                self.figures.unknown_bytes = self._memory.unknown
+                nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+
+    # -- the capture's frames -----------------------------------------------------------------
+
+    async def _entry(self, entry: Entry, nursery: trio.Nursery) -> bool:
+        """Play one; False: the rest cannot be played."""
+        what = entry.what
+        if isinstance(what, Record):
+            if isinstance(what, Stop) and entry.connection == self._played_connection:
+                await self._close()
+            return True
+        if self._played_connection < 0 and not isinstance(what, f.Hello):
+            raise ReplayError(
+                f"at byte {entry.offset}: {_name(what)} before the connection's HELLO; the capture "
+                "has no begin"
+            )
+        try:
+            # A file of a ring begins with the frames that tell what goes on in it.
+            if isinstance(what, f.Hello) and entry.connection != self._played_connection:
+                await self._hello(entry, what, nursery)
+            elif self._live is not None and entry.connection == self._played_connection:
+                await self._frame(entry, what, self._live)
+        except LocalProtocolError as error:
+            self._tell(entry, Difference(_name(what), "frame", "may be sent", str(error)))
+        except PeerFailed as error:
+            if self._live is not None:
+                self._live.failure = self._live.failure or str(error)
+        if self._live is not None and self._live.failure:
+            self._tell(entry, Difference(_name(what), "connection", "open", self._live.failure))
+            return False
+        return True
+
+    async def _hello(self, entry: Entry, captured: f.Hello, nursery: trio.Nursery) -> None:
+        await self._close()
+        await self._pace.until(entry.time_ns)
+        self._played_connection = entry.connection
+        self._live = LiveDaemon(
+            await self._connect(), entry.connection, self._script, self._memory, self._anew
+        )
+        nursery.start_soon(self._live.receive)
+        greeting = guest_frames.hello(captured, self._identity, self._connections)
+        self._connections += 1
+        await self._live.link.send(greeting)
+
+    async def _frame(self, entry: Entry, what: f.Frame, live: LiveDaemon) -> None:
+        if f.FRAME_TYPES[type(what)] & 1:
+            await self._pace.until(entry.time_ns)
+        state = live.link.connection.state
+        match what:
+            case f.Welcome():
+                if state is State.GREETED:
+                    await self._welcome(entry, what, live)
+            case f.Accept():
+                if state is State.WELCOMED:
+                    await live.link.send(what)
+            case f.Ram():
+                live.ram = RamMap((one.gpa, one.size) for one in what.regions)
+                await live.link.send(guest_frames.ram(what))
+            case f.Call():
+                await self._call(entry, what, live)
+            case f.Reply() | f.Cancelled():
+                await self._over(entry, what, live)
+            case f.Cancel():
+                if (what.vcpu, what.seq) not in self._skipped:
+                    await live.link.send(what)
+            case f.Read() | f.ReadReply() | f.Write() | f.Pages():
+                self._seen(what, live)
+            case f.Event():
+                await live.link.send(what)
+                if what.kind is s.EventKind.RESET:
+                    live.reset()
+                    self._skipped.clear()
+                    self._memory.clear()
+                    self._anew.reset()
+            case f.EventAck():
+                await self._same(entry, what, live)
+            case f.Control():
+                # ATTEND was an operator's wish; nobody has it now.
+                if what.action is not s.ControlAction.ATTEND:
+                    await self._same(entry, what, live)
+            case f.Goodbye():
+                if what.reason is not s.GoodbyeReason.SHUTDOWN:
+                    await self._same(entry, what, live)
+                await self._close()
+            case f.ShimGoodbye():
+                await live.link.send(what)
+                await self._close()
+            case _:
+                # WRITE_REPLY and PAGES_REPLY answer what the other daemon asked; COMMAND is
+                # nobody's yet, and no daemon of ours announces anew.
+                pass
+
+    async def _same(self, entry: Entry, captured: f.Frame, live: LiveDaemon) -> None:
+        """Wait for a frame that belongs to no call."""
+        frame = await live.awaited(type(captured), self._deadline or PATIENCE_SECONDS)
+        if frame is not None:
+            self._compare(entry, None, captured, frame)
+
+    async def _welcome(self, entry: Entry, captured: f.Welcome, live: LiveDaemon) -> None:
+        self._captured_specs = guest_frames.specs(captured.announcement)
+        frame = await live.awaited(f.Welcome, self._deadline or PATIENCE_SECONDS)
+        if isinstance(frame, f.Welcome):
+            self._live_specs = guest_frames.specs(frame.announcement)
+            self._compare(entry, None, *guest_frames.comparable(captured, frame))
+
+    # -- calls --------------------------------------------------------------------------------
+
+    async def _call(self, entry: Entry, call: f.Call, live: LiveDaemon) -> None:
+        name = call.vcpu, call.seq
+        key = call.number, call.level
+        spec = self._live_specs.get(key)
+        if self._may_not_be_played(call):
+            self._skipped.add(name)
+            return
+        is_forwarded = spec is not None and spec.disposition is s.Disposition.FORWARD
+        if call.level != s.LEVEL_SHIM and not is_forwarded:
+            self._skipped.add(name)
+            self._tell(entry, Difference(call_name(call), "call", "announced", "not announced"))
+            return
+        for segment in call.segments:
+            self._memory.write(segment.gpa, segment.data)
+        segments = guest_frames.segments(
+            call,
+            self._captured_specs.get(key),
+            spec,
+            self._memory,
+            self._anew,
+            was_refused=await self._was_refused(call),
+        )
+        played = Played(call, self._anew.registers(call)._replace(segments=segments))
+        live.calls[name] = played
+        self.figures.calls += 1
+        try:
+            await live.link.send(played.sent)
+        except LocalProtocolError:
+            self._skipped.add(name)
+            del live.calls[name]
+            raise
+
+    def _may_not_be_played(self, call: f.Call) -> bool:
+        """Whether what was blanked decides about a call's answer."""
+        if not self._is_blanked:
+            return False
+        if call.level in (Level.SC2, s.LEVEL_SHIM):
+            raise ReplayError(
+                f"{call_name(call)}: a secure VM lives off its memory, and the capture has none of "
+                "it; capture with --capture-secrets, and play that with 'hcalld replay code'"
+            )
+        hcall = find(call.number, call.level)
+        if hcall is not tpm.TPM_COMM or call.by_number()[4] != tpm.Operation.EXECUTE:
+            return False
+        self._comparer.left_out[f"{hcall.name} (its request is blanked)"] += 1
+        return True
+
+    async def _was_refused(self, call: f.Call) -> bool:
+        """Whether the call's answer in the capture was that it had no authority."""
+        if not self._is_blanked or not call.segments:
+            return False
+        async for entry in self._script.ahead():
+            what = entry.what
+            if (
+                isinstance(what, f.Reply | f.Cancelled)
+                and entry.connection == self._played_connection
+                and (what.vcpu, what.seq) == (call.vcpu, call.seq)
+            ):
+                return isinstance(what, f.Reply) and what.status == H.AUTHORITY
+        return False
+
+    async def _over(self, entry: Entry, captured: f.Reply | f.Cancelled, live: LiveDaemon) -> None:
+        """The capture has a call's end: wait for the live one's."""
+        name = captured.vcpu, captured.seq
+        played = live.calls.get(name)
+        if played is None:
+            self._skipped.discard(name)
+            return
+        if isinstance(captured, f.Cancelled) and isinstance(played.end, f.Reply):
+            # It answered before it was told, and has to acknowledge that it was told.
+            played.is_over = trio.Event()
+            played.end = None
+        end = await live.end_of(played, self._seconds_for(played.captured))
+        if end is None:
+            if not live.failure:
+                await self._give_up(entry, played, live)
+            return
+        live.calls.pop(name, None)
+        if isinstance(captured, f.Reply) and isinstance(end, f.Reply):
+            captured = _whole(captured, played.captured_writes, played.captured_pages)
+            captured = self._anew.expected(captured)
+            self._memory.carry_out(end.writes)
+            end = _whole(end, played.live_writes, played.live_pages)
+            self._anew.learn(played.captured, captured, end)
+        self._compare(entry, played.captured, captured, end)
+
+    def _seconds_for(self, call: f.Call) -> float:
+        if self._deadline is not None:
+            return self._deadline
+        spec = self._live_specs.get((call.number, call.level))
+        return spec.deadline_ms / 1000 if spec is not None else PATIENCE_SECONDS
+
+    async def _give_up(self, entry: Entry, played: Played, live: LiveDaemon) -> None:
+        """As a shim does when the deadline passes."""
+        call = played.sent
+        self._tell(entry, Difference(call_name(call), "reply", "in time", "none in time"))
+        del live.calls[call.vcpu, call.seq]
+        await live.link.send(f.Cancel(call.vcpu, call.reset, call.seq, s.CancelReason.DEADLINE))
+
+    def _seen(self, what: f.Read | f.ReadReply | f.Write | f.Pages, live: LiveDaemon) -> None:
+        """Keep what the capture's daemon did for a call that is under way."""
+        name = what.vcpu, what.seq
+        played = live.calls.get(name)
+        if played is None:
+            return
+        match what:
+            case f.Read():
+                live.asked[name] = what.segments
+            case f.ReadReply():
+                for place, answer in zip(live.asked.pop(name, ()), what.segments, strict=False):
+                    played.reads[place] = answer
+                    self._memory.write(place[0], answer[1])
+            case f.Write():
+                played.captured_writes += what.segments
+            case f.Pages():
+                played.captured_pages += what.ranges
+
+    # -- telling ------------------------------------------------------------------------------
+
+    def _compare(self, entry: Entry, call: f.Call | None, captured: f.Frame, live: f.Frame) -> None:
+        for found in self._comparer.compare(call, captured, live):
+            self._tell(entry, found)
+
+    def _tell(self, entry: Entry, difference: Difference) -> None:
+        self.figures.by_nature += difference.by_nature
+        self._report.difference(_where(entry), difference)
+
+    async def _close(self) -> None:
+        live, self._live = self._live, None
+        self._skipped.clear()
+        if live is not None:
+            await live.link.aclose()
+
+
+def _whole(reply: f.Reply, writes: list[f.WriteSegment], pages: list[f.PageRange]) -> f.Reply:
+    """A reply with all that was done for the call before it."""
+    return reply._replace(writes=(*writes, *reply.writes), pages=(*pages, *reply.pages))
+
+
+def _name(frame: f.Frame) -> str:
+    return call_name(frame) if isinstance(frame, f.Call) else f.FRAME_TYPES[type(frame)].name
+
+
+def _where(entry: Entry) -> str:
+    what = entry.what
+    seq = getattr(what, "seq", 0)
+    call = f" cpu{what.vcpu} #{seq}" if seq else ""  # type: ignore[union-attr]
+    return f"{entry.guest}{call}"

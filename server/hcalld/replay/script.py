@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a capture has to play: one guest's frames in their order, and some way ahead of them.
+
+The file is read as it is played, in a thread, in bounded memory: it may be long, or a pipe.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import trio
+
+from hcalld.replay.errors import ReplayError
+from hcallproto.capture.reading import CaptureReader, Entry
+from hcallproto.capture.records import Dropped, Record
+
+MAX_AHEAD: Final = 20_000
+"""Frames that are looked at before it is their turn."""
+MAX_AHEAD_BYTES: Final = 64 << 20
+_BATCH: Final = 256
+
+
+class Script:
+    """One guest's part of a capture.
+
+    Args:
+        reader: reads the file.
+        guest: whose frames; None: there is only one guest.
+    """
+
+    def __init__(self, reader: CaptureReader, guest: str | None = None) -> None:
+        self.guest = guest
+        self._reader = reader
+        self._is_chosen = guest is not None
+        self._source: Iterator[Entry] = iter(reader)
+        self._ahead: collections.deque[Entry] = collections.deque()
+        self._taken = 0
+        """Entries whose turn has come."""
+        self._has_frames = False
+        self._is_over = False
+        self._reading = trio.Lock()
+
+    async def entries(self) -> AsyncIterator[Entry]:
+        """The guest's entries, in their order.
+
+        Raises:
+            ReplayError: the file is damaged, frames are missing, or there are more guests.
+            CaptureError: it is no capture.
+        """
+        while True:
+            if not self._ahead and not await self._read():
+                break
+            while self._ahead:
+                self._taken += 1
+                yield self._ahead.popleft()
+        if self.guest is None or not self._has_frames:
+            raise ReplayError(
+                "no guest has frames in it"
+                if self.guest is None
+                else f"no guest called {self.guest!r} has frames in it; see 'hcalld decode'"
+            )
+        if self._reader.problems:
+            raise ReplayError(f"{self._reader.problems[0]}; all before that was played")
+
+    async def ahead(self) -> AsyncIterator[Entry]:
+        """What comes after the entry whose turn it is, as far as may be looked."""
+        place = self._taken
+        while True:
+            # Its turn may have come meanwhile.
+            place = max(place, self._taken)
+            if place - self._taken < len(self._ahead):
+                place += 1
+                yield self._ahead[place - 1 - self._taken]
+            elif not (self._may_look() and await self._read()):
+                return
+
+    def _may_look(self) -> bool:
+        ahead = self._ahead
+        if len(ahead) >= MAX_AHEAD:
+            return False
+        return not ahead or ahead[-1].offset - ahead[0].offset < MAX_AHEAD_BYTES
+
+    async def _read(self) -> bool:
+        """Read some more; False at the end."""
+        async with self._reading:
+            if self._is_over:
+                return False
+            batch = await trio.to_thread.run_sync(self._batch)
+            self._is_over = not batch
+            for entry in batch:
+                self._take(entry)
+            return bool(batch)
+
+    def _batch(self) -> list[Entry]:
+        return list(itertools.islice(self._source, _BATCH))
+
+    def _take(self, entry: Entry) -> None:
+        if self.guest is None:
+            self.guest = entry.guest
+        if entry.guest != self.guest:
+            if self._is_chosen:
+                return
+            raise ReplayError(
+                f"more than one guest is in it, {self.guest!r} and {entry.guest!r}; choose "
+                "one with --guest"
+            )
+        what = entry.what
+        if isinstance(what, Dropped):
+            raise ReplayError(
+                f"at byte {entry.offset}: {what.frames} frames are missing, for the disk was too "
+                "slow; what follows cannot be played"
+            )
+        self._has_frames |= not isinstance(what, Record)
+        self._ahead.append(entry)
