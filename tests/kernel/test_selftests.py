@@ -11,16 +11,18 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
+import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 from xml.etree import ElementTree
 
 import pytest
 from tests.conftest import ROOT
-from tests.e2e.daemon import COMMAND
+from tests.e2e.daemon import COMMAND, run_hcalld
 from tests.e2e.patience import patience, wait_until
 
 if TYPE_CHECKING:
@@ -97,6 +99,9 @@ def test_a_few_of_the_kernels_selftests(run: Run, artifacts: Path, require: Requ
     assert "guest connected" in (folder / "daemon.log").read_text()
     assert "H_PKS_GET_CONFIG" in (folder / "daemon.trace").read_text()
     assert "-device spapr-hcall-proxy" in (folder / "qemu.log").read_text()
+    decoded = run_hcalld("decode", str(folder / "capture.pcapng"), "--call", "H_PKS_GET_CONFIG")
+    assert decoded.returncode == 0, decoded.stderr
+    assert " = H_SUCCESS " in decoded.stdout
 
 
 def test_a_result_that_changes_fails(run: Run, artifacts: Path) -> None:
@@ -108,6 +113,12 @@ def test_a_result_that_changes_fails(run: Run, artifacts: Path) -> None:
     # Without a TPM the kernel's own test skips.
     assert "tpm2:test_async.sh: expected pass, was skip" in done.stdout
     assert "FAILED: 2 of 3 tests changed, 0 of 1 boots went wrong" in done.stdout
+    # What it says of them is what the same kernel does the next time.
+    differences = artifacts / "runs" / "differences.toml"
+    assert f"'hcalld guest run --differences {differences}' expects them" in done.stdout
+    again = run("--tests", tests, "--differences", differences, "--output", artifacts / "again")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert not (artifacts / "again" / "differences.toml").exists()
 
 
 @pytest.mark.parametrize("suite", ["keystore", "secure"])
@@ -179,6 +190,19 @@ def test_an_initramfs_that_is_too_large(run: Run, artifacts: Path) -> None:
     assert not (artifacts / "runs/script/console.log").exists()
 
 
+def test_a_daemon_that_ends_ends_it(guest_words: list[str | Path], artifacts: Path) -> None:
+    """At once: the guest would wait for an answer until its time is over."""
+    words = [*guest_words, "--script", script(artifacts, "echo begun; sleep 3000\n")]
+    with started(artifacts, words) as process:
+        (daemon,) = [pid for pid, line in users_of(artifacts).items() if " serve " in line]
+        os.kill(daemon, signal.SIGKILL)
+        output = process.communicate(timeout=patience(60))[0]
+    assert process.returncode == 1
+    assert "the daemon ended with -9" in output
+    assert "script:run: expected pass, was cut off" in output
+    assert users_of(artifacts) == {}
+
+
 def test_a_qemu_without_the_device(run: Run, artifacts: Path, require: Require) -> None:
     stock = artifacts / "qemu"
     stock.write_text("#!/bin/sh\necho \"'spapr-hcall-proxy' is not a valid device\" >&2; exit 1\n")
@@ -193,69 +217,127 @@ def test_ended_by_a_signal_it_leaves_no_process(
     guest_words: list[str | Path], artifacts: Path
 ) -> None:
     words = [*guest_words, "--script", script(artifacts, "echo begun; sleep 3000\n")]
-    process = subprocess.Popen(
-        [*COMMAND, "guest", "run", *map(str, words)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    console = artifacts / "runs/script/console.log"
-    try:
-        # What a test prints is on the console at once: it may be the last before a crash.
-        wait_until(lambda: console.exists() and b"# begun" in console.read_bytes(), "it", 180)
+    with started(artifacts, words) as process:
         assert len(users_of(artifacts)) >= 3
-    finally:
         process.terminate()
         error = process.communicate(timeout=patience(60))[1]
     assert "ended by SIGTERM" in error
     assert process.returncode == 1
-    assert users_of(artifacts) == []
+    assert users_of(artifacts) == {}
 
 
-def users_of(folder: Path) -> list[str]:
-    """Programs that have a folder on their command line."""
-    found = []
+@contextlib.contextmanager
+def started(folder: Path, words: Sequence[str | Path]) -> Iterator[subprocess.Popen[str]]:
+    """``hcalld guest run`` with a script that has begun and does not end by itself."""
+    process = subprocess.Popen(
+        [*COMMAND, "guest", "run", *map(str, words)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    console = folder / "runs/script/console.log"
+    try:
+        # What a test prints is on the console at once: it may be the last before a crash.
+        wait_until(lambda: console.exists() and b"# begun" in console.read_bytes(), "it", 180)
+        yield process
+    finally:
+        # Killed, it would leave its guest behind.
+        process.terminate()
+        process.communicate(timeout=patience(60))
+
+
+def users_of(folder: Path) -> dict[int, str]:
+    """Programs that have a folder on their command line, by process."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = path.read_bytes()
             if os.fsencode(folder) in words:
-                found.append(words.replace(b"\0", b" ").decode())
+                found[int(path.parent.name)] = words.replace(b"\0", b" ").decode()
     return found
 
 
-def test_a_shell(guest_words: list[str | Path], artifacts: Path) -> None:
-    """On a terminal, as people have it; Ctrl-A x ends it, and nothing is left."""
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "guest", "shell", *map(str, guest_words)],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
-    os.close(slave)
-    try:
-        expect(master, b"~ # ")
-        os.write(master, b"echo $((6 * 7))two; cat /sys/firmware/plpks/config/version\n")
-        expect(master, b"\n42two\n3\n")
-        os.write(master, b"\x01x")
-        assert process.wait(patience(60)) == 0
-    finally:
+# -- a shell, on a terminal as people have it ------------------------------------------------------
+
+
+@pytest.fixture
+def shell(guest_words: list[str | Path]) -> Iterator[Callable[..., Terminal]]:
+    """Starts ``hcalld guest shell`` on a terminal; its prompt is there then."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*words: str) -> Terminal:
+            return stack.enter_context(Terminal([*map(str, guest_words), *words]))
+
+        yield start
+
+
+class Terminal:
+    """A terminal with ``hcalld guest shell`` on it.
+
+    Args:
+        words: Its options.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        self._master, slave = pty.openpty()
+        self._slave = slave
+        self.settings = termios.tcgetattr(slave)
+        command = [*COMMAND, "guest", "shell", *words]
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+
+    def __enter__(self) -> Self:
+        self.expect("~ # ")
+        return self
+
+    def __exit__(self, *_: object) -> None:
         # Killed, it would leave its guest behind.
-        process.terminate()
-        process.wait()
-        os.close(master)
+        self.process.terminate()
+        self.process.wait(patience(60))
+        os.close(self._slave)
+        os.close(self._master)
+
+    def type(self, text: str) -> None:
+        """Types something."""
+        os.write(self._master, text.encode())
+
+    def expect(self, wanted: str) -> None:
+        """Reads until the terminal has shown something."""
+        shown = ""
+        end = time.monotonic() + patience(180)
+        while wanted not in shown:
+            left = end - time.monotonic()
+            assert left > 0, shown[-2000:]
+            assert self.process.poll() is None, shown[-2000:]
+            if select.select([self._master], [], [], min(left, 1))[0]:
+                # The guest's terminal and this one both add a carriage return to a line's end.
+                shown += os.read(self._master, 4096).decode("utf-8", "replace").replace("\r", "")
+
+    def must_have_ended(self, folder: Path) -> None:
+        """Waits until it has ended well; nothing is left, and the terminal is as it was."""
+        assert self.process.wait(patience(60)) == 0
+        assert users_of(folder) == {}
+        assert termios.tcgetattr(self._slave) == self.settings
+
+
+def test_a_shell_that_ctrl_a_x_ends(shell: Callable[..., Terminal], artifacts: Path) -> None:
+    terminal = shell()
+    terminal.type("echo $((6 * 7))two; cat /sys/firmware/plpks/config/version\n")
+    terminal.expect("\n42two\n3\n")
+    terminal.type("\x01x")
+    terminal.must_have_ended(artifacts)
     assert "42two" in (artifacts / "runs/shell/console.log").read_text("utf-8", "replace")
 
 
-def expect(terminal: int, wanted: bytes, seconds: float = 180) -> None:
-    """Reads a terminal until it has shown something."""
-    shown = b""
-    end = time.monotonic() + patience(seconds)
-    while wanted not in shown:
-        left = end - time.monotonic()
-        assert left > 0, shown[-2000:]
-        if select.select([terminal], [], [], left)[0]:
-            # The guest's terminal and this one both add a carriage return to a line's end.
-            shown += os.read(terminal, 4096).replace(b"\r", b"")
+def test_a_shell_in_a_secure_vm_that_poweroff_ends(
+    shell: Callable[..., Terminal], artifacts: Path, require: Require
+) -> None:
+    require("swtpm")
+    terminal = shell("--secure", "--memory-mib", "512")
+    terminal.type("echo secure $(cat /sys/devices/system/cpu/svm)\n")
+    terminal.expect("\nsecure 1\n")
+    terminal.type("poweroff -f\n")
+    terminal.must_have_ended(artifacts)
+    assert " UV_ESM(" in (artifacts / "runs/shell/daemon.trace").read_text()

@@ -12,6 +12,7 @@ from typing import Final
 
 from hcalld.core.errors import ConfigError
 from hcalld.guest.cpio import File, Node, archive, tree
+from hcalld.guest.kernel import Kernel, program_of
 from hcalld.guest.plan import Suite
 
 PLACE: Final = "/kselftest"
@@ -116,12 +117,12 @@ def additions(
     nodes[f"{PLACE}/kselftest-list.txt"] = File(names.encode(), 0o644)
     nodes[SCRIPT] = script(suite)
     if suite.boot_image:
-        nodes["/boot/vmlinux"] = File(kernel.read_bytes())
+        nodes["/boot/vmlinux"] = File(program_of(kernel))
     nodes |= more
     return archive(nodes)
 
 
-def must_fit(kernel: Path, initrd: Path, memory_mib: int) -> None:
+def must_fit(kernel: Kernel, initrd: Path, memory_mib: int) -> None:
     """Checks that a guest has room for what it boots, before it dies of it in silence.
 
     The kernel unpacks the archive while it is still there; the file system that it unpacks to
@@ -131,21 +132,22 @@ def must_fit(kernel: Path, initrd: Path, memory_mib: int) -> None:
         ConfigError: It has not.
     """
     packed = initrd.stat().st_size
-    loaded = kernel.stat().st_size + packed + FIRMWARE_BYTES
+    loaded = kernel.memory_bytes + packed + FIRMWARE_BYTES
     memory = memory_mib * MIB
     if loaded > min(memory, LOAD_LIMIT):
         raise ConfigError(
-            f"{initrd} ({_mib(packed)} MiB) and the kernel ({_mib(kernel.stat().st_size)} MiB) are "
+            f"{initrd} ({_mib(packed)} MiB) and the kernel ({_mib(kernel.memory_bytes)} MiB) are "
             f"loaded below {_mib(min(memory, LOAD_LIMIT))} MiB, of which the firmware takes "
-            f"{_mib(FIRMWARE_BYTES)}; give the guest more memory, or make the initramfs smaller"
+            f"{_mib(FIRMWARE_BYTES)}; give the guest more memory by --memory-mib, or make the "
+            "initramfs smaller"
         )
     unpacked = unpacked_size(initrd)
-    needed = max(kernel.stat().st_size + packed + unpacked + WORKING_BYTES, 2 * unpacked)
+    needed = max(kernel.memory_bytes + packed + unpacked + WORKING_BYTES, 2 * unpacked)
     if needed > memory:
         raise ConfigError(
             f"{initrd} has {_mib(packed)} MiB, {_mib(unpacked)} when it is unpacked, which takes "
             f"about {_mib(needed)} MiB of memory with the kernel; the guest has {memory_mib}. Give "
-            "it more memory, or make the initramfs smaller"
+            "it more by --memory-mib, or make the initramfs smaller"
         )
 
 

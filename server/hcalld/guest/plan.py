@@ -42,6 +42,11 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     parts: dict[str, Expectation] = msgspec.field(default_factory=dict)
     """Parts that end in another way than the test; others pass, or skip with it."""
 
+    @property
+    def has_no_reason(self) -> bool:
+        """Whether it does not pass, and nothing says why."""
+        return (self.result != "pass" or bool(self.parts)) and not self.why
+
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A test that is not run, and why; a name that ends with ``*`` stands for many."""
@@ -114,8 +119,8 @@ def _problems(suite: Suite) -> list[str]:
         if test.name in seen:
             problems.append(f"{test.name} is there twice; expected each test once")
         seen.add(test.name)
-        if (test.result != "pass" or test.parts) and not test.why:
-            problems.append(f"{test.name} does not pass; expected the key `why` to say why")
+        if test.has_no_reason:
+            problems.append(no_reason(test))
         if suite.leaves_out(test.name):
             problems.append(f"{test.name} is expected and left out; expected one of both")
     for key, value in (
@@ -131,6 +136,11 @@ def _problems(suite: Suite) -> list[str]:
             "tpm and secure are both set; a secure VM's pages are closed to QEMU's tpm-spapr"
         )
     return problems
+
+
+def no_reason(test: Expected) -> str:
+    """Says that a test lacks a reason."""
+    return f"{test.name} does not pass; expected the key `why` to say why"
 
 
 def load(directory: pathlib.Path) -> list[Suite]:

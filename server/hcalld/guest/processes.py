@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
 import socket as sockets
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,8 @@ from hcalld.core.errors import BackendUnavailable, ConfigError, HcalldError
 
 HCALLD: Final = (sys.executable, "-m", "hcalld")
 """This program, whichever name it was started by."""
+
+CAPTURE: Final = "capture.pcapng"
 
 START_S: Final = 60
 END_S: Final = 20
@@ -93,16 +97,35 @@ async def end(process: trio.Process) -> None:
         await process.wait()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Daemon:
+    """A daemon that is ready."""
+
+    socket: Path
+    log: Path
+    process: trio.Process
+
+    async def watch(self) -> None:
+        """Waits until it ends, which it must not before the guest does.
+
+        Raises:
+            GuestError: It did.
+        """
+        status = await self.process.wait()
+        raise GuestError(f"the daemon ended with {status}: {tail_of(self.log)}")
+
+
 @contextlib.asynccontextmanager
-async def daemon(folder: Path, run_dir: Path, options: Sequence[str]) -> AsyncIterator[Path]:
-    """Runs ``hcalld serve`` with a log and a trace in a folder; gives its socket.
+async def daemon(folder: Path, run_dir: Path, options: Sequence[str]) -> AsyncIterator[Daemon]:
+    """Runs ``hcalld serve`` with a log, a trace and a capture in a folder.
 
     Raises:
         GuestError: It ended instead of getting ready.
     """
     path, log = run_dir / "hcalld.sock", folder / "daemon.log"
     words = [*HCALLD, "serve", "--socket-path", str(path), "--state-dir", str(folder / "state")]
-    words += ["--trace", str(folder / "daemon.trace"), *options]
+    words += ["--trace", str(folder / "daemon.trace"), "--capture", str(folder / CAPTURE)]
+    words += options
     notify = trio.socket.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM)
     with notify:
         await notify.bind(str(run_dir / "notify"))
@@ -117,7 +140,7 @@ async def daemon(folder: Path, run_dir: Path, options: Sequence[str]) -> AsyncIt
                 nursery.cancel_scope.cancel()
             if process.poll() is not None:
                 raise GuestError(f"the daemon ended with {process.returncode}: {tail_of(log)}")
-            yield path
+            yield Daemon(path, log, process)
 
 
 async def _until_end(process: trio.Process, scope: trio.CancelScope) -> None:
@@ -169,6 +192,20 @@ async def ended_by_signal(task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
         async for number in signals:
             raise GuestError(f"ended by {signal.Signals(number).name}")
+
+
+@contextlib.asynccontextmanager
+async def terminal_kept() -> AsyncIterator[None]:
+    """Leaves this program's terminal as it was: a QEMU that is killed leaves it without echo."""
+    fd = sys.stdin.fileno()
+    if not os.isatty(fd):
+        yield
+        return
+    was = termios.tcgetattr(fd)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, was)
 
 
 def must_have(name: str, what: str) -> None:

@@ -2,8 +2,8 @@
 """Runs a suite: a daemon, a TPM if it wants one, QEMU, and somebody who reads the console.
 
 All that a boot leaves is in its folder: ``console.log``, ``qemu.log``, ``daemon.log``,
-``daemon.trace``, the partition's ``state``, the ``initrd``, and the ``command`` that QEMU was
-started by.
+``daemon.trace``, ``capture.pcapng``, the partition's ``state``, the ``initrd``, and the
+``command`` that QEMU was started by.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hcalld.core.errors import ConfigError
 from hcalld.guest import boot, ktap, processes, secure
 from hcalld.guest.console import Reading
 from hcalld.guest.cpio import Node, archive, tree
+from hcalld.guest.kernel import Kernel
 from hcalld.guest.machine import (
     LINUX_FAILURES,
     Firmware,
@@ -46,6 +47,11 @@ AFTER_FAILURE_S: Final = 3
 UPDATES: Final = "/secvar"
 """Where the guest has signed updates."""
 
+_SILENT: Final = (
+    "is it a kernel for pseries, with CONFIG_HVC_CONSOLE? tests/provision/guest-kernel.config is "
+    "a configuration that all suites run with"
+)
+
 DAEMON_PROBLEMS: Final = (
     "Traceback (most recent call last)",
     "bug in a handler",
@@ -59,7 +65,7 @@ DAEMON_PROBLEMS: Final = (
 class Setup:
     """What all boots of a run have in common."""
 
-    kernel: Path
+    kernel: Kernel
     initramfs: Path
     output: Path
     qemu: str = "qemu-system-ppc64"
@@ -99,12 +105,13 @@ async def run_suite(setup: Setup, suite: Suite) -> Booted:
     Raises:
         HcalldError: It could not be started.
     """
+    _must_suit(setup, suite)
     folder = make_folder(setup.output / suite.name)
     booted = Booted(suite.name, folder)
     start = trio.current_time()
     reading = Reading(LINUX_FAILURES)
-    async with _made(setup, suite, folder) as guest:
-        await _run(setup, suite, guest, folder, reading, booted)
+    async with _made(setup, suite, folder) as (guest, daemon):
+        await _run(setup, suite, guest, daemon, reading, booted)
     report = reading.finish()
     booted.seconds = trio.current_time() - start
     booted.verdicts = judge(suite.test, report)
@@ -119,16 +126,36 @@ async def run_shell(setup: Setup, suite: Suite) -> int:
     Raises:
         HcalldError: It could not be started.
     """
+    _must_suit(setup, suite)
     folder = make_folder(setup.output / "shell")
-    async with _made(setup, suite, folder, is_shell=True) as guest:
+    log = folder / "qemu.log"
+    async with _made(setup, suite, folder, is_shell=True) as (guest, daemon):
         words = [*guest.arguments(), *terminal_arguments(folder / "console.log")]
-        log = folder / "qemu.log"
         # None: this terminal. What QEMU says of itself goes to its log all the same.
-        async with processes.program([setup.qemu, *words], log, stdin=None, stdout=1) as process:
+        async with (
+            processes.terminal_kept(),
+            processes.program([setup.qemu, *words], log, stdin=None, stdout=1) as process,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(daemon.watch)
             status: int = await process.wait()
+            nursery.cancel_scope.cancel()
     if status != 0:
         raise GuestError(f"QEMU ended with {status}: {printable_lines(log)}")
     return status
+
+
+def _must_suit(setup: Setup, suite: Suite) -> None:
+    """Checks that a kernel can be what a suite wants.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if suite.secure and setup.kernel.is_zimage:
+        raise ConfigError(
+            f"the kernel {setup.kernel.path} is a zImage, and a secure VM's blob is made for what "
+            "is in it; give the vmlinux that it was made of"
+        )
 
 
 def make_folder(path: Path) -> Path:
@@ -152,8 +179,8 @@ def make_folder(path: Path) -> Path:
 @contextlib.asynccontextmanager
 async def _made(
     setup: Setup, suite: Suite, folder: Path, *, is_shell: bool = False
-) -> AsyncIterator[Guest]:
-    """Everything around QEMU: files, a TPM, a daemon. Gives what QEMU is to start."""
+) -> AsyncIterator[tuple[Guest, processes.Daemon]]:
+    """Everything around QEMU: files, a TPM, a daemon. Gives what QEMU starts, and the daemon."""
     with tempfile.TemporaryDirectory(prefix="hcalld-", dir="/tmp") as short:
         # A unix socket's path has at most 107 bytes.
         run_dir = Path(short)
@@ -176,10 +203,10 @@ async def _made(
             if is_shell:
                 file.write(archive(files) if files else b"")
             else:
-                file.write(boot.additions(suite, setup.tests, setup.kernel, files))
+                file.write(boot.additions(suite, setup.tests, setup.kernel.path, files))
         boot.must_fit(setup.kernel, initrd, memory)
         if suite.secure:
-            initrd = await secure.prepared(folder, PARTITION, setup.kernel, initrd, cmdline)
+            initrd = await secure.prepared(folder, PARTITION, setup.kernel.path, initrd, cmdline)
         async with contextlib.AsyncExitStack() as stack:
             extra: tuple[str, ...] = ()
             if suite.tpm:
@@ -187,46 +214,49 @@ async def _made(
                     await stack.enter_async_context(processes.swtpm(folder, run_dir))
                 )
             options = ("--profile-dir", str(profiles), *setup.daemon_options)
-            socket = await stack.enter_async_context(processes.daemon(folder, run_dir, options))
-            yield Guest(
+            daemon = await stack.enter_async_context(processes.daemon(folder, run_dir, options))
+            guest = Guest(
                 qemu=Path(setup.qemu),
-                kernel=setup.kernel,
+                kernel=setup.kernel.path,
                 initrd=initrd,
                 append=cmdline,
                 firmware=setup.firmware,
                 smp=setup.smp or suite.smp,
                 memory_mib=memory,
-                chardev=socket_chardev(socket),
+                chardev=socket_chardev(daemon.socket),
                 extra=extra,
             )
+            yield guest, daemon
 
 
 async def _run(
-    setup: Setup, suite: Suite, guest: Guest, folder: Path, reading: Reading, booted: Booted
+    setup: Setup,
+    suite: Suite,
+    guest: Guest,
+    daemon: processes.Daemon,
+    reading: Reading,
+    booted: Booted,
 ) -> None:
     """Runs QEMU until the guest ends, fails, or has had its time."""
     words = [setup.qemu, *guest.arguments(), "-serial", "stdio"]
-    (folder / "command").write_text(shlex.join(words) + "\n", "utf-8")
-    log = folder / "qemu.log"
+    (booted.folder / "command").write_text(shlex.join(words) + "\n", "utf-8")
+    log = booted.folder / "qemu.log"
     async with processes.program(words, log, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        lost = ""
         with trio.CancelScope(deadline=trio.current_time() + setup.boot_s) as scope:
-            was_up = has_failed = False
-            with (folder / "console.log").open("ab", buffering=0) as console:
-                async for data in process.stdout:
-                    console.write(data)
-                    for result in reading.feed(decoder.decode(data)):
-                        setup.on_result(result)
-                    if reading.is_up and not was_up:
-                        was_up = True
-                        scope.deadline = trio.current_time() + suite.timeout_s
-                    if reading.failure is not None and not has_failed:
-                        has_failed = True
-                        scope.deadline = trio.current_time() + AFTER_FAILURE_S
-            await process.wait()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(daemon.watch)
+                    await _read(process, setup, suite, reading, booted.folder, scope)
+                    await process.wait()
+                    nursery.cancel_scope.cancel()
+            except* GuestError as group:
+                # The guest would wait for its next call's answer until its time is over.
+                lost = str(group.exceptions[0])
         if reading.failure is not None:
             booted.errors.append(f"the guest printed {printable(reading.failure)!r}")
+        elif lost:
+            booted.errors.append(lost)
         elif scope.cancelled_caught:
             booted.errors.append(_too_late(setup, suite, reading))
         elif reading.status is None:
@@ -234,6 +264,31 @@ async def _run(
                 f"QEMU ended with {process.returncode} before the guest's script did; its log ends "
                 f"with\n{printable_lines(log)}"
             )
+
+
+async def _read(
+    process: trio.Process,
+    setup: Setup,
+    suite: Suite,
+    reading: Reading,
+    folder: Path,
+    scope: trio.CancelScope,
+) -> None:
+    """Reads the console to its end, and moves the deadline as the guest gets on."""
+    assert process.stdout is not None
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    was_up = has_failed = False
+    with (folder / "console.log").open("ab", buffering=0) as console:
+        async for data in process.stdout:
+            console.write(data)
+            for result in reading.feed(decoder.decode(data)):
+                setup.on_result(result)
+            if reading.is_up and not was_up:
+                was_up = True
+                scope.deadline = trio.current_time() + suite.timeout_s
+            if reading.failure is not None and not has_failed:
+                has_failed = True
+                scope.deadline = trio.current_time() + AFTER_FAILURE_S
 
 
 def _too_late(setup: Setup, suite: Suite, reading: Reading) -> str:
@@ -246,7 +301,7 @@ def _too_late(setup: Setup, suite: Suite, reading: Reading) -> str:
         what = f"the kernel has not come to its first process within {setup.boot_s:g} s"
     lines = [f"    {printable(line)}" for line in reading.tail()]
     if not lines:
-        return f"{what}, and has printed nothing: is it a ppc64 pseries kernel with console=hvc0?"
+        return f"{what}, and has printed nothing: {_SILENT}"
     return f"{what}; the console ends with\n" + "\n".join(lines)
 
 

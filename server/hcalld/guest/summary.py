@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hcallproto.payloads.quoting import printable
 
 if TYPE_CHECKING:
+    from hcalld.guest.plan import Expected
     from hcalld.guest.run import Booted
 
 
@@ -18,6 +19,16 @@ def counts(booted: Booted) -> str:
     numbers = Counter(verdict.got for verdict in booted.verdicts)
     words = [f"{number} {outcome}" for outcome, number in sorted(numbers.items())]
     return ", ".join(words) or "no test"
+
+
+def found(boots: Sequence[Booted]) -> list[tuple[str, Expected]]:
+    """The tests that changed, by suite, as they ended."""
+    return [
+        (booted.name, verdict.found)
+        for booted in boots
+        for verdict in booted.verdicts
+        if verdict.is_changed and verdict.expected is not None and verdict.found is not None
+    ]
 
 
 def lines(boots: Sequence[Booted]) -> Iterator[str]:
@@ -33,7 +44,10 @@ def lines(boots: Sequence[Booted]) -> Iterator[str]:
         for error in booted.errors:
             yield f"  {booted.name}: {error}"
         if not booted.is_good:
-            yield f"  {booted.name}: console.log, qemu.log, daemon.log are in {booted.folder}"
+            yield (
+                f"  {booted.name}: console.log, qemu.log, daemon.log, capture.pcapng are in "
+                f"{booted.folder}"
+            )
     total = sum(len(booted.verdicts) for booted in boots)
     changed = sum(verdict.is_changed for booted in boots for verdict in booted.verdicts)
     failed = sum(bool(booted.errors) for booted in boots)

@@ -14,6 +14,16 @@ from hcalld.guest.ktap import Outcome, Result
 MISSING: Final = "missing"
 """How a test ended that was to run and did not."""
 
+NOT_SAID: Final = "as it was when this was written; why is not said"
+
+_EXPECTATIONS: Final[dict[Outcome, plan.Expectation]] = {
+    Outcome.PASS: "pass",
+    Outcome.FAIL: "fail",
+    Outcome.SKIP: "skip",
+    Outcome.XFAIL: "xfail",
+    Outcome.TIMEOUT: "timeout",
+}
+
 _KSELFTEST: Final = re.compile(r"selftests: (.+): ([^:]+)$")
 
 MAX_CHANGED_PARTS: Final = 10
@@ -34,6 +44,8 @@ class Verdict:
     changes: tuple[str, ...]
     """What differs from what is expected; empty: nothing."""
     notes: tuple[str, ...] = ()
+    found: plan.Expected | None = None
+    """What would have been expected rightly; None: it did not run, or not to its end."""
 
     @property
     def is_changed(self) -> bool:
@@ -83,7 +95,29 @@ def _verdict(
         expected.why if expected is not None and expected.why else result.reason,
         changes,
         result.notes,
+        _found(name, result),
     )
+
+
+def _found(name: str, result: Result) -> plan.Expected | None:
+    """What a list would say of a test for it to be as expected."""
+    if result.outcome is Outcome.CUT_OFF:
+        return None
+    outcome = _EXPECTATIONS[result.outcome]
+    leaves = {part.name: part for whole in result.parts for part in whole.walk() if not part.parts}
+    usual = _usual(outcome)
+    parts = {
+        part.name: _EXPECTATIONS[part.outcome]
+        for part in leaves.values()
+        if part.outcome not in usual and part.outcome is not Outcome.CUT_OFF
+    }
+    why = "" if outcome == "pass" and not parts else result.reason or NOT_SAID
+    return plan.Expected(name=name, result=outcome, why=why, parts=parts)
+
+
+def _usual(result: plan.Expectation) -> frozenset[Outcome]:
+    """How the parts that are not named end in a test of a result."""
+    return frozenset({Outcome.PASS, Outcome.SKIP} if result == "skip" else {Outcome.PASS})
 
 
 def _changes(wanted: plan.Expected, result: Result) -> tuple[str, ...]:
@@ -99,7 +133,7 @@ def _changes(wanted: plan.Expected, result: Result) -> tuple[str, ...]:
         elif not plan.is_met(outcome, part.outcome):
             changes.append(f"its part {name} was expected to {outcome}, was {part.outcome}")
     # The parts that are not named are what a test of that result is made of.
-    usual = {Outcome.PASS, Outcome.SKIP} if wanted.result == "skip" else {Outcome.PASS}
+    usual = _usual(wanted.result)
     if wanted.result in ("pass", "skip") or wanted.parts:
         # A part that has parts of its own is bad because of them.
         unusual = [part for part in parts.values() if part.outcome not in usual and not part.parts]

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import pathlib
 import shutil
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hcalld.core.errors import ConfigError, HcalldError
+
+if TYPE_CHECKING:
+    from hcalld.guest.run import Setup
 
 file_type = click.Path(path_type=pathlib.Path, exists=True, dir_okay=False, resolve_path=True)
 folder_type = click.Path(path_type=pathlib.Path, exists=True, file_okay=False, resolve_path=True)
@@ -24,14 +28,12 @@ _OPTIONS = (
         "--kernel",
         type=file_type,
         envvar="HCALLD_KERNEL_OWN",
-        required=True,
-        help="The vmlinux to boot: ppc64, for pseries.",
+        help="The vmlinux to boot, or a zImage: ppc64le, for pseries.",
     ),
     click.option(
         "--initramfs",
         type=file_type,
         envvar="HCALLD_INITRAMFS_SELFTESTS",
-        required=True,
         help="The guest's userland, with the kernel's selftests: 'make guest' makes one.",
     ),
     click.option(
@@ -70,14 +72,65 @@ _OPTIONS = (
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What the options say, before it is looked at."""
+
+    kernel: pathlib.Path | None
+    initramfs: pathlib.Path | None
+    qemu: str
+    output: pathlib.Path | None
+    pairs: tuple[str, ...]
+    rest: dict[str, Any]
+    """Fields of ``Setup`` as they are."""
+
+    def setup(self, **more: Any) -> Setup:
+        """Looks at all of it; gives what ``hcalld.guest.run`` takes.
+
+        Args:
+            more: Other fields of it.
+
+        Raises:
+            ConfigError: Something is not there, or is not what it must be.
+        """
+        from hcalld.guest import kernel
+        from hcalld.guest.run import Setup
+
+        if self.kernel is None:
+            raise ConfigError(
+                "no kernel is given; name a vmlinux by --kernel or HCALLD_KERNEL_OWN ('make "
+                "guest' builds one and prints its path, 'make selftest' finds it by itself)"
+            )
+        if self.initramfs is None:
+            raise ConfigError(
+                "no initramfs is given; name one by --initramfs or HCALLD_INITRAMFS_SELFTESTS "
+                "('make guest' makes one and prints its path, 'make selftest' finds it by itself)"
+            )
+        if shutil.which(self.qemu) is None:
+            raise ConfigError(
+                f"--qemu {self.qemu}: there is no such program; 'make qemu' builds one with the "
+                "device and prints its path"
+            )
+        files = dict(map(_file, self.pairs)) | more.pop("files", {})
+        return Setup(
+            kernel=kernel.looked_at(self.kernel),
+            initramfs=self.initramfs,
+            qemu=self.qemu,
+            output=self.output or _new_folder(),
+            files=files,
+            **self.rest,
+            **more,
+        )
+
+
 def setup_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """All of these; the command gets them as ``setup``, a mapping for ``Setup``."""
+    """All of these; the command gets them as ``chosen``."""
 
     @functools.wraps(function)
     def run(
         *args: Any,
-        kernel: pathlib.Path,
-        initramfs: pathlib.Path,
+        kernel: pathlib.Path | None,
+        initramfs: pathlib.Path | None,
         qemu: str,
         output: pathlib.Path | None,
         firmware: str,
@@ -88,23 +141,17 @@ def setup_options(function: Callable[..., Any]) -> Callable[..., Any]:
         serve_options: tuple[str, ...],
         **kwargs: Any,
     ) -> Any:
-        if shutil.which(qemu) is None:
-            raise ConfigError(
-                f"--qemu {qemu}: there is no such program; 'make qemu' builds one with the device"
-            )
-        setup = {
-            "kernel": kernel,
-            "initramfs": initramfs,
-            "qemu": qemu,
-            "output": output or _new_folder(),
+        rest = {
             "firmware": firmware,
             "memory_mib": memory_mib,
             "smp": smp,
             "append": append,
-            "files": dict(map(_file, pairs)),
             "daemon_options": serve_options,
         }
-        return function(*args, setup=setup, **kwargs)
+        chosen = Chosen(
+            kernel=kernel, initramfs=initramfs, qemu=qemu, output=output, pairs=pairs, rest=rest
+        )
+        return function(*args, chosen=chosen, **kwargs)
 
     for option in reversed(_OPTIONS):
         run = option(run)

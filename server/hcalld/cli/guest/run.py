@@ -14,8 +14,9 @@ from hcalld.cli.guest.options import file_type, folder_type, run_trio, setup_opt
 from hcalld.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from hcalld.cli.guest.options import Chosen
     from hcalld.guest.ktap import Result
-    from hcalld.guest.plan import Suite
+    from hcalld.guest.plan import Expected, Suite
     from hcalld.guest.run import Booted, Setup
 
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     "names",
     multiple=True,
     help="Run this suite; may be repeated (default: all).",
+)
+@click.option(
+    "--differences",
+    type=file_type,
+    multiple=True,
+    help="How this kernel's results differ from the suites', as differences.toml of a run has it.",
 )
 @click.option("--script", type=file_type, help="Run this instead; KTAP that it prints is counted.")
 @click.option("--list", "is_list", is_flag=True, help="List suites and tests, and end.")
@@ -52,9 +59,10 @@ if TYPE_CHECKING:
 )
 def command(
     *,
-    setup: dict[str, Any],
+    chosen: Chosen,
     tests: pathlib.Path | None,
     names: tuple[str, ...],
+    differences: tuple[pathlib.Path, ...],
     script: pathlib.Path | None,
     is_list: bool,
     boot_seconds: float,
@@ -69,44 +77,53 @@ def command(
     import msgspec
 
     from hcalld.guest.junit import document
-    from hcalld.guest.run import Setup
-    from hcalld.guest.summary import lines
+    from hcalld.guest.summary import found, lines
 
+    files: dict[str, Any] = {}
     if script is not None:
         if names:
             raise click.UsageError("--script and --suite cannot be together")
-        chosen = [_script(script, setup)]
+        suites, files = _script(script)
     else:
         if tests is None:
             raise click.UsageError("give --tests, such as guest_stub/linux/selftests, or --script")
-        chosen = _chosen(tests, names)
+        suites = _chosen(tests, names, differences)
     if seconds is not None:
-        chosen = [msgspec.structs.replace(suite, timeout_s=seconds) for suite in chosen]
+        suites = [msgspec.structs.replace(suite, timeout_s=seconds) for suite in suites]
     if is_list:
-        _list(chosen)
+        _list(suites)
         return
-    _check_programs(chosen)
-    made = Setup(**setup, tests=tests, boot_s=boot_seconds, on_result=_show)
-    boots = run_trio(functools.partial(_run_all, made, chosen))
+    made = chosen.setup(files=files, tests=tests, boot_s=boot_seconds, on_result=_show)
+    _check_programs(suites)
+    boots = run_trio(functools.partial(_run_all, made, suites))
     xml = junit or made.output / "junit.xml"
     xml.write_bytes(document(boots))
     for line in lines(boots):
         click.echo(line)
+    if changed := found(boots):
+        _write_differences(made, changed)
     if not all(booted.is_good for booted in boots):
         sys.exit(1)
 
 
-def _chosen(tests: pathlib.Path, names: tuple[str, ...]) -> list[Suite]:
+def _chosen(
+    tests: pathlib.Path, names: tuple[str, ...], differences: tuple[pathlib.Path, ...]
+) -> list[Suite]:
+    from hcalld.guest.differences import applied, parse
     from hcalld.guest.plan import load
 
-    suites = {suite.name: suite for suite in load(tests / "suites")}
+    loaded = load(tests / "suites")
+    for path in differences:
+        loaded = applied(loaded, parse(path.read_text("utf-8"), str(path)), str(path))
+    suites = {suite.name: suite for suite in loaded}
     for name in names:
         if name not in suites:
             raise ConfigError(f"--suite {name}: there is none; expected of {', '.join(suites)}")
     return [suites[name] for name in names] if names else list(suites.values())
 
 
-def _script(path: pathlib.Path, setup: dict[str, Any]) -> Suite:
+def _script(path: pathlib.Path) -> tuple[list[Suite], dict[str, Any]]:
+    """A suite of a user's script alone, and the files that the guest needs for it."""
     from hcalld.guest import boot
     from hcalld.guest.plan import Expected, Suite
 
@@ -117,8 +134,17 @@ def _script(path: pathlib.Path, setup: dict[str, Any]) -> Suite:
         timeout_s=3600,
         test=(Expected(name=f"{boot.USER}:run"),),
     )
-    setup["files"] |= boot.user_script(path.read_bytes(), suite.test_timeout_s)
-    return suite
+    return [suite], boot.user_script(path.read_bytes(), suite.test_timeout_s)
+
+
+def _write_differences(setup: Setup, changed: list[tuple[str, Expected]]) -> None:
+    from hcalld.guest.differences import written
+
+    path = setup.output / "differences.toml"
+    path.write_text(written(f"the kernel {setup.kernel.path}", changed), "utf-8")
+    click.echo(
+        f"If these results are this kernel's, 'hcalld guest run --differences {path}' expects them"
+    )
 
 
 def _check_programs(suites: list[Suite]) -> None:

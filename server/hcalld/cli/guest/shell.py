@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from hcalld.cli.guest.options import file_type, run_trio, setup_options
+
+if TYPE_CHECKING:
+    from hcalld.cli.guest.options import Chosen
 
 
 @click.command(name="shell", short_help="Use a shell in a guest; Ctrl-A x ends it.")
@@ -17,14 +20,12 @@ from hcalld.cli.guest.options import file_type, run_trio, setup_options
 @click.option("--tpm", is_flag=True, help="The guest has a virtual TPM, with swtpm behind it.")
 @click.option("--secure", is_flag=True, help="The guest is a secure VM.")
 @click.option("--profile", type=file_type, help="The partition's profile, TOML.")
-def command(
-    *, setup: dict[str, Any], tpm: bool, secure: bool, profile: pathlib.Path | None
-) -> None:
+def command(*, chosen: Chosen, tpm: bool, secure: bool, profile: pathlib.Path | None) -> None:
     """Boot a kernel with a shell on this terminal: Ctrl-A x ends it, Ctrl-A c is the monitor."""
     from hcalld.config import parse_profile
     from hcalld.guest.plan import SECURE_PROFILE, Suite
     from hcalld.guest.processes import must_have
-    from hcalld.guest.run import PARTITION, Setup, run_shell
+    from hcalld.guest.run import PARTITION, run_shell
 
     text = SECURE_PROFILE if secure else ""
     if profile is not None:
@@ -35,6 +36,9 @@ def command(
     if tpm or secure:
         must_have("swtpm", "is the TPM of a guest")
     suite = Suite(name="shell", about="a shell", tpm=tpm, secure=secure, profile=text)
-    made = Setup(**setup)
-    click.echo(f"Ctrl-A x ends the guest; its console and logs are in {made.output / 'shell'}")
+    made = chosen.setup()
+    click.echo(
+        "Ctrl-A x ends the guest, and so does poweroff -f in it; its console and logs are in "
+        f"{made.output / 'shell'}"
+    )
     run_trio(functools.partial(run_shell, made, suite))

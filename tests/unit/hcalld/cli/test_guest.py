@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.lowlevel
 from click.testing import CliRunner, Result
+from tests.esm import kernel_elf
 
 from hcalld.cli.guest import command
 from hcalld.cli.guest.options import run_trio
@@ -35,7 +36,8 @@ why = "too long"
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
     """Options that name things which are there."""
-    for name in ("vmlinux", "initramfs", "qemu", "script"):
+    (tmp_path / "vmlinux").write_bytes(kernel_elf())
+    for name in ("initramfs", "qemu", "script"):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "tests/suites").mkdir(parents=True)
@@ -55,7 +57,8 @@ def invoke(*words: str) -> Result:
 def test_list_when_asked_then_each_test_is_there_with_what_is_expected(
     words: list[str], tmp_path: Path
 ):
-    done = invoke("run", *words, "--tests", f"{tmp_path}/tests", "--list")
+    """A kernel is not asked for."""
+    done = invoke("run", *words[4:], "--tests", f"{tmp_path}/tests", "--list")
     assert done.exit_code == 0, done.output
     assert done.output == (
         "short: a few\n  pass    a:b\n  skip    a:c  (no device)\n  not run a:d*  (too long)\n"
@@ -75,6 +78,7 @@ def test_list_when_asked_then_each_test_is_there_with_what_is_expected(
         (["--script", "TMP/script", "--file", "/there=TMP/none"], "No such file"),
         (["--script", "TMP/script", "--qemu", "TMP/none"], "there is no such program"),
         (["--script", "TMP/script", "--memory-mib", "1"], "not in the range"),
+        (["--script", "TMP/script", "--kernel", "TMP/script"], "is no ELF file; expected the file"),
     ],
 )
 def test_run_when_options_are_wrong_then_it_says_so(
@@ -84,6 +88,19 @@ def test_run_when_options_are_wrong_then_it_says_so(
     assert done.exit_code != 0
     assert message in done.output + str(done.exception)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("option", ["--kernel", "--initramfs"])
+@pytest.mark.parametrize("what", ["run", "shell"])
+def test_command_when_nothing_is_named_to_boot_then_it_says_where_to_get_it(
+    what: str, option: str, words: list[str], tmp_path: Path
+):
+    place = words.index(option)
+    more = ["--script", f"{tmp_path}/script"] if what == "run" else []
+    done = invoke(what, *words[:place], *words[place + 2 :], *more)
+    assert done.exit_code == 1
+    assert f"{option} or HCALLD_" in str(done.exception)
+    assert "'make guest'" in str(done.exception)
 
 
 def test_shell_when_tpm_and_secure_are_asked_then_it_is_refused(words: list[str]):

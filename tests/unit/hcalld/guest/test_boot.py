@@ -12,13 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.esm import kernel_elf
 
 from hcalld.core.errors import ConfigError
 from hcalld.guest import boot
 from hcalld.guest.cpio import File, archive
+from hcalld.guest.kernel import Kernel
 from hcalld.guest.plan import Expected, Suite
 
 SUITE = Suite(name="a", about="b", test=(Expected(name="a:b"), Expected(name="c/d:e.sh")))
+
+KERNEL = Kernel(Path("vmlinux"), 12 * boot.MIB, is_zimage=False)
 
 
 def sized(path: Path, mib: int, content: bytes = b"070701") -> Path:
@@ -45,7 +49,8 @@ def test_additions_when_made_then_they_have_the_list_and_our_tests_but_not_what_
     for name in ("own/test.sh", "suites/own.toml"):
         (tmp_path / "tests" / name).parent.mkdir(parents=True)
         (tmp_path / "tests" / name).write_text("#!/bin/sh\n")
-    kernel = sized(tmp_path / "vmlinux", 1)
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(kernel_elf())
     image = boot.additions(SUITE, tmp_path / "tests", kernel, {"/etc/motd": File(b"hello\n")})
     names = names_in(image, require)
     assert {"kselftest/kselftest-list.txt", "kselftest/own/test.sh", "run.sh", "etc/motd"} <= {
@@ -58,7 +63,7 @@ def test_additions_when_made_then_they_have_the_list_and_our_tests_but_not_what_
 
 
 def test_must_fit_when_there_is_room_then_nothing_is_said(tmp_path: Path):
-    boot.must_fit(sized(tmp_path / "k", 12), sized(tmp_path / "i", 60), 512)
+    boot.must_fit(KERNEL, sized(tmp_path / "i", 60), 512)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +79,7 @@ def test_must_fit_when_there_is_no_room_then_it_is_said_beforehand(
     tmp_path: Path, mib: int, memory: int, message: str
 ):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        boot.must_fit(sized(tmp_path / "k", 12), sized(tmp_path / "i", mib), memory)
+        boot.must_fit(KERNEL, sized(tmp_path / "i", mib), memory)
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
@@ -95,4 +100,4 @@ def test_must_fit_when_a_small_archive_unpacks_to_a_large_one_then_it_is_said(tm
     path.write_bytes(gzip.compress(bytes(400 * boot.MIB)))
     assert path.stat().st_size < boot.MIB
     with pytest.raises(ConfigError, match="400 when it is unpacked"):
-        boot.must_fit(sized(tmp_path / "k", 12), path, 512)
+        boot.must_fit(KERNEL, path, 512)
