@@ -28,6 +28,8 @@ from hcalld.control.statistics import Statistics
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
 from hcalld.faults.files import read as read_faults
+from hcalld.metrics.endpoint import MetricsEndpoint, MetricsOptions
+from hcalld.metrics.endpoint import listen as listen_metrics
 from hcalld.observe.capture import CaptureOptions
 from hcalld.observe.capturing import Capturing
 from hcalld.observe.figures import Figures
@@ -95,6 +97,7 @@ class ServeOptions:
     socket_group: int | None = None
     allowed_uids: frozenset[int] | None = None
     control: ControlOptions | None = None
+    metrics: MetricsOptions | None = None
     state_dir: pathlib.Path | None = None
     """None: state is kept in memory and lost at the end."""
     key_source: KeySource | None = None
@@ -205,6 +208,16 @@ def _open_control(options: ServeOptions, stack: contextlib.ExitStack) -> Endpoin
     return endpoint
 
 
+def _open_metrics(options: ServeOptions, stack: contextlib.ExitStack) -> socket.socket | None:
+    """Where metrics are to be had, if anywhere; ``stack`` closes it, and removes a path."""
+    if options.metrics is None:
+        return None
+    sock = stack.enter_context(listen_metrics(options.metrics))
+    if options.metrics.path is not None:
+        stack.callback(options.metrics.path.unlink, missing_ok=True)
+    return sock
+
+
 async def serve(options: ServeOptions) -> None:
     """Run the daemon until SIGTERM or SIGINT, or until its inherited connection ends.
 
@@ -226,6 +239,7 @@ async def serve(options: ServeOptions) -> None:
         stack.callback(tpms.close)
         sockets = _open_sockets(options, stack)
         endpoint = _open_control(options, stack)
+        metrics = _open_metrics(options, stack)
         # What keeps their frames outlives the guests.
         async with (
             trio.open_nursery() as keeping,
@@ -244,6 +258,9 @@ async def serve(options: ServeOptions) -> None:
                 control = ControlListener(bound_to(parts), {os.geteuid(), 0})
                 nursery.start_soon(control.listen, endpoint.socket)
                 log.info("control socket", address=str(endpoint.path))
+            if metrics is not None:
+                nursery.start_soon(MetricsEndpoint(statistics.now).listen, metrics)
+                log.info("metrics", address=_address(metrics))
             if sockets.connected is not None:
                 nursery.start_soon(_serve_one, server, sockets.connected, nursery.cancel_scope)
             sdnotify.notify("READY=1")

@@ -134,6 +134,16 @@ def _capture(
     "--memory none).",
 )
 @click.option("--no-control", is_flag=True, help="No such socket.")
+@click.option(
+    "--metrics",
+    metavar="ADDRESS",
+    help="Serve metrics for Prometheus: HOST:PORT on this machine, or a unix socket's path.",
+)
+@click.option(
+    "--allow-remote-metrics",
+    is_flag=True,
+    help="Serve metrics to other machines: anybody who reaches the port sees what guests call.",
+)
 @state_dir_option
 @key_option
 @click.option("--memory", is_flag=True, help="Keep state in memory only; lost at the end.")
@@ -212,6 +222,8 @@ def command(
     allow_any_uid: bool,
     control: pathlib.Path | None,
     no_control: bool,
+    metrics: str | None,
+    allow_remote_metrics: bool,
     state_dir: pathlib.Path | None,
     key: str | None,
     memory: bool,
@@ -238,6 +250,7 @@ def command(
 
     from hcalld.app import ControlOptions, ServeOptions, TcpOptions, serve
     from hcalld.control.endpoint import NAME
+    from hcalld.metrics.endpoint import parse_address
     from hcalld.observe import log
     from hcalld.runtime import coredumps
 
@@ -248,6 +261,8 @@ def command(
         raise click.UsageError("--allow-uid and --allow-any-uid exclude each other")
     if no_control and control is not None:
         raise click.UsageError("--control and --no-control exclude each other")
+    if allow_remote_metrics and metrics is None:
+        raise click.UsageError("--allow-remote-metrics is for --metrics")
     if refuse_unknown and profile_dir is None:
         raise click.UsageError("--refuse-unknown needs --profile-dir")
     if listen is None and (allow_plaintext_tcp or any((tls_cert, tls_key, tls_ca))):
@@ -281,6 +296,7 @@ def command(
         if allow_any_uid
         else frozenset(map(_uid, allow_uid)) or frozenset({os.geteuid()}),
         control=control_options,
+        metrics=None if metrics is None else parse_address(metrics, is_open=allow_remote_metrics),
         state_dir=kept,
         key_source=None if memory else source_of(key),
         profile_dir=profile_dir,

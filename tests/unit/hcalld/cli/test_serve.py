@@ -21,6 +21,7 @@ from hcalld.app import ControlOptions, ServeOptions, TcpOptions
 from hcalld.cli import paths
 from hcalld.cli.serve import command
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
+from hcalld.metrics.endpoint import MetricsOptions
 from hcalld.observe import log
 from hcalld.observe.capture import CaptureOptions
 from hcalld.runtime import coredumps
@@ -113,6 +114,16 @@ Case = tuple[tuple[str, ...], str, Any]
 CASES: dict[str, Case] = {
     "socket_path": (("--socket-path", "/x/hc.sock"), "socket_path", pathlib.Path("/x/hc.sock")),
     "fd": (("--fd", "5"), "fd", 5),
+    "metrics": (
+        ("--metrics", "127.0.0.1:9477"),
+        "metrics",
+        MetricsOptions(host="127.0.0.1", port=9477),
+    ),
+    "allow_remote_metrics": (
+        ("--metrics", "0.0.0.0:9477", "--allow-remote-metrics"),
+        "metrics",
+        MetricsOptions(host="0.0.0.0", port=9477),
+    ),
     "listen": (
         ("--listen", "[::1]:7707", "--allow-plaintext-tcp"),
         "tcp",
@@ -309,6 +320,7 @@ def test_log_when_format_and_level_are_chosen_then_they_are_used(
         (("--tls-cert", "c"), "are for --listen"),
         (("--allow-plaintext-tcp",), "are for --listen"),
         (("--allow-any-uid", "--allow-uid", "0"), "exclude each other"),
+        (("--allow-remote-metrics",), "--allow-remote-metrics is for --metrics"),
         (("--refuse-unknown",), "--refuse-unknown needs --profile-dir"),
         (("--spin-us", "1001"), "0<=x<=1000"),
         (("--spin-us", "-1"), "0<=x<=1000"),

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where Prometheus fetches the metrics: HTTP/1.1, and no more of it than that takes.
+
+Whoever connects may be anybody on this machine. He gets the metrics or an error, is not
+waited for long, and holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import pathlib
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import h11
+import structlog
+import trio
+
+from hcalld.control.messages import Stats
+from hcalld.core.errors import ConfigError
+from hcalld.metrics.collector import CONTENT_TYPE, render
+from hcalld.runtime.server import listen_tcp, listen_unix
+from hcalld.runtime.transport import accept
+
+PATH: Final = b"/metrics"
+MAX_CLIENTS: Final = 16
+IDLE_SECONDS: Final = 120
+"""A client that asks nothing for so long is ended; Prometheus keeps its connection."""
+REQUEST_SECONDS: Final = 10
+"""A request that has begun, or a reply, is through by then."""
+LINGER_SECONDS: Final = 1
+SOCKET_MODE: Final = 0o600
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsOptions:
+    """Where metrics are to be had.
+
+    Attributes:
+        path: of a unix socket; or
+        host: the address to listen on, and
+        port: on it.
+    """
+
+    path: pathlib.Path | None = None
+    host: str = ""
+    port: int = 0
+
+
+def parse_address(text: str, *, is_open: bool = False) -> MetricsOptions:
+    """Where ``--metrics`` says.
+
+    Args:
+        text: ``HOST:PORT``, or a path with a slash in it.
+        is_open: others than this machine may come.
+
+    Raises:
+        ConfigError: it says nothing that makes sense, or lets others in.
+    """
+    if "/" in text:
+        return MetricsOptions(path=pathlib.Path(text))
+    host, separator, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(
+            f"--metrics {text}: expected HOST:PORT such as 127.0.0.1:9477, or the path of a unix "
+            "socket with a slash in it"
+        )
+    if not is_open and not _is_loopback(host):
+        raise ConfigError(
+            f"--metrics {text}: {host} is no loopback address, and metrics are served without "
+            "encryption to whoever asks; expected 127.0.0.1, ::1 or localhost, or "
+            "--allow-remote-metrics beside it"
+        )
+    return MetricsOptions(host=host, port=int(port))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(options: MetricsOptions) -> socket.socket:
+    """The listening socket.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    if options.path is not None:
+        return listen_unix(options.path, SOCKET_MODE)
+    return listen_tcp(options.host, options.port)
+
+
+class MetricsEndpoint:
+    """Answers requests for the metrics.
+
+    Args:
+        now: gives the numbers.
+        max_clients: how many at a time; more are turned away.
+    """
+
+    def __init__(self, now: Callable[[], Stats], *, max_clients: int = MAX_CLIENTS) -> None:
+        self._now = now
+        self._rendering = trio.CapacityLimiter(1)
+        self._max_clients = max_clients
+        self.client_count = 0
+        self._log = structlog.get_logger()
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Accept clients for ever, each in a task of its own."""
+        listener.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            while True:
+                sock = await accept(listener, self._log, "cannot accept at the metrics' address")
+                if self.client_count >= self._max_clients:
+                    sock.close()
+                    continue
+                self.client_count += 1
+                nursery.start_soon(self._serve, sock)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        try:
+            await self._answer_all(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            pass
+        finally:
+            self.client_count -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _answer_all(self, stream: trio.SocketStream) -> None:
+        connection = h11.Connection(h11.SERVER)
+        while True:
+            try:
+                request = await _request(connection, stream)
+            except h11.RemoteProtocolError as error:
+                if connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+                    await self._send(connection, stream, error.error_status_hint, b"GET", b"")
+                    await _let_read(stream)
+                return
+            if request is None:
+                return
+            status, text = await self._answer(request)
+            await self._send(connection, stream, status, request.method, text)
+            if connection.our_state is h11.MUST_CLOSE:
+                return
+            connection.start_next_cycle()
+
+    async def _answer(self, request: h11.Request) -> tuple[int, bytes]:
+        if request.target.partition(b"?")[0] != PATH:
+            return 404, b""
+        if request.method not in {b"GET", b"HEAD"}:
+            return 405, b""
+        try:
+            # Many guests have many lines, and calls go on meanwhile.
+            numbers = self._now()
+            return 200, await trio.to_thread.run_sync(render, numbers, limiter=self._rendering)
+        except Exception:
+            # Our bug. It costs this client its reply.
+            self._log.exception("bug in the metrics")
+            return 500, b""
+
+    async def _send(
+        self,
+        connection: h11.Connection,
+        stream: trio.SocketStream,
+        status: int,
+        method: bytes,
+        text: bytes,
+    ) -> None:
+        content_type = CONTENT_TYPE if status == 200 else "text/plain"
+        headers = [("Content-Type", content_type)]
+        if status == 405:
+            headers.append(("Allow", "GET, HEAD"))
+        if status != 200:
+            text = b"%d: the metrics are at %s\n" % (status, PATH)
+        headers.append(("Content-Length", str(len(text))))
+        data = connection.send(h11.Response(status_code=status, headers=headers)) or b""
+        if method != b"HEAD":
+            data += connection.send(h11.Data(data=text)) or b""
+        data += connection.send(h11.EndOfMessage()) or b""
+        with trio.fail_after(REQUEST_SECONDS):
+            await stream.send_all(data)
+
+
+async def _let_read(stream: trio.SocketStream) -> None:
+    """Take what still comes: a connection that is closed before is reset, and the reply lost."""
+    await stream.send_eof()
+    with trio.move_on_after(LINGER_SECONDS):
+        while await stream.receive_some(1 << 16):
+            pass
+
+
+async def _request(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
+    """The next request with its end; None: there is none any more.
+
+    Raises:
+        h11.RemoteProtocolError: it is none.
+        trio.TooSlowError: it does not come, or not to its end.
+    """
+    request: h11.Request | None = None
+    with trio.fail_after(IDLE_SECONDS) as scope:
+        while True:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                data = await stream.receive_some(1 << 12)
+                if data and connection.our_state is h11.IDLE:
+                    scope.deadline = min(scope.deadline, trio.current_time() + REQUEST_SECONDS)
+                connection.receive_data(data)
+            elif isinstance(event, h11.Request):
+                request = event
+            elif isinstance(event, h11.EndOfMessage):
+                return request
+            elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+                return None
