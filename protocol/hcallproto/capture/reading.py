@@ -98,6 +98,10 @@ class CaptureReader:
                 f"expected {_FRAMES}"
             )
 
+    def name_of(self, connection: int) -> tuple[str, str]:
+        """The guest of a connection, and what tells it from the guest's others."""
+        return list(self._connections)[connection]
+
     def _entry(self, packet: Packet) -> Entry | None:
         interface, time_ns, data, direction, comment, offset, missing = packet
         kind = interface.link_type
