@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which calls of a capture are wanted: by guest, call, return code and time."""
+"""Which calls of a capture are wanted: by guest, vCPU, call, return code and time."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
 
-from hcallproto.abi.registry import BY_NAME, CALLS
+from hcallproto.abi.registry import BY_NAME, CALLS, FAMILIES
 from hcallproto.abi.returns import H, U, code_name
+from hcallproto.abi.spec import Level
 from hcallproto.capture.exchanges import Exchange
 
 
@@ -20,10 +21,13 @@ class Selection:
     """What a call must be to be wanted; what is empty is not asked."""
 
     guests: frozenset[str] = frozenset()
+    vcpus: frozenset[int] = frozenset()
     calls: frozenset[tuple[int, int]] = frozenset()
     """(level, number)."""
     returns: frozenset[tuple[type[H | U] | None, int]] = frozenset()
     """(set of codes or None for both, value)."""
+    is_refused: bool = False
+    """Only calls that got an error code."""
     since_ns: int | None = None
     """Calls that were answered before are left out; nanoseconds since the epoch."""
     until_ns: int | None = None
@@ -33,11 +37,15 @@ class Selection:
         call = exchange.call
         if self.guests and guest not in self.guests:
             return False
+        if self.vcpus and call.vcpu not in self.vcpus:
+            return False
         if self.calls and (call.level, call.number) not in self.calls:
             return False
         if self.since_ns is not None and exchange.end_ns < self.since_ns:
             return False
         if self.until_ns is not None and exchange.start_ns > self.until_ns:
+            return False
+        if self.is_refused and (exchange.reply is None or exchange.reply.status >= 0):
             return False
         return not self.returns or self._has_code(exchange)
 
@@ -57,22 +65,38 @@ def codes_of(exchange: Exchange) -> type[H | U]:
 
 
 def parse_calls(words: Iterable[str]) -> frozenset[tuple[int, int]]:
-    """Calls by their names, or parts of these.
+    """Calls by their names, or parts of these, by their family or by number.
 
     Raises:
         SelectionError: no call has such a name.
     """
     found: set[tuple[int, int]] = set()
     for word in words:
-        name = word.upper()
-        if name in BY_NAME:
-            found.add((BY_NAME[name].level, BY_NAME[name].number))
-            continue
-        matching = [call for call in CALLS if name in call.name]
-        if not matching:
-            raise SelectionError(f"no call has {word!r} in its name; 'hcalld list' shows all")
-        found.update((call.level, call.number) for call in matching)
+        found.update(_calls_named(word) or _calls_numbered(word))
     return frozenset(found)
+
+
+def _calls_named(word: str) -> list[tuple[int, int]]:
+    name = word.upper()
+    if name in BY_NAME:
+        matching = [BY_NAME[name]]
+    else:
+        families = [family for family in FAMILIES if family.name == word.lower()]
+        matching = [call for family in families for call in family.calls] or [
+            call for call in CALLS if name in call.name
+        ]
+    return [(call.level, call.number) for call in matching]
+
+
+def _calls_numbered(word: str) -> list[tuple[int, int]]:
+    """Those of any level: the table may not know the number."""
+    try:
+        number = int(word, 0)
+    except ValueError:
+        raise SelectionError(
+            f"no call has {word!r} in its name; 'hcalld list' shows all; or give a number"
+        ) from None
+    return [(level, number) for level in Level]
 
 
 def parse_returns(words: Iterable[str]) -> frozenset[tuple[type[H | U] | None, int]]:

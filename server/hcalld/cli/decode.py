@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import datetime
-import json
 import sys
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 import click
 
+from hcalld.cli.capturefiles import Progress, chunks
+
 if TYPE_CHECKING:
     from hcallproto.capture.exchanges import Exchange
-
-CHUNK_SIZE = 1 << 18
 
 
 def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -28,28 +27,42 @@ def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
-    return int(moment.timestamp() * 1_000_000) * 1000
+    since = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return since // datetime.timedelta(microseconds=1) * 1000
 
 
 @click.command(name="decode", short_help="Print the calls of a capture.")
 @click.option("--guest", "guests", multiple=True, help="Only this guest's calls.")
-@click.option("--call", "calls", multiple=True, help="Only calls with this in their names.")
+@click.option("--vcpu", "vcpus", multiple=True, type=int, help="Only this virtual CPU's calls.")
+@click.option(
+    "--call",
+    "calls",
+    multiple=True,
+    help="Only calls with this in their names, of this family, or with this number.",
+)
 @click.option("--return", "returns", multiple=True, help="Only calls with this return code.")
+@click.option("--refused", "is_refused", is_flag=True, help="Only calls that got an error code.")
 @click.option("--since", metavar="TIME", callback=_time, help="Only calls answered from then on.")
 @click.option("--until", metavar="TIME", callback=_time, help="Only calls made until then.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on each line.")
+@click.option(
+    "--follow", "is_followed", is_flag=True, help="Wait for more at the end, until Ctrl-C."
+)
 @click.argument("capture", type=click.File("rb"))
 def command(
     *,
     guests: tuple[str, ...],
+    vcpus: tuple[int, ...],
     calls: tuple[str, ...],
     returns: tuple[str, ...],
+    is_refused: bool,
     since: int | None,
     until: int | None,
     as_json: bool,
-    capture: BinaryIO,
+    is_followed: bool,
+    capture: IO[bytes],
 ) -> None:
-    """Print the calls of a CAPTURE; - for standard input.
+    """Print the calls of a CAPTURE, which gzip may have compressed; - for standard input.
 
     What was blanked in it is shown by its size only. A damaged file is read up to the
     damage; then the exit status is 1.
@@ -62,22 +75,43 @@ def command(
     try:
         selection = Selection(
             guests=frozenset(guests),
+            vcpus=frozenset(vcpus),
             calls=parse_calls(calls),
             returns=parse_returns(returns),
+            is_refused=is_refused,
             since_ns=since,
             until_ns=until,
         )
     except SelectionError as error:
         raise click.UsageError(str(error)) from None
     name = getattr(capture, "name", "standard input")
-    reader = CaptureReader(iter(lambda: capture.read(CHUNK_SIZE), b""))
     show = _json_line if as_json else call_line
+    lines: list[str] = []
+    progress = Progress(capture, name)
+
+    def write() -> None:
+        """A write for each call would take longer than all else."""
+        if lines:
+            sys.stdout.write("".join(lines))
+            sys.stdout.flush()
+            lines.clear()
+        progress.show()
+
+    reader = CaptureReader(chunks(capture, is_followed=is_followed, before_wait=write))
+    wants = selection.wants
     try:
         for entry, exchange in exchanges(reader):
-            if selection.wants(entry.guest, exchange):
-                click.echo(show(entry.guest, exchange))
+            if wants(entry.guest, exchange):
+                lines.append(show(entry.guest, exchange) + "\n")
     except CaptureError as error:
         raise HcalldError(f"{name}: {error}") from None
+    except OSError as error:
+        if error.filename is None and error.strerror and not isinstance(error, BrokenPipeError):
+            raise HcalldError(f"{name}: cannot be read: {error.strerror}") from None
+        raise
+    finally:
+        write()
+        progress.end()
     if reader.dropped:
         click.echo(
             f"hcalld: {name}: {reader.dropped} frames were dropped: the disk was too slow",
@@ -90,30 +124,34 @@ def command(
 
 
 def call_line(guest: str, exchange: Exchange) -> str:
-    """A call of a capture as one line."""
+    """A call of a capture as one line: that of a live trace, with the time in front."""
     from hcallproto.render import render_call
 
     call, reply = exchange.call, exchange.reply
-    moment = datetime.datetime.fromtimestamp(exchange.start_ns // 10**9, datetime.UTC)
+    seconds, nanoseconds = divmod(exchange.start_ns, 1_000_000_000)
+    minutes, seconds = divmod(seconds % 86_400, 60)
+    hours, minutes = divmod(minutes, 60)
     return render_call(
         exchange.hcall,
         call.registers(),
         level=call.level,
         buffers=exchange.buffers,
         status=None if reply is None else reply.status,
-        outputs=exchange.outputs,
+        outputs=None if reply is None else dict(reply.registers),
         reason=exchange.reason if reply is not None else exchange.fate.value,
         duration_ns=exchange.end_ns - exchange.start_ns,
-        where=f"{moment:%H:%M:%S}.{exchange.start_ns // 1000 % 10**6:06} {guest} cpu{call.vcpu} "
-        f"#{call.seq}",
+        where=f"{hours:02}:{minutes:02}:{seconds:02}.{nanoseconds // 1000:06} {guest} "
+        f"cpu{call.vcpu} #{call.seq}",
     )
 
 
 def _json_line(guest: str, exchange: Exchange) -> str:
+    import msgspec
+
     from hcallproto.render import describe_call
 
     call, reply = exchange.call, exchange.reply
-    return json.dumps(
+    return msgspec.json.encode(
         {
             "guest": guest,
             "vcpu": call.vcpu,
@@ -131,4 +169,4 @@ def _json_line(guest: str, exchange: Exchange) -> str:
                 duration_ns=exchange.end_ns - exchange.start_ns,
             ),
         }
-    )
+    ).decode()

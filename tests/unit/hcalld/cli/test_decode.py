@@ -3,15 +3,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import io
 import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.e2e.patience import patience
 from tests.unit.hcallproto.capture.sample import read_of_db
 
+from hcalld.cli import capturefiles
+from hcalld.cli.capturefiles import Progress, chunks
 from hcalld.cli.decode import command
+from hcalld.core.answered import Answered
 from hcalld.core.errors import HcalldError
+from hcalld.core.outcome import Outcome
+from hcalld.observe.trace import Trace
+from hcallproto.abi.returns import H
+from hcallproto.capture.reading import CaptureReader, exchanges
 
 
 def run(*words: str, data: bytes | None = None) -> Result:
@@ -47,6 +64,12 @@ def test_decode_prints_json():
         (("--since", "2026-11-21T18:25:06.000008"), 2),
         (("--since", "2026-11-21T18:25:06.000009+00:00"), 1),
         (("--until", "2026-11-21T18:25:06.000005"), 1),
+        (("--vcpu", "3"), 2),
+        (("--vcpu", "0", "--vcpu", "1"), 0),
+        (("--refused",), 1),
+        (("--call", "pks"), 2),
+        (("--call", "uv"), 0),
+        (("--call", "0x434"), 2),
     ],
 )
 def test_decode_chooses(words: tuple[str, ...], count: int):
@@ -87,3 +110,139 @@ def test_decode_tells_of_frames_that_were_dropped():
 
     done = run(data=read_of_db().data + pcapng.statistics(0, 0, 9, 5))
     assert "5 frames were dropped" in done.stderr
+
+
+def test_decode_of_a_compressed_capture_is_the_same():
+    assert run(data=gzip.compress(read_of_db().data)).stdout == run().stdout
+
+
+def test_decode_of_a_file_whose_times_are_out_of_any_calendar_works():
+    data = read_of_db().data.replace(b"\x09\x00\x01\x00\x09", b"\x09\x00\x01\x00\x00")
+    done = run(data=data)
+    assert (done.exit_code, len(done.stdout.splitlines())) == (0, 2)
+
+
+def test_decode_says_the_same_as_the_trace_of_a_daemon():
+    """One renderer: without the time it is the line that ``serve --trace`` writes."""
+    stream = io.StringIO()
+    (entry, exchange), _ = exchanges(CaptureReader([read_of_db().data]))
+    assert exchange.reply is not None
+    Trace(stream)(
+        Answered(
+            partition=entry.guest,
+            hcall=exchange.hcall,
+            frame=exchange.call,
+            outcome=Outcome(H(exchange.reply.status), why=exchange.reason),
+            notes=(),
+            duration_ns=exchange.end_ns - exchange.start_ns,
+            buffers=exchange.buffers,
+        )
+    )
+    first = run().stdout.splitlines()[0]
+    assert first.partition(" ")[2] == stream.getvalue().removesuffix("\n")
+
+
+# -- files that grow ------------------------------------------------------------------------
+
+
+class Growing(io.BytesIO):
+    """A file that another process writes."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        super().__init__()
+        self._pieces = list(pieces)
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        if not self._pieces:
+            raise KeyboardInterrupt
+        return self._pieces.pop(0)
+
+
+def test_chunks_when_a_file_is_followed_then_its_end_is_waited_at(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(capturefiles, "FOLLOW_SECONDS", 0)
+    waits: list[None] = []
+    file = Growing(b"ab", b"", b"", b"c")
+    found = list(chunks(file, is_followed=True, before_wait=lambda: waits.append(None)))
+    assert found == [b"ab", b"c"]
+    assert len(waits) == 5
+    assert list(chunks(Growing(b"ab", b"", b"c"))) == [b"ab"]
+
+
+@contextlib.contextmanager
+def decoding(*words: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+    """A process with its input and output; it does not outlive the test, whatever goes wrong."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hcalld", "decode", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    watchdog = threading.Timer(patience(60), process.kill)
+    watchdog.start()
+    try:
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            yield process, process.stdin, process.stdout
+    finally:
+        watchdog.cancel()
+
+
+@pytest.mark.parametrize("options", [(), ("--follow",)])
+def test_decode_of_a_pipe_prints_each_call_as_soon_as_it_is_there(options: tuple[str, ...]):
+    data = read_of_db().data
+    end = list(CaptureReader([data]))[-1].offset
+    with decoding(*options, "-") as (process, stdin, stdout):
+        stdin.write(data[:end])
+        stdin.flush()
+        assert b"H_NOT_FOUND" in stdout.readline()
+        stdin.write(data[end:])
+        stdin.flush()
+        assert b"H_SUCCESS" in stdout.readline()
+        if options:
+            process.send_signal(signal.SIGINT)
+        else:
+            stdin.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_decode_when_nobody_reads_its_output_then_it_ends_without_a_word(tmp_path: Path):
+    path = tmp_path / "a.pcapng"
+    path.write_bytes(read_of_db().data * 2000)
+    with decoding(str(path)) as (process, _, stdout):
+        stdout.readline()
+        stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def test_decode_of_a_directory_says_what_is_wrong(tmp_path: Path):
+    done = CliRunner().invoke(command, [str(tmp_path)])
+    assert done.exit_code in (1, 2)
+    assert "s a directory" in done.stderr + str(done.exception)
+
+
+def test_progress_is_shown_on_a_terminal_that_shows_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    path = tmp_path / "a.pcapng"
+    path.write_bytes(bytes(100))
+    monkeypatch.setattr(capturefiles, "PROGRESS_SECONDS", 0)
+    for is_terminal in (True, False):
+        stderr = Terminal() if is_terminal else io.StringIO()
+        monkeypatch.setattr("sys.stderr", stderr)
+        monkeypatch.setattr("sys.stdout", io.StringIO())
+        with path.open("rb") as file:
+            progress = Progress(file, "a.pcapng")
+            file.read(25)
+            progress.show()
+            progress.end()
+        shown = "\ra.pcapng: 25 %\x1b[K\r\x1b[K" if is_terminal else ""
+        assert stderr.getvalue() == shown
+    assert not Progress(io.BytesIO(), "-")._is_wanted

@@ -37,6 +37,13 @@ def made(status: int | None = 0, hcall: Hcall = pks.READ_OBJECT) -> Exchange:
         (Selection(since_ns=2001), False),
         (Selection(until_ns=1000), True),
         (Selection(until_ns=999), False),
+        (Selection(vcpus=frozenset({3})), True),
+        (Selection(vcpus=frozenset({0, 4})), False),
+        (Selection(is_refused=True), False),
+        (Selection(calls=parse_calls(["PKS"])), True),
+        (Selection(calls=parse_calls(["svm"])), False),
+        (Selection(calls=parse_calls([hex(pks.READ_OBJECT.number)])), True),
+        (Selection(calls=parse_calls(["4711"])), False),
     ],
 )
 def test_wants(selection: Selection, is_wanted: bool):
@@ -45,6 +52,20 @@ def test_wants(selection: Selection, is_wanted: bool):
 
 def test_a_call_without_a_reply_has_no_code():
     assert not Selection(returns=parse_returns(["0"])).wants("lpar7", made(None))
+
+
+def test_calls_with_an_error_code_are_refused_and_no_others():
+    """H_BUSY is positive: the guest calls again."""
+    refused = [
+        status for status in (0, 1, -7, None) if Selection(is_refused=True).wants("a", made(status))
+    ]
+    assert refused == [-7]
+
+
+def test_a_familys_name_is_all_its_calls_and_no_others():
+    assert parse_calls(["svm"]) == {
+        (one.level, one.number) for one in CALLS if FAMILY_OF[one.name].name == "svm"
+    }
 
 
 def test_codes_of_ultracalls_are_their_own():
