@@ -229,7 +229,8 @@ class Capture:
             if not self._is_closing:
                 await trio.sleep(PAUSE_SECONDS)
             await self._drain()
-            if self._is_closing:
+            # It may have been closed while the last piece was written.
+            if self._is_closing and not self._pending:
                 return
 
     def close(self, why: str = "the capture was ended") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hcalld.captures.sealing import CaptureKey
 from hcalld.core.errors import ConfigError
 from hcalld.observe import capture as module
 from hcalld.observe.capture import Capture, CaptureFailed, CaptureOptions
+from hcalld.observe.pieces import Piece
 from hcallproto.abi.families import pks
 from hcallproto.capture.pcapng import Direction
 from hcallproto.capture.reading import CaptureReader, Entry
@@ -159,6 +161,28 @@ async def test_a_slow_disk_holds_nobody_up(tmp_path: Path):
     data += await trio.to_thread.run_sync(os.read, reader, 1 << 20)
     os.close(reader)
     assert len([one for one in CaptureReader([data]) if one.what == READ]) == 2001
+
+
+async def test_what_comes_while_the_last_piece_is_written_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    is_writing, may_go_on = trio.Event(), threading.Event()
+    write_now = Capture._write_now
+
+    def slowly(capture: Capture, piece: Piece) -> int:
+        trio.from_thread.run_sync(is_writing.set)
+        may_go_on.wait()
+        return write_now(capture, piece)
+
+    monkeypatch.setattr(Capture, "_write_now", slowly)
+    path = tmp_path / "a.pcapng"
+    async with capturing(path) as capture:
+        tap = capture.tap("lpar7", PROFILE)
+        tap.received(READ, 144)
+        await is_writing.wait()
+        capture.close()
+        may_go_on.set()
+    assert [type(one.what) for one in read(path)] == [Start, f.Call, Stop]
 
 
 async def test_a_full_disk_ends_the_capture_loudly():
