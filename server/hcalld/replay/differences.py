@@ -106,7 +106,7 @@ class Comparer:
         is_live: bool = False,
     ) -> None:
         self.left_out: collections.Counter[str] = collections.Counter()
-        self._ignored = ignored if ignored is not None else Ignored()
+        self.ignored = ignored if ignored is not None else Ignored()
         self._is_blanked = is_blanked
         self._is_live = is_live
 
@@ -153,7 +153,7 @@ class Comparer:
         got: f.Reply,
         secrets: tuple[_Secrets, _Secrets],
     ) -> Iterator[Difference]:
-        if expected.status != got.status and not self._ignored.covers(name, "status"):
+        if expected.status != got.status and not self.ignored.covers(name, "status"):
             codes = _codes(hcall, call)
             yield Difference(
                 name, "status", status_name(expected.status, codes), status_name(got.status, codes)
@@ -164,7 +164,7 @@ class Comparer:
         for number in sorted(mine.keys() | its):
             output = outputs.get(number)
             words = (f"r{number}", *(() if output is None else (output.name,)))
-            if mine.get(number) == its.get(number) or self._ignored.covers(name, *words):
+            if mine.get(number) == its.get(number) or self.ignored.covers(name, *words):
                 continue
             if number in hidden and self._is_blanked and number in mine and number in its:
                 self.left_out[f"{name}.{words[-1]}"] += 1
@@ -189,7 +189,7 @@ class Comparer:
             ("msr", _msr(expected), _msr(got)),
             ("pages", _pages(expected.pages), _pages(got.pages)),
         ):
-            if mine != its and not self._ignored.covers(name, field):
+            if mine != its and not self.ignored.covers(name, field):
                 yield Difference(name, field, mine, its)
 
     # -- memory ---------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class Comparer:
         secrets: tuple[_Secrets, _Secrets],
     ) -> Difference | None:
         words = [field] if place is None else [field, place.buffer.address]
-        if self._ignored.covers(name, *words):
+        if self.ignored.covers(name, *words):
             return None
         if piece.expected is None or piece.got is None:
             return Difference(
@@ -264,7 +264,7 @@ class Comparer:
         for field in expected._fields:
             mine, its = getattr(expected, field), getattr(got, field)
             frame = _frame_name(expected)
-            if mine == its or field in _NAMES or self._ignored.covers(frame, field):
+            if mine == its or field in _NAMES or self.ignored.covers(frame, field):
                 continue
             if isinstance(mine, f.Announcement):
                 yield from _announced(name, mine, its)

@@ -365,6 +365,8 @@ class GuestPlayer:
             self._tell(entry, found)
 
     def _tell(self, entry: Entry, difference: Difference) -> None:
+        if self._comparer.ignored.covers(difference.call, difference.field):
+            return
         self.figures.by_nature += difference.by_nature
         self._report.difference(_where(entry), difference)
 

@@ -12,8 +12,9 @@ from hcallproto.abi.registry import CALLS
 from hcallproto.abi.spec import Direction, Hcall
 from hcallproto.wire import frames as f
 
-REPLY_FIELDS: Final = ("status", "memory", "pages", "nip", "msr")
-"""What each reply has: r3, what is written beside the call's buffers, states of pages, context."""
+REPLY_FIELDS: Final = ("call", "reply", "status", "memory", "pages", "nip", "msr")
+"""What each call has: whether it can be made or answered, whether it is in time, r3, what is
+written beside its buffers, states of pages, context."""
 
 DAEMON_FRAMES: Final = tuple(kind for kind, number in f.FRAME_TYPES.items() if number % 2 == 0)
 

@@ -9,6 +9,7 @@ from hcalld.cli.lazy import LazyGroup
 
 _COMMANDS = {
     "guest": "hcalld.cli.replay.guest",
+    "machine": "hcalld.cli.replay.machine",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""
 

@@ -107,7 +107,7 @@ class Reporter:
             self._json(kind="summary", differences=self.differences, **figures)
             return
         shown = [f"{value} {name.replace('_', ' ')}" for name, value in figures.items()]
-        what = f"{self.differences} differences" if self.differences else "no differences"
+        what = f"{self.differences or 'no'} difference{'s' * (self.differences != 1)}"
         click.echo(", ".join([what, *shown]))
 
     def _json(self, **fields: object) -> None:
