@@ -21,6 +21,7 @@ COMMANDS = {
     "qemu-args": "hcalld.cli.qemu_args",
     "state": "hcalld.cli.state",
     "ctl": "hcalld.cli.ctl",
+    "top": "hcalld.cli.top",
     "secvar": "hcalld.cli.secvar",
     "esm": "hcalld.cli.esm",
     "decode": "hcalld.cli.decode",

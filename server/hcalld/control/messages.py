@@ -254,6 +254,8 @@ class Stats(Reply, frozen=True, tag="stats"):
     guests: list[GuestStats]
     """By partition."""
     capture: CaptureState
+    faults: list[Fault]
+    """Rules in force."""
 
 
 class ShowStats(Request[Stats], frozen=True, tag="stats"):

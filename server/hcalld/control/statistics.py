@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
+from hcalld.control import faulting
 from hcalld.control.figures import guest_of
 from hcalld.control.messages import (
     CallStats,
@@ -69,6 +70,7 @@ class Statistics:
                 for name in sorted({*sessions, *figures})
             ],
             capture=capture_of(self._capturing.now),
+            faults=list(map(faulting.told, self._server.faults)),
         )
 
     def _guest(

@@ -58,6 +58,7 @@ class _Numbers(Collector):
         yield from _keystores(stats)
         yield from _secure_vms(stats)
         yield from _capture(stats)
+        yield from _faults(stats)
 
 
 def _calls(stats: Stats) -> Iterator[Metric]:
@@ -177,3 +178,14 @@ def _capture(stats: Stats) -> Iterator[Metric]:
         "Frames that are missing in the capture that goes on.",
         capture.dropped,
     )
+
+
+def _faults(stats: Stats) -> Iterator[Metric]:
+    met = CounterMetricFamily(
+        "hcalld_fault_met",
+        "Calls with which something was made to go wrong, by the number of the rule.",
+        labels=("rule",),
+    )
+    for fault in stats.faults:
+        met.add_metric((str(fault.number),), fault.met)
+    yield met

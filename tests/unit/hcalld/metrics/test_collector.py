@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hcalld.control.messages import (
     CallStats,
     CaptureState,
+    Fault,
     Guest,
     GuestStats,
     KeystoreStats,
@@ -18,6 +20,7 @@ from hcalld.control.messages import (
     Stats,
 )
 from hcalld.core.histogram import Histogram
+from hcalld.faults.rules import Rule
 from hcalld.metrics.collector import LIMITS, render
 
 TIMES: Final = (9_000, 9_100, 40_000, 2_000_000, 90_000_000_000)
@@ -57,9 +60,17 @@ def guest_stats(partition: str, *calls: CallStats, state: PefState | None = None
     )
 
 
-def stats(*guests: GuestStats, capture: CaptureState | None = None) -> Stats:
+def stats(
+    *guests: GuestStats,
+    capture: CaptureState | None = None,
+    faults: Sequence[Fault] = (),
+    uptime_ns: int = 2_500_000_000,
+) -> Stats:
     return Stats(
-        uptime_ns=2_500_000_000, guests=list(guests), capture=capture or CaptureState(path=None)
+        uptime_ns=uptime_ns,
+        guests=list(guests),
+        capture=capture or CaptureState(path=None),
+        faults=list(faults),
     )
 
 
@@ -135,6 +146,12 @@ def test_daemon_when_it_captures_then_that_is_shown():
     assert one(found, "hcalld_capture_frames_total") == 9
     assert one(found, "hcalld_capture_dropped_frames_total") == 2
     assert one(metrics(stats()), "hcalld_capture_active") == 0
+
+
+def test_faults_when_they_were_met_then_each_rule_is_a_counter():
+    rule = Rule(call="H_PKS_GET_CONFIG", returns="H_BUSY")
+    found = metrics(stats(faults=[Fault(number=3, rule=rule, matched=9, met=4, spent=False)]))
+    assert one(found, "hcalld_fault_met_total", rule="3") == 4
 
 
 def test_names_when_a_partition_has_a_hostile_name_then_it_stays_a_label():
