@@ -54,12 +54,17 @@ Asked = Entropy | Now | ReadShared | Flush | TpmTransmit | TpmClose
 class World(Protocol):
     """What one connection's calls ask."""
 
-    faults: Meets | None
-    """Asked once for each call; None: there are no rules."""
-    model: Callable[[str], Model]
-    """``Partition.model``: may load the store anew. Raises StoreError."""
-    begin: Callable[[Run], None]
-    """``Partition.begin``: at HELLO, and at each reset. Raises StoreError, ConfigError."""
+    @property
+    def faults(self) -> Meets | None:
+        """Asked once for each call; None: there are no rules."""
+
+    @property
+    def model(self) -> Callable[[str], Model]:
+        """``Partition.model``: may load the store anew. Raises StoreError."""
+
+    @property
+    def begin(self) -> Callable[[Run], None]:
+        """``Partition.begin``: at HELLO, and at each reset. Raises StoreError, ConfigError."""
 
     def answer(self, frame: f.Call, effect: Effect[Any]) -> Any:
         """Answer one of ``Asked`` at once.

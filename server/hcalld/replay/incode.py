@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole capture, run again by the daemon's own code, in this process.
+
+The file is read in pieces, and each connection plays as far as its events go; then more is
+read. The clock stands still: what then took its time needs none.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Iterator
+
+import trio
+import trio.testing
+
+from hcalld.captures.events import Event as Told
+from hcalld.replay.differences import Comparer
+from hcalld.replay.player import Player
+from hcalld.replay.score import Score
+from hcalld.replay.track import Event, Gap, Inbound, Outbound, Track
+from hcallproto.capture.entries import Entry
+from hcallproto.capture.pcapng import Direction
+from hcallproto.capture.records import Dropped, Record, Start, Stop
+from hcallproto.wire.encode import encode
+
+AHEAD = 4096
+"""Events that are read at a time."""
+
+
+class Replay:
+    """Plays a capture.
+
+    Args:
+        events: of the capture.
+        score: counts, and is told.
+        comparer: compares frames that are not the same bytes.
+        guest: whose connections are played; None: all.
+    """
+
+    def __init__(
+        self,
+        events: Iterable[Told],
+        score: Score,
+        comparer: Comparer,
+        guest: str | None = None,
+    ) -> None:
+        self.players: list[Player] = []
+        """Those that are not done."""
+        self.guests: collections.Counter[str] = collections.Counter()
+        """Guests to connections that were played."""
+        self._source: Iterator[Told] = iter(events)
+        self._is_over = False
+        self._score = score
+        self._comparer = comparer
+        self._guest = guest
+        self._tracks: dict[int, Track] = {}
+        self._waiting: list[Player] = []
+        """Of them not enough has been read to begin."""
+
+    def run(self) -> None:
+        """Play it all.
+
+        Raises:
+            CaptureError: it is no capture, or damaged where that matters.
+        """
+        trio.run(self._run, clock=trio.testing.MockClock())
+
+    async def _run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.testing.wait_all_tasks_blocked()
+                if self._score.is_enough:
+                    break
+                if self._begin(nursery):
+                    continue
+                is_going = False
+                for player in self.players:
+                    is_going |= player.step()
+                self.players = [player for player in self.players if not player.is_done]
+                if is_going:
+                    continue
+                if self._is_over:
+                    break
+                self._read()
+            nursery.cancel_scope.cancel()
+
+    def _begin(self, nursery: trio.Nursery) -> bool:
+        """Begin what can be; True: something has."""
+        has_begun = False
+        for player in list(self._waiting):
+            if player.is_ready():
+                self._waiting.remove(player)
+                self.players.append(player)
+                self.guests[player.track.guest] += 1
+                has_begun |= player.begin(nursery)
+        return has_begun
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        for _ in range(AHEAD):
+            told = next(self._source, None)
+            if told is None:
+                self._is_over = True
+                for track in self._tracks.values():
+                    track.is_over = True
+                return
+            if self._guest is None or told.guest == self._guest:
+                self._take(told)
+
+    def _take(self, told: Told) -> None:
+        track = self._tracks.get(told.connection)
+        if track is None:
+            track = self._track(told)
+        what = told.what
+        event: Event
+        match what:
+            case Start():
+                track.has_secrets = what.has_secrets
+                track.is_continued = what.is_continued
+                track.profile = dict(what.profile)
+                return
+            case Stop():
+                track.end = what.why
+                track.is_over = True
+                return
+            case Dropped():
+                event = Gap(f"{what.frames} frames are missing in the capture")
+            case Record():
+                return
+            case Entry():
+                event = what
+            case _:
+                kind = Inbound if told.direction is Direction.INBOUND else Outbound
+                event = kind(encode(what), told.time_ns)
+        track.events.append(event)
+
+    def _track(self, told: Told) -> Track:
+        track = self._tracks[told.connection] = Track(told.guest, told.connection)
+        for other in self._tracks.values():
+            # The daemon ended before it could say so.
+            if other.guest == told.guest and other is not track:
+                other.is_over = True
+        self._waiting.append(Player(track, self._comparer, self._score))
+        return track

@@ -1,0 +1,666 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection of a capture, run again by the daemon's own code.
+
+A ``Session`` is given the frames that came in, and a world that answers as the capture has
+it (``answers``). What the session sends must be what is next in the capture. Everything
+happens in the capture's order: the session gets a frame when all before it has happened
+again, and a call that waited goes on when the capture says so.
+
+When nothing can go on, something is different. ``step`` finds out what, tells it, and goes
+over it.
+"""
+
+from __future__ import annotations
+
+import collections
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from hcalld.config import Profile
+from hcalld.core.records import Lifetime, Record, RecordedReply, Run
+from hcalld.replay.answers import Answers, told
+from hcalld.replay.differences import Comparer, Difference, call_name
+from hcalld.replay.score import Score, Where
+from hcalld.replay.stage import AtOnce, NoTpm, Owner, ReplayTransport
+from hcalld.replay.track import Event, Gap, Head, Inbound, Name, Outbound, Track, head_of
+from hcalld.runtime import orders
+from hcalld.runtime.partition import Partition
+from hcalld.runtime.session import Session
+from hcalld.runtime.tpm import TpmSession
+from hcalld.stores.memory import MemoryState, MemoryStore
+from hcallproto.capture import entries as e
+from hcallproto.conn.states import CALL_FRAMES
+from hcallproto.wire import frames as f
+from hcallproto.wire import schema as s
+from hcallproto.wire.decode import decode, decode_header
+from hcallproto.wire.encode import encode
+from hcallproto.wire.layout import HEADER
+
+BATCH: Final = 256
+"""Frames that are given to the session at once."""
+BATCH_BYTES: Final = 1 << 20
+
+NOT_ANSWERED: Final = "the capture has no answer to them"
+ENDED_EARLY: Final = "the connection ended earlier than in the capture"
+NO_STATE: Final = "the capture has no state that the connection began with"
+NOT_WHOLE: Final = "the state that the capture begins with is not all"
+
+_T = s.FrameType
+_REPLY: Final = int(_T.REPLY)
+_OVER: Final = frozenset({int(_T.REPLY), int(_T.CANCELLED)})
+_ANSWERS: Final = frozenset({int(_T.READ_REPLY), int(_T.WRITE_REPLY), int(_T.PAGES_REPLY)})
+_REQUESTS: Final = (f.Read, f.Write, f.Pages)
+_PLAIN: Final = frozenset({Inbound, Outbound, e.Answer})
+_OVERTAKEN: Final = frozenset({Outbound, e.Answer, e.Fault})
+"""What a batch may reach over: the calls before it, or they themselves, make it happen."""
+_unpack: Final = HEADER.unpack
+
+
+class Player:
+    """Plays one connection.
+
+    Args:
+        track: the connection.
+        comparer: compares frames that are not the same bytes.
+        score: counts, and is told.
+    """
+
+    def __init__(self, track: Track, comparer: Comparer, score: Score) -> None:
+        self.track = track
+        self.score = score
+        self.comparer = comparer
+        self.is_done = False
+        """Nothing is left to say."""
+        self.session: Session | None = None
+        self.answers: Answers | None = None
+        self.store = MemoryState()
+        self.keeps_secrets = False
+        """See Tap."""
+        self._transport: ReplayTransport | None = None
+        self._events = track.events
+        self._has_ended = False
+        """The session,"""
+        self._why_ended = ""
+        """because of this."""
+        self._is_forced = False
+        self._is_stopped = False
+        self._why_out = ""
+        """What follows is not replayed, because of this."""
+        self._time_ns = 0
+        self._open: dict[Name, f.Call] = {}
+        """Calls whose end has not been compared."""
+        self._queued: list[tuple[Outbound | None, f.Frame]] = []
+        """What the session is about to send, and what the capture has for it."""
+        self._replies = 0
+        """Among these."""
+        self._is_odd = False
+        """Among these is something that is not next in the capture."""
+        self._early: dict[Name, f.Frame] = {}
+        """Ends of calls that the capture has later."""
+        self._late: dict[Name, collections.deque[Outbound]] = {}
+        """What the capture had and the session has not sent, yet."""
+        self._strayed: set[Name] = set()
+        """Calls that did not take the capture's way: the rest of it is not for them."""
+        self._different: set[Name] = set()
+        self._swallowed: set[Name] = set()
+        """Calls that only the replay cancels, to go on."""
+        self._settled = 0
+        self._given = 0
+        """Calls; of them all are settled, or the capture has no answer."""
+        self._requests: dict[int, int] = {}
+        """Of a connection whose begin is missing: numbers of requests, the capture's to ours."""
+        self._is_patched = False
+
+    # -- beginning -----------------------------------------------------------------------
+
+    def is_ready(self) -> bool:
+        """Enough has been read to begin."""
+        track = self.track
+        return track.state() is not None or track.is_over or track.has_call()
+
+    def begin(self, nursery: trio.Nursery) -> bool:
+        """Begin, if the capture has what is needed; else say that it has not."""
+        state = self.track.state()
+        if state is None or state.problem:
+            why = NO_STATE if state is None else f"{NOT_WHOLE}: {state.problem}"
+            self._why_out = why
+            self._has_ended = True
+            return False
+        if not state.is_begin:
+            self._patch(state)
+        self._seat(self._partition(state), self._passes_descriptors())
+        nursery.start_soon(self._run)
+        return True
+
+    def _partition(self, state: e.State) -> Partition:
+        """The partition as it was."""
+        store = self.store
+        for one in state.records:
+            record = Record(one.namespace, one.key, one.value, Lifetime(one.lifetime))
+            store.records[one.namespace, one.key] = record
+        for reply in state.replies:
+            store.replies[reply.vcpu] = RecordedReply(reply.vcpu, reply.seq, reply.frame)
+        store.run = Run(state.instance, state.reset)
+        store.generation = state.generation
+        profile = msgspec.json.decode(state.profile, type=Profile)
+        tpm = TpmSession(NoTpm()) if state.has_tpm else None
+        return Partition(profile, lambda: MemoryStore(store, self.track.guest), AtOnce(), tpm)
+
+    def _seat(self, partition: Partition, passes_descriptors: bool) -> None:
+        self.answers = self.make_answers(partition)
+        self._transport = ReplayTransport(self, passes_descriptors=passes_descriptors)
+        self.session = Session(self._transport, Owner(partition, self.answers, self), [])
+
+    def make_answers(self, partition: Partition) -> Answers:
+        """What answers the partition's calls."""
+        return Answers(partition, self)
+
+    def _passes_descriptors(self) -> bool:
+        """Whether the daemon wanted shared RAM then."""
+        for event in self._events:
+            if isinstance(event, Outbound) and head_of(event.data).type == _T.WELCOME:
+                welcome = _frame(event.data)
+                assert isinstance(welcome, f.Welcome)
+                return bool(welcome.features & s.Feature.SHARED_RAM)
+        return True
+
+    def _patch(self, state: e.State) -> None:
+        """Have a connection begin in the middle: at its begin the machine had this run."""
+        self._is_patched = True
+        for place, event in enumerate(self._events):
+            if isinstance(event, e.State):
+                break
+            if isinstance(event, Inbound | Outbound):
+                frame = _frame(event.data)
+                if "reset" in frame._fields:
+                    data = encode(frame._replace(reset=state.reset))
+                    self._events[place] = event._replace(data=data)
+
+    async def _run(self) -> None:
+        assert self.session is not None
+        await self.session.run()
+        self._has_ended = True
+
+    # -- the place in the capture (answers.Place) ----------------------------------------
+
+    @property
+    def time_ns(self) -> int:
+        """See Place."""
+        return self._time_ns
+
+    def peek(self) -> Event | None:
+        """See Place."""
+        return self._events[0] if self._events else None
+
+    def take(self) -> None:
+        """See Place."""
+        self._events.popleft()
+        self._look()
+
+    def mismatch(self, name: Name, what: str, captured: str) -> None:
+        """See Place."""
+        if name not in self._strayed:
+            self._strayed.add(name)
+            self._tell(name, "effect", captured, what)
+
+    def _look(self) -> None:
+        """Something has happened: see who may go on with what is next."""
+        events = self._events
+        while events and type(events[0]) is e.State:
+            events.popleft()
+        if not events:
+            return
+        event = events[0]
+        if isinstance(event, Inbound):
+            if self._transport is not None and self._transport.is_waiting:
+                self._transport.wake()
+        elif isinstance(event, e.Answer | e.Turn) and self.answers is not None:
+            waiter = self.answers.waiting.get((event.vcpu, event.seq))
+            if waiter is not None:
+                waiter.woken.set()
+
+    # -- the guest's side (stage.Shim) ---------------------------------------------------
+
+    def batch(self) -> bytes:
+        """See Shim: the frames that are next, as far as nothing has to be waited for."""
+        if self._strayed or self._is_patched:
+            return self._next_frame()
+        if self.score.is_enough:
+            return b""
+        parts: list[bytes] = []
+        size = 0
+        is_last = False
+        for event in self._events:
+            kind = type(event)
+            is_last = kind is Inbound
+            if is_last:
+                data: bytes = event.data  # type: ignore[union-attr]  # an Inbound has some
+                parts.append(data)
+                size += len(data)
+                if len(parts) == BATCH or size > BATCH_BYTES:
+                    break
+            elif not parts or kind not in _OVERTAKEN:
+                break
+        else:
+            # What the last one needs may not have been read yet.
+            if is_last and not self.track.is_over:
+                parts.pop()
+        return b"".join(parts)
+
+    def _next_frame(self) -> bytes:
+        """The same, where it is not certain that the session can take it."""
+        events = self._events
+        while events and isinstance(events[0], Inbound) and not self.score.is_enough:
+            event = events[0]
+            if len(events) == 1 and not self.track.is_over:
+                return b""
+            head = head_of(event.data)
+            name = head.call
+            if head.type in _ANSWERS:
+                if name in self._strayed:
+                    self.take()
+                    continue
+                ours = self._requests.get(head.request, head.request)
+                return event.data if ours == head.request else _with_request(event.data, head, ours)
+            if head.type == _T.CALL:
+                stuck = self._live_call(head.vcpu)
+                if stuck is not None:
+                    return self._cancel(stuck, head.reset)
+            return event.data
+        return b""
+
+    def _live_call(self, vcpu: int) -> Name | None:
+        """The call of a vCPU that should be over."""
+        assert self.session is not None
+        live = self.session.connection.calls.live()
+        return next((name for name in live if name[0] == vcpu), None)
+
+    def _cancel(self, name: Name, reset: int) -> bytes:
+        """A CANCEL that is not in the capture, for the vCPU to be able to call again."""
+        self._swallowed.add(name)
+        frame = f.Cancel(name[0], reset, name[1], s.CancelReason.DEADLINE)
+        self._events.appendleft(Inbound(encode(frame), self._time_ns))
+        return self._events[0].data  # type: ignore[union-attr]  # just put there
+
+    # -- frames as they pass (core.tap.Tap) ----------------------------------------------
+
+    def received(self, frame: f.Frame, size: int) -> None:
+        """See Tap."""
+        events = self._events
+        if not events or type(events[0]) is not Inbound:
+            self._overtake()
+        if events:
+            event = events.popleft()
+            assert isinstance(event, Inbound)
+            self._time_ns = event.time_ns
+        if type(frame) is f.Call:
+            self._open[frame.vcpu, frame.seq] = frame
+            self._given += 1
+            self.score.calls += 1
+        elif isinstance(frame, f.Event) and frame.kind is s.EventKind.RESET:
+            self._forget_calls()
+        if events and type(events[0]) not in _PLAIN:
+            self._look()
+
+    def sent(self, frame: f.Frame, size: int, why: str) -> None:
+        """See Tap."""
+        events = self._events
+        if events and type(events[0]) is Outbound:
+            event = events[0]
+            number, _, _, vcpu, _, request, seq = _unpack(event.data, 0)
+            if type(frame) is f.Reply:
+                if number == _REPLY and seq == frame.seq and vcpu == frame.vcpu:
+                    events.popleft()
+                    self._time_ns = event.time_ns
+                    self._queued.append((event, frame))
+                    self._replies += 1
+                    assert self.answers is not None
+                    if events and (
+                        type(events[0]) not in _PLAIN
+                        or self.answers.waiting
+                        or self._transport.is_waiting  # type: ignore[union-attr]
+                    ):
+                        self._look()
+                    return
+            elif number == f.FRAME_TYPES[type(frame)] and head_of(event.data).call == _name(frame):
+                if self._is_patched and isinstance(frame, _REQUESTS):
+                    self._requests[request] = frame.request
+                    head = head_of(event.data)
+                    event = event._replace(data=_with_request(event.data, head, frame.request))
+                self._queued.append((event, frame))
+                self._replies += type(frame) is f.Cancelled
+                self.take()
+                return
+        self._unexpected(frame)
+
+    def happened(self, entry: e.AnyEntry) -> None:
+        """See Tap."""
+
+    def closed(self, why: str) -> None:
+        """See Tap."""
+        self._compare_sent()
+        self._why_ended = why
+
+    def _unexpected(self, frame: f.Frame) -> None:
+        """A frame that is not next in the capture."""
+        name = _name(frame)
+        self._is_odd = True
+        is_over = isinstance(frame, f.Reply | f.Cancelled)
+        if name is not None and name in self._swallowed and is_over:
+            self._swallowed.discard(name)
+            self._queued.append((None, frame))
+            self._lose(name)
+            return
+        late = None if name is None else self._late.get(name)
+        if name is not None and late and head_of(late[0].data).type == f.FRAME_TYPES[type(frame)]:
+            self._queued.append((late.popleft(), frame))
+            if not late:
+                del self._late[name]
+            self._tell(name, "order", "before what came meanwhile", "later")
+            return
+        self._queued.append((None, frame))
+        if not self._events and self.track.is_over:
+            # The capture ends here: what comes later is nobody's business.
+            return
+        if name is not None and is_over:
+            self._strayed.add(name)
+            self._early[name] = frame
+            return
+        if name is not None:
+            self._strayed.add(name)
+        self._tell(name, "frame", "none here", f.FRAME_TYPES[type(frame)].name)
+
+    # -- comparing -----------------------------------------------------------------------
+
+    def went_out(self, data: bytes) -> None:
+        """See Shim."""
+        queued = self._queued
+        if not self._is_odd and not self._strayed:
+            expected = [event.data for event, _ in queued if event is not None]
+            if (expected[0] if len(expected) == 1 else b"".join(expected)) == data:
+                if self._replies:
+                    self._settle_all()
+                queued.clear()
+                return
+        self._compare_sent()
+
+    def _compare_sent(self) -> None:
+        """Frame by frame."""
+        queued, self._queued = self._queued, []
+        self._replies = 0
+        self._is_odd = False
+        for event, frame in queued:
+            if event is not None:
+                self._compare(event, frame)
+
+    def _compare(self, event: Outbound, frame: f.Frame) -> None:
+        """A frame, and what the capture has for it."""
+        name = _name(frame)
+        if encode(frame) != event.data:
+            for difference in self.comparer.compare(
+                None if name is None else self._open.get(name), _frame(event.data), frame
+            ):
+                self._found(name, difference)
+        if name is not None and isinstance(frame, f.Reply | f.Cancelled):
+            self._settle(name)
+
+    def _settle_all(self) -> None:
+        """All that is sent is as it was."""
+        count, self._replies = 0, 0
+        opened = self._open
+        for _, frame in self._queued:
+            if isinstance(frame, f.Reply | f.Cancelled):
+                count += opened.pop((frame.vcpu, frame.seq), None) is not None
+        self._settled += count
+        self.score.equal += count
+
+    def _settle(self, name: Name) -> None:
+        """A call is over, and was compared."""
+        if self._open.pop(name, None) is None:
+            # A CANCEL has crossed its reply.
+            return
+        self._settled += 1
+        if name in self._different:
+            self.score.differ += 1
+        else:
+            self.score.equal += 1
+        self._different.discard(name)
+        self._strayed.discard(name)
+
+    def _found(self, name: Name | None, difference: Difference) -> None:
+        if name is not None:
+            self._different.add(name)
+        self.score.difference(self._where(name), difference)
+
+    def _tell(self, name: Name | None, field: str, expected: str, got: str) -> None:
+        call = None if name is None else self._open.get(name)
+        what = "connection" if call is None else call_name(call)
+        self._found(name, Difference(what, field, expected, got))
+
+    def _where(self, name: Name | None) -> Where:
+        vcpu, seq = (None, None) if name is None else name
+        return Where(self.track.guest, self.track.number, vcpu, seq)
+
+    def _forget_calls(self) -> None:
+        """A reset: no call is left."""
+        for name in list(self._late):
+            self._lose(name)
+        self._open.clear()
+        self._early.clear()
+        self._strayed.clear()
+        self._swallowed.clear()
+
+    def _lose(self, name: Name) -> None:
+        """The session will not send what the capture has for a call."""
+        late = self._late.pop(name, None)
+        for event in late or ():
+            head = head_of(event.data)
+            self._tell(name, "frame", s.FrameType(head.type).name, "none")
+            if head.type in _OVER:
+                self._settle(name)
+
+    # -- when nothing can go on ----------------------------------------------------------
+
+    def step(self) -> bool:
+        """Do what has to be done when all tasks wait; False: nothing, more has to be read."""
+        if self._has_ended and not self._why_out:
+            self._ended()
+        if self._why_out:
+            return self._drop()
+        self._look()
+        if not self._events:
+            return self._end() if self.track.is_over else False
+        event = self._events[0]
+        match event:
+            case Inbound():
+                assert self._transport is not None
+                if len(self._events) == 1 and not self.track.is_over:
+                    return False
+                if not self._transport.is_waiting:
+                    self._break_off("the session takes no more frames")
+                self._transport.wake()
+            case Outbound():
+                self._missing(event)
+            case e.Answer() | e.Turn():
+                self._unasked(event)
+            case e.Fault():
+                self.take()
+                self._tell(
+                    None, "fault", f"rule {event.number} is met by vcpu {event.vcpu}", "none"
+                )
+            case e.PageOut() | e.Withdraw() | e.Attend() | e.Rest() | e.Stop():
+                self.take()
+                self._carry_out(event)
+            case Gap(why):
+                self._break_off(why)
+            case e.Lost():
+                self._break_off(f"{event.entries} of what happened are missing in the capture")
+            case e.End():
+                self.take()
+                self.track.end = self.track.end or event.why
+            case _:
+                self.take()
+        return True
+
+    def _carry_out(self, entry: e.Order) -> None:
+        assert self.session is not None
+        order: orders.Order
+        match entry:
+            case e.PageOut():
+                order = orders.PageOut(entry.gpas)
+            case e.Withdraw():
+                order = orders.Withdraw(entry.gpas)
+            case e.Attend():
+                order = orders.Attend()
+            case e.Rest():
+                order = orders.Rest()
+            case e.Stop():
+                order = orders.Stop(entry.why)
+        self.session.carry_out(order)
+
+    def _missing(self, event: Outbound) -> None:
+        """A frame is next, and the session does not send it."""
+        head = head_of(event.data)
+        name = head.call
+        if name is not None and self._make_do(name):
+            return
+        early = None if name is None else self._early.get(name)
+        if head.type == _T.GOODBYE and self._is_ended_from_outside(event):
+            return
+        self.take()
+        if name is None:
+            if head.type != _T.GOODBYE or not self._is_of_a_breach(event):
+                self._tell(None, "frame", s.FrameType(head.type).name, "none")
+        elif early is None:
+            self._late.setdefault(name, collections.deque()).append(event)
+            self._strayed.add(name)
+        elif head.type in _OVER:
+            del self._early[name]
+            self._compare(event, early)
+        elif name not in self._different:
+            kind = f.FRAME_TYPES[type(early)].name
+            self._tell(name, "frame", s.FrameType(head.type).name, kind)
+
+    def _is_ended_from_outside(self, event: Outbound) -> bool:
+        """The daemon was told to stop: so is the session."""
+        goodbye = _frame(event.data)
+        if goodbye.reason is not s.GoodbyeReason.SHUTDOWN or self._is_stopped:
+            return False
+        assert self.session is not None
+        self._is_stopped = True
+        self.session.carry_out(orders.Stop(goodbye.text))
+        return True
+
+    def _is_of_a_breach(self, event: Outbound) -> bool:
+        """A farewell because of bytes that are no frame: no capture has them."""
+        frame = _frame(event.data)
+        if not isinstance(frame, f.Goodbye) or frame.reason is not s.GoodbyeReason.BREACH:
+            return False
+        self.score.notes.append(
+            f"{self._where(None)}: left out: its end, a breach of the protocol: {frame.text}"
+        )
+        return True
+
+    def _unasked(self, event: e.Answer | e.Turn) -> None:
+        """An answer or a turn is next, and nobody wants it."""
+        name = event.vcpu, event.seq
+        if self._make_do(name):
+            return
+        self.take()
+        if name in self._strayed or name in self._late:
+            return
+        self._strayed.add(name)
+        what = told(event) if isinstance(event, e.Answer) else "that it goes on"
+        self._tell(name, "effect", what, "nothing")
+
+    def _make_do(self, name: Name) -> bool:
+        """Have a call that waits for something else go on without."""
+        assert self.answers is not None
+        waiter = self.answers.waiting.get(name)
+        if waiter is None:
+            return False
+        waiter.must_do = True
+        waiter.woken.set()
+        return True
+
+    def _overtake(self) -> None:
+        """A frame is there already, and what the capture has before it did not happen."""
+        events = self._events
+        while events and not isinstance(events[0], Inbound):
+            event = events[0]
+            if isinstance(event, Outbound):
+                self._missing(event)
+            elif isinstance(event, e.Answer | e.Turn):
+                self._unasked(event)
+            else:
+                events.popleft()
+            if events and events[0] is event:
+                events.popleft()
+
+    # -- the end -------------------------------------------------------------------------
+
+    def _end(self) -> bool:
+        """The capture is over; so is the connection."""
+        assert self._transport is not None
+        assert self.session is not None
+        if not self._transport.is_ended:
+            self._transport.end()
+        elif self._is_forced:
+            return False
+        else:
+            self._is_forced = True
+            self.session.stop("the capture is over")
+        return True
+
+    def _break_off(self, why: str) -> None:
+        """What follows cannot be replayed."""
+        assert self._transport is not None
+        self._why_out = why
+        self._transport.end()
+
+    def _drop(self) -> bool:
+        """Leave out what has been read; False when that is done."""
+        events = self._events
+        has_some = bool(events)
+        for event in events:
+            if not isinstance(event, Inbound):
+                continue
+            if head_of(event.data).type == _T.CALL:
+                self.score.calls += 1
+                self.score.left_out[self._why_out] += 1
+            if self._why_out == ENDED_EARLY and not self._is_forced:
+                self._is_forced = True
+                self._tell(None, "end", "none yet", self._why_ended)
+        events.clear()
+        if not has_some and self._has_ended and self.track.is_over:
+            self.is_done = True
+        return has_some
+
+    def _ended(self) -> None:
+        """The session has ended."""
+        for name in list(self._late):
+            self._lose(name)
+        lost = self._given - self._settled
+        if lost:
+            self.score.left_out[NOT_ANSWERED] += lost
+        is_known = self._why_ended in ("closed by the peer", self.track.end)
+        if not self._events and not is_known and not self._is_forced and self.track.end:
+            self._tell(None, "end", self.track.end, self._why_ended)
+            self._is_forced = True
+        self._why_out = ENDED_EARLY
+
+
+def _frame(data: bytes) -> Any:
+    return decode(decode_header(data), data)
+
+
+def _name(frame: f.Frame) -> Name | None:
+    if f.FRAME_TYPES[type(frame)] not in CALL_FRAMES:
+        return None
+    return frame.vcpu, frame.seq  # type: ignore[union-attr]  # such a frame has both
+
+
+def _with_request(data: bytes, head: Head, request: int) -> bytes:
+    return encode(_frame(data)._replace(request=request))
