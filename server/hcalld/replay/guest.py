@@ -21,7 +21,7 @@ from hcalld.replay import guest_frames
 from hcalld.replay.anew import Anew
 from hcalld.replay.differences import Comparer, Difference, call_name
 from hcalld.replay.errors import ReplayError, Stopped
-from hcalld.replay.guest_frames import Identity
+from hcalld.replay.guest_frames import Identity, Machines
 from hcalld.replay.link import Link, PeerFailed
 from hcalld.replay.live import LiveDaemon, Played
 from hcalld.replay.pace import Pace
@@ -97,13 +97,12 @@ class GuestPlayer:
         self._connect = connect
         self._comparer = comparer
         self._report = report
-        self._identity = identity or Identity()
+        self._machines = Machines(identity or Identity())
         self._pace = pace or Pace()
         self._deadline = deadline
         self._is_blanked = is_blanked
         self._memory = SparseMemory()
         self._anew = Anew()
-        self._connections = 0
         self._played_connection = -1
         self._captured_specs: guest_frames.Specs = {}
         self._live_specs: guest_frames.Specs = {}
@@ -174,9 +173,7 @@ class GuestPlayer:
             await self._connect(), entry.connection, self._script, self._memory, self._anew
         )
         nursery.start_soon(self._live.receive)
-        greeting = guest_frames.hello(captured, self._identity, self._connections)
-        self._connections += 1
-        await self._live.link.send(greeting)
+        await self._live.link.send(self._machines.hello(captured))
 
     async def _frame(self, entry: Entry, what: f.Frame, live: LiveDaemon) -> None:
         if f.FRAME_TYPES[type(what)] & 1:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -25,18 +26,35 @@ class Identity:
 
     name: str | None = None
     uuid: bytes | None = None
-    instance: bytes = dataclasses.field(default_factory=lambda: os.urandom(16))
+    instance: bytes | None = None
+    """Of the first QEMU in the capture; None, and of all others: a new one."""
 
 
-def hello(captured: f.Hello, identity: Identity, connection: int) -> f.Hello:
-    """HELLO of a shim that shares no RAM."""
-    return captured._replace(
-        features=captured.features & ~s.Feature.SHARED_RAM,
-        instance=identity.instance,
-        connection=connection,
-        name=captured.name if identity.name is None else identity.name,
-        uuid=captured.uuid if identity.uuid is None else identity.uuid,
-    )
+class Machines:
+    """The QEMUs of a capture: each is an instance of its own again, and counts its connections."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._instances: dict[bytes, bytes] = {}
+        self._connections: collections.Counter[bytes] = collections.Counter()
+
+    def hello(self, captured: f.Hello) -> f.Hello:
+        """HELLO of a shim that shares no RAM."""
+        identity = self._identity
+        if captured.instance not in self._instances:
+            is_first = not self._instances
+            live = identity.instance if is_first else None
+            self._instances[captured.instance] = live or os.urandom(len(captured.instance))
+        instance = self._instances[captured.instance]
+        count = self._connections[instance]
+        self._connections[instance] += 1
+        return captured._replace(
+            features=captured.features & ~s.Feature.SHARED_RAM,
+            instance=instance,
+            connection=count,
+            name=captured.name if identity.name is None else identity.name,
+            uuid=captured.uuid if identity.uuid is None else identity.uuid,
+        )
 
 
 def ram(captured: f.Ram) -> f.Ram:

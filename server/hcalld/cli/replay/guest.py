@@ -64,8 +64,6 @@ def command(
     answers are compared with the capture's. Passwords, tokens and wrapped keys that the daemon
     makes anew are passed on in the place of the captured ones, and are no differences.
     """
-    import os
-
     import trio
 
     from hcalld.replay.differences import Comparer
@@ -86,7 +84,7 @@ def command(
         identity=Identity(
             name=name,
             uuid=None if identity is None else identity.bytes,
-            instance=os.urandom(16) if instance is None else _instance(instance),
+            instance=None if instance is None else _instance(instance),
         ),
         pace=Pace(pace),
         deadline=deadline,

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hcalld replay machine``: the daemon's side of a capture, to a real guest."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pathlib
+import sys
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from hcalld.cli.replay.options import (
+    EXIT_BROKEN,
+    EXIT_DIFFERENT,
+    Reporter,
+    broken_is_2,
+    capture_reader,
+    pace_option,
+    replay_options,
+    socket_option,
+)
+
+if TYPE_CHECKING:
+    from hcalld.replay.ignoring import Ignored
+
+
+def _code(ctx: click.Context, param: click.Parameter, word: str) -> int:
+    from hcallproto.capture.selection import SelectionError, parse_returns
+
+    try:
+        ((_, value),) = parse_returns([word])
+    except SelectionError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
+@click.command(name="machine", short_help="Play the daemon to a guest under QEMU.")
+@replay_options
+@socket_option
+@pace_option
+@click.option(
+    "--strict-order", is_flag=True, help="Answer a call only if it comes next in the capture."
+)
+@click.option(
+    "--unknown",
+    metavar="CODE",
+    default="H_FUNCTION",
+    show_default=True,
+    callback=_code,
+    help="Answer calls that the capture has no answer for so.",
+)
+@click.option("--stay", is_flag=True, help="Wait for another connection when one has ended.")
+def command(
+    *,
+    capture: BinaryIO,
+    guest: str | None,
+    ignored: Ignored,
+    stop: bool,
+    as_json: bool,
+    socket_path: pathlib.Path,
+    pace: float,
+    strict_order: bool,
+    unknown: int,
+    stay: bool,
+) -> None:
+    """Play the daemon's side of a CAPTURE (- for standard input) to a guest under QEMU.
+
+    Listens on the socket as 'hcalld serve' does; the guest is greeted as the captured one was,
+    and each call gets the next answer that the capture has for the same call with the same
+    arguments, wherever its buffers are. A call that the capture has no answer for is a
+    difference; --ignore CALL.call leaves out those of a call. A guest that became a secure VM
+    cannot be played so.
+    """
+    import trio
+
+    from hcalld.replay.errors import Stopped
+    from hcalld.replay.machine import MachinePlayer, serve
+    from hcalld.replay.matching import Matcher, refuse_secure
+    from hcalld.replay.pace import Pace
+    from hcalld.replay.script import Script
+    from hcallproto.capture.records import Record
+
+    reporter = Reporter(as_json=as_json, stop=stop)
+    with broken_is_2(capture):
+        if capture.seekable():
+            # Before a guest boots half of its way.
+            for entry in capture_reader(capture):
+                if not isinstance(entry.what, Record) and guest in (None, entry.guest):
+                    refuse_secure(entry.what)
+            capture.seek(0)
+        matcher = Matcher(Script(capture_reader(capture), guest), is_strict=strict_order)
+        player = MachinePlayer(matcher, reporter, ignored=ignored, pace=Pace(pace), unknown=unknown)
+        try:
+            with contextlib.suppress(Stopped, KeyboardInterrupt):
+                run = functools.partial(serve, player, socket_path, reporter.note, stay=stay)
+                trio.run(run)
+        finally:
+            reporter.summary(
+                answered=player.figures.answered,
+                not_in_the_capture=player.figures.unknown,
+                passed_over=matcher.passed_over,
+            )
+    if matcher.problem:
+        click.echo(f"hcalld: {getattr(capture, 'name', '-')}: {matcher.problem}", err=True)
+        sys.exit(EXIT_BROKEN)
+    if reporter.differences:
+        sys.exit(EXIT_DIFFERENT)
