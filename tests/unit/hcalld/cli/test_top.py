@@ -161,7 +161,7 @@ def test_view_when_guests_are_there_then_each_has_its_row():
             "5",
             "-",
             "39us",
-            "90.00s",
+            "88.05s",
             "1",
             "3",
             "100/65536",
