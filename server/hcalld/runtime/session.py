@@ -155,6 +155,10 @@ class Session:
         if self._world is not None:
             self._world.ordered(order)
         machine = None if self.partition is None else self.partition.pef
+        if machine is None and isinstance(order, PageOut) and self.partition is not None:
+            # Who orders this has seen the machine; the models may be given up since.
+            self.partition.model(PEF_FAMILY.name)
+            machine = self.partition.pef
         match order:
             case PageOut(gpas) if machine is not None and gpas:
                 machine.hypervisor.hand = (gpas[-1] >> PAGE_SHIFT) + 1
