@@ -24,7 +24,7 @@ from hcalld.replay.answers import Answers, told
 from hcalld.replay.differences import Comparer, Difference, call_name
 from hcalld.replay.score import Score, Where
 from hcalld.replay.stage import AtOnce, NoTpm, Owner, ReplayTransport
-from hcalld.replay.track import Event, Gap, Head, Inbound, Name, Outbound, Track, head_of
+from hcalld.replay.track import Event, Gap, Inbound, Name, Outbound, Track, head_of
 from hcalld.runtime import orders
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import Session
@@ -104,14 +104,17 @@ class Player:
         self._strayed: set[Name] = set()
         """Calls that did not take the capture's way: the rest of it is not for them."""
         self._different: set[Name] = set()
+        self._cancelled: set[Name] = set()
+        """Calls that the guest's side has cancelled."""
         self._swallowed: set[Name] = set()
         """Calls that only the replay cancels, to go on."""
         self._settled = 0
         self._given = 0
         """Calls; of them all are settled, or the capture has no answer."""
         self._requests: dict[int, int] = {}
-        """Of a connection whose begin is missing: numbers of requests, the capture's to ours."""
-        self._is_patched = False
+        """Numbers of requests for memory, the capture's to ours, where they differ."""
+        self._is_careful = False
+        """They do, or may."""
 
     # -- beginning -----------------------------------------------------------------------
 
@@ -168,7 +171,7 @@ class Player:
 
     def _patch(self, state: e.State) -> None:
         """Have a connection begin in the middle: at its begin the machine had this run."""
-        self._is_patched = True
+        self._is_careful = True
         for place, event in enumerate(self._events):
             if isinstance(event, e.State):
                 break
@@ -225,7 +228,7 @@ class Player:
 
     def batch(self) -> bytes:
         """See Shim: the frames that are next, as far as nothing has to be waited for."""
-        if self._strayed or self._is_patched:
+        if self._strayed or self._is_careful:
             return self._next_frame()
         if self.score.is_enough:
             return b""
@@ -263,7 +266,7 @@ class Player:
                     self.take()
                     continue
                 ours = self._requests.get(head.request, head.request)
-                return event.data if ours == head.request else _with_request(event.data, head, ours)
+                return event.data if ours == head.request else _with_request(event.data, ours)
             if head.type == _T.CALL:
                 stuck = self._live_call(head.vcpu)
                 if stuck is not None:
@@ -299,6 +302,8 @@ class Player:
             self._open[frame.vcpu, frame.seq] = frame
             self._given += 1
             self.score.calls += 1
+        elif isinstance(frame, f.Cancel):
+            self._cancelled.add((frame.vcpu, frame.seq))
         elif isinstance(frame, f.Event) and frame.kind is s.EventKind.RESET:
             self._forget_calls()
         if events and type(events[0]) not in _PLAIN:
@@ -325,15 +330,21 @@ class Player:
                         self._look()
                     return
             elif number == f.FRAME_TYPES[type(frame)] and head_of(event.data).call == _name(frame):
-                if self._is_patched and isinstance(frame, _REQUESTS):
-                    self._requests[request] = frame.request
-                    head = head_of(event.data)
-                    event = event._replace(data=_with_request(event.data, head, frame.request))
+                if isinstance(frame, _REQUESTS):
+                    self._request(event, frame, request)
                 self._queued.append((event, frame))
                 self._replies += type(frame) is f.Cancelled
                 self.take()
                 return
         self._unexpected(frame)
+
+    def _request(self, event: Outbound, frame: f.Read | f.Write | f.Pages, request: int) -> None:
+        """Guest memory is asked for, maybe by another number; see that its answer fits."""
+        if frame.request != request:
+            self._is_careful = True
+            self._requests[request] = frame.request
+        if encode(frame._replace(request=request)) != event.data:
+            self._strayed.add((frame.vcpu, frame.seq))
 
     def happened(self, entry: e.AnyEntry) -> None:
         """See Tap."""
@@ -428,6 +439,7 @@ class Player:
             self.score.equal += 1
         self._different.discard(name)
         self._strayed.discard(name)
+        self._cancelled.discard(name)
 
     def _found(self, name: Name | None, difference: Difference) -> None:
         if name is not None:
@@ -450,6 +462,7 @@ class Player:
         self._open.clear()
         self._early.clear()
         self._strayed.clear()
+        self._cancelled.clear()
         self._swallowed.clear()
 
     def _lose(self, name: Name) -> None:
@@ -531,7 +544,7 @@ class Player:
             return
         self.take()
         if name is None:
-            if head.type != _T.GOODBYE or not self._is_of_a_breach(event):
+            if head.type != _T.GOODBYE or not self._is_of_the_peer(event):
                 self._tell(None, "frame", s.FrameType(head.type).name, "none")
         elif early is None:
             self._late.setdefault(name, collections.deque()).append(event)
@@ -553,23 +566,30 @@ class Player:
         self.session.carry_out(orders.Stop(goodbye.text))
         return True
 
-    def _is_of_a_breach(self, event: Outbound) -> bool:
-        """A farewell because of bytes that are no frame: no capture has them."""
-        frame = _frame(event.data)
-        if not isinstance(frame, f.Goodbye) or frame.reason is not s.GoodbyeReason.BREACH:
+    def _is_of_the_peer(self, event: Outbound) -> bool:
+        """A farewell because of bytes that are no frame, or of none at all."""
+        goodbye = _frame(event.data)
+        if goodbye.reason is s.GoodbyeReason.BREACH:
+            what = "a breach of the protocol, by what no capture has"
+        elif goodbye.reason is s.GoodbyeReason.REFUSED and not self._given:
+            what = "that its guest was too slow"
+        else:
             return False
-        self.score.notes.append(
-            f"{self._where(None)}: left out: its end, a breach of the protocol: {frame.text}"
-        )
+        self.score.notes.append(f"{self._where(None)}: left out: {what}: {goodbye.text}")
         return True
 
     def _unasked(self, event: e.Answer | e.Turn) -> None:
         """An answer or a turn is next, and nobody wants it."""
         name = event.vcpu, event.seq
+        is_stopped = name not in self._open or name in self._cancelled
+        if isinstance(event, e.Answer) and is_stopped:
+            # What could not be stopped then ended after the call.
+            self.take()
+            return
         if self._make_do(name):
             return
         self.take()
-        if name in self._strayed or name in self._late:
+        if name in self._strayed or name in self._late or is_stopped:
             return
         self._strayed.add(name)
         what = told(event) if isinstance(event, e.Answer) else "that it goes on"
@@ -662,5 +682,5 @@ def _name(frame: f.Frame) -> Name | None:
     return frame.vcpu, frame.seq  # type: ignore[union-attr]  # such a frame has both
 
 
-def _with_request(data: bytes, head: Head, request: int) -> bytes:
+def _with_request(data: bytes, request: int) -> bytes:
     return encode(_frame(data)._replace(request=request))
