@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from hcalld.cli import paths
+from hcalld.cli.locks import LOCKS, lock_of
 from hcalld.cli.options import key_option, source_of, state_dir_option
 from hcalld.core.errors import ConfigError, HcalldError
 
 if TYPE_CHECKING:
+    from hcalld.captures.sealing import CaptureKey
     from hcalld.observe.capture import CaptureOptions
 
 
@@ -91,16 +93,26 @@ def _open_trace(name: str | None) -> TextIO | None:
 
 
 def _capture(
-    path: pathlib.Path | None, mib: int | None, files: int | None
+    path: pathlib.Path | None, mib: int | None, files: int | None, secrets: str | None
 ) -> CaptureOptions | None:
     if (mib is not None and path is None) or (files is not None and mib is None):
         raise click.UsageError("--capture-files needs --capture-size, and that --capture")
+    if secrets is not None and path is None:
+        raise click.UsageError("--capture-secrets needs --capture")
     if path is None:
         return None
     from hcalld.observe.capture import CaptureOptions
 
     size = None if mib is None else mib << 20
-    return CaptureOptions(path=path, file_bytes=size, files=files)
+    return CaptureOptions(path=path, file_bytes=size, files=files, key=_capture_key(secrets))
+
+
+def _capture_key(how: str | None) -> CaptureKey | None:
+    if how is None:
+        return None
+    from hcalld.captures.sealing import CaptureKey
+
+    return CaptureKey(lock_of(how, "passphrase of the capture", "--capture-secrets"))
 
 
 @click.command(name="serve", short_help="Run the daemon.")
@@ -174,6 +186,13 @@ def _capture(
     "--capture-files", type=click.IntRange(1), help="Keep so many of these; the oldest go."
 )
 @click.option(
+    "--capture-secrets",
+    is_flag=False,
+    flag_value="passphrase:",
+    metavar="[HOW]",
+    help=f"Keep secrets too, encrypted, and all that a replay needs. What opens it: {LOCKS}.",
+)
+@click.option(
     "--faults",
     type=click.Path(path_type=pathlib.Path),
     metavar="FILE",
@@ -233,6 +252,7 @@ def command(
     capture: pathlib.Path | None,
     capture_size: int | None,
     capture_files: int | None,
+    capture_secrets: str | None,
     faults: pathlib.Path | None,
     log_format: str,
     log_level: str,
@@ -302,7 +322,7 @@ def command(
         profile_dir=profile_dir,
         refuse_unknown=refuse_unknown,
         trace=_open_trace(trace),
-        capture=_capture(capture, capture_size, capture_files),
+        capture=_capture(capture, capture_size, capture_files, capture_secrets),
         faults=faults,
         spin_us=spin_us,
         idle_seconds=idle_seconds,

@@ -14,6 +14,10 @@ import pathlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+import trio
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+from hcalld.captures.sealing import CaptureKey
 from hcalld.control import faulting, paging
 from hcalld.control.figures import guest_of
 from hcalld.control.listener import Answer, Refusal
@@ -31,6 +35,8 @@ from hcalld.control.messages import (
     ListGuests,
     PagedOut,
     PageOut,
+    PassphraseFile,
+    RecipientKey,
     RemoveFault,
     Reply,
     ReplyT,
@@ -40,9 +46,11 @@ from hcalld.control.messages import (
     Stats,
 )
 from hcalld.control.statistics import Statistics, capture_of
+from hcalld.crypto.locks import Passphrase, Recipient
 from hcalld.observe.capture import CaptureOptions
 from hcalld.observe.capturing import Capturing
 from hcalld.runtime.server import Server
+from hcalld.stores.keys.passphrase import from_file
 
 
 @dataclasses.dataclass(slots=True)
@@ -121,11 +129,26 @@ async def page_out(parts: Parts, request: PageOut) -> PagedOut:
 @_carries_out(BeginCapture)
 async def capture_begin(parts: Parts, request: BeginCapture) -> CaptureState:
     """Begin a capture."""
-    path = pathlib.Path(request.path)
+    parts.capturing.must_be_free()
+    # A passphrase's key takes its time, and guests go on.
+    key = None
+    if request.secrets is not None:
+        key = await trio.to_thread.run_sync(_key_of, request.secrets)
     parts.capturing.begin(
-        CaptureOptions(path=path, file_bytes=request.file_bytes, files=request.files)
+        CaptureOptions(
+            path=pathlib.Path(request.path),
+            file_bytes=request.file_bytes,
+            files=request.files,
+            key=key,
+        )
     )
     return capture_of(parts.capturing.now)
+
+
+def _key_of(secrets: PassphraseFile | RecipientKey) -> CaptureKey:
+    if isinstance(secrets, RecipientKey):
+        return CaptureKey(Recipient(X25519PublicKey.from_public_bytes(bytes.fromhex(secrets.key))))
+    return CaptureKey(Passphrase(from_file(pathlib.Path(secrets.path)).get(is_new=True)))
 
 
 @_carries_out(EndCapture)

@@ -172,6 +172,25 @@ class CaptureState(Reply, frozen=True, tag="capture"):
     frames: int = 0
     dropped: int = 0
     """Of these frames are not in the file."""
+    answers_dropped: int = 0
+    """Of what a capture with secrets has beside frames, so much is not in it."""
+
+
+class PassphraseFile(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="passphrase-file"
+):
+    """Where the daemon finds a passphrase."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern="^/")]
+
+
+class RecipientKey(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="recipient"
+):
+    """Whose private key opens a file."""
+
+    key: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    """The X25519 public key."""
 
 
 class BeginCapture(Request[CaptureState], frozen=True, tag="capture-begin"):
@@ -182,6 +201,8 @@ class BeginCapture(Request[CaptureState], frozen=True, tag="capture-begin"):
     """A new file is begun when one is longer."""
     files: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] | None = None
     """So many of these are kept."""
+    secrets: PassphraseFile | RecipientKey | None = None
+    """Keep what is secret, too, encrypted; what opens it."""
 
 
 class EndCapture(Request[CaptureState], frozen=True, tag="capture-end"):

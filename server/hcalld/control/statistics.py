@@ -141,4 +141,9 @@ def capture_of(captured: Captured | None) -> CaptureState:
     """A capture."""
     if captured is None:
         return CaptureState(path=None)
-    return CaptureState(path=str(captured.path), frames=captured.frames, dropped=captured.dropped)
+    return CaptureState(
+        path=str(captured.path),
+        frames=captured.frames,
+        dropped=captured.dropped,
+        answers_dropped=captured.entries_dropped,
+    )

@@ -32,6 +32,8 @@ class Captured:
     path: pathlib.Path
     frames: int
     dropped: int
+    entries_dropped: int = 0
+    """Of what a capture with secrets has beside frames."""
 
 
 class Capturing:
@@ -67,16 +69,24 @@ class Capturing:
         Raises:
             ConfigError: there is one already, or the file cannot be made.
         """
-        if self._capture is not None:
-            raise ConfigError(
-                f"a capture goes on already, to {self._capture.path}; end it first with "
-                "'hcalld ctl capture stop'"
-            )
+        self.must_be_free()
         self._capture = Capture(options, self._program)
         self._ended = trio.Event()
         self._guests.begin_taps(self._capture)
         self._nursery.start_soon(self._run, self._capture, is_vital)
         self._log.info("capture begun", path=str(options.path))
+
+    def must_be_free(self) -> None:
+        """See whether a capture can begin.
+
+        Raises:
+            ConfigError: there is one already.
+        """
+        if self._capture is not None:
+            raise ConfigError(
+                f"a capture goes on already, to {self._capture.path}; end it first with "
+                "'hcalld ctl capture stop'"
+            )
 
     async def end(self) -> Captured | None:
         """End the capture, if one goes on, and wait until all of it is written."""
@@ -102,9 +112,15 @@ class Capturing:
             with trio.CancelScope(shield=True):
                 await capture.aclose()
             done = _captured(capture)
-            say = self._log.warning if done.dropped else self._log.info
-            say("capture ended", path=str(done.path), frames=done.frames, dropped=done.dropped)
+            say = self._log.warning if done.dropped or done.entries_dropped else self._log.info
+            say(
+                "capture ended",
+                path=str(done.path),
+                frames=done.frames,
+                dropped=done.dropped,
+                answers_dropped=done.entries_dropped,
+            )
 
 
 def _captured(capture: Capture) -> Captured:
-    return Captured(capture.path, capture.passed, capture.dropped)
+    return Captured(capture.path, capture.passed, capture.dropped, capture.entries_dropped)

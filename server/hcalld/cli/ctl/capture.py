@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hcalld.cli.ctl.daemon import daemon_options
+from hcalld.cli.locks import recipient_of
 
 if TYPE_CHECKING:
-    from hcalld.control.messages import CaptureState
+    from hcalld.control.messages import CaptureState, PassphraseFile, RecipientKey
 
 BYTES_PER_MIB = 1 << 20
 
@@ -25,8 +26,21 @@ def command() -> None:
 @daemon_options
 @click.option("--size", "mib", type=click.IntRange(1), help="Begin a new file after so many MiB.")
 @click.option("--files", type=click.IntRange(1), help="Keep so many of these; the oldest go.")
+@click.option(
+    "--secrets",
+    metavar="HOW",
+    help="Keep secrets too, encrypted, and all that a replay needs. What opens it: "
+    "passphrase-file:PATH (that the daemon reads) or recipient:FILE (X25519 public key, PEM).",
+)
 @click.argument("path", type=click.Path(path_type=pathlib.Path))
-def start(*, control: pathlib.Path, mib: int | None, files: int | None, path: pathlib.Path) -> None:
+def start(
+    *,
+    control: pathlib.Path,
+    mib: int | None,
+    files: int | None,
+    secrets: str | None,
+    path: pathlib.Path,
+) -> None:
     """Write the frames of all guests to PATH from now on.
 
     What may be secret is blanked. The daemon makes the file.
@@ -38,9 +52,29 @@ def start(*, control: pathlib.Path, mib: int | None, files: int | None, path: pa
         raise click.UsageError("--files needs --size")
     size = None if mib is None else mib * BYTES_PER_MIB
     # The daemon may run elsewhere in the file system.
-    request = BeginCapture(path=str(path.absolute()), file_bytes=size, files=files)
+    request = BeginCapture(
+        path=str(path.absolute()), file_bytes=size, files=files, secrets=_secrets(secrets)
+    )
     state = ask(control, request)
     click.echo(f"writing {state.path}; end it with 'hcalld ctl capture stop'")
+
+
+def _secrets(how: str | None) -> RecipientKey | PassphraseFile | None:
+    """What the daemon is told of the lock: never a passphrase."""
+    if how is None:
+        return None
+    from hcalld.control.messages import PassphraseFile, RecipientKey
+
+    kind, _, where = how.partition(":")
+    if kind == "passphrase-file" and where:
+        return PassphraseFile(path=str(pathlib.Path(where).absolute()))
+    if kind == "recipient" and where:
+        return RecipientKey(key=recipient_of(how, "--secrets").public_bytes_raw().hex())
+    # A passphrase may have been typed here by mistake: it is not repeated.
+    raise click.UsageError(
+        "--secrets: expected passphrase-file:PATH or recipient:FILE; the daemon is told where a "
+        "passphrase is, and never the passphrase"
+    )
 
 
 @command.command(name="stop", short_help="End the capture.")
@@ -68,4 +102,5 @@ def show(*, control: pathlib.Path) -> None:
 
 
 def _show(state: CaptureState) -> None:
-    click.echo(f"{state.path}: {state.frames} frames, {state.dropped} of them dropped")
+    lost = f", and {state.answers_dropped} answers" if state.answers_dropped else ""
+    click.echo(f"{state.path}: {state.frames} frames, {state.dropped} of them dropped{lost}")

@@ -18,14 +18,19 @@ from click.testing import CliRunner, Result
 
 from hcalld import app
 from hcalld.app import ControlOptions, ServeOptions, TcpOptions
+from hcalld.captures.sealing import Keys
 from hcalld.cli import paths
 from hcalld.cli.serve import command
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
+from hcalld.core.secret import Secret
+from hcalld.crypto import passphrase as passphrases
+from hcalld.crypto.locks import Passphrase
 from hcalld.metrics.endpoint import MetricsOptions
 from hcalld.observe import log
 from hcalld.observe.capture import CaptureOptions
 from hcalld.runtime import coredumps
 from hcalld.stores.keys import FileKeySource
+from hcallproto.errors import CaptureError
 
 ROOT = pwd.getpwuid(0).pw_name
 ROOT_GROUP = grp.getgrgid(0).gr_name
@@ -186,7 +191,15 @@ CASES: dict[str, Case] = {
         ),
     ),
 }
-ELSEWHERE = {"key", "allow_core_dumps", "trace", "log_format", "log_level", "help"}
+ELSEWHERE = {
+    "capture_secrets",
+    "key",
+    "allow_core_dumps",
+    "trace",
+    "log_format",
+    "log_level",
+    "help",
+}
 """Options with tests of their own, below."""
 
 
@@ -217,6 +230,26 @@ def test_control_when_state_is_in_memory_then_there_is_one_only_if_asked_for(fak
 )
 def test_capture_when_what_a_limit_is_of_is_missing_then_it_is_a_wrong_use(words: tuple[str, ...]):
     assert "--capture-files needs --capture-size" in refused(*words)
+
+
+def test_secrets_when_there_is_no_capture_then_it_is_a_wrong_use():
+    assert "--capture-secrets needs --capture" in refused("--capture-secrets")
+
+
+def test_secrets_when_they_are_captured_then_a_passphrase_opens_them(
+    fake: Fake, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(passphrases, "LOG_N", 10)
+    path = tmp_path / "pass"
+    path.write_text("correct horse")
+    path.chmod(0o600)
+    options = served(fake, "--capture", "/x", "--capture-secrets", f"passphrase-file:{path}")
+    assert options.capture is not None
+    assert options.capture.key is not None
+    record = options.capture.key.of_file().record
+    assert Keys(Passphrase(Secret(b"correct horse"))).of(record)
+    with pytest.raises(CaptureError, match="wrong passphrase"):
+        Keys(Passphrase(Secret(b"incorrect"))).of(record)
 
 
 def test_control_when_it_is_wanted_and_not_wanted_then_it_is_a_wrong_use():

@@ -19,7 +19,13 @@ __all__ = ["boot", "plain", "secure"]
 async def test_stats_when_no_guest_has_come_then_there_are_none(plain: Daemon, control: Control):
     reply = await (await control.client()).ask(command="stats")
     assert (reply["reply"], reply["guests"]) == ("stats", [])
-    assert reply["capture"] == {"reply": "capture", "path": None, "frames": 0, "dropped": 0}
+    assert reply["capture"] == {
+        "reply": "capture",
+        "path": None,
+        "frames": 0,
+        "dropped": 0,
+        "answers_dropped": 0,
+    }
 
 
 async def test_stats_when_guests_call_then_their_calls_are_counted(plain: Daemon, control: Control):
