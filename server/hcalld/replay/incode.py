@@ -21,6 +21,7 @@ from hcalld.replay.track import Event, Gap, Inbound, Outbound, Track
 from hcallproto.capture.entries import Entry
 from hcallproto.capture.pcapng import Direction
 from hcallproto.capture.records import Dropped, Record, Start, Stop
+from hcallproto.errors import CaptureError
 from hcallproto.wire.encode import encode
 
 AHEAD = 4096
@@ -35,6 +36,7 @@ class Replay:
         score: counts, and is told.
         comparer: compares frames that are not the same bytes.
         guest: whose connections are played; None: all.
+        is_blanked: secrets are blanked, and nothing is there of what frames do not determine.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Replay:
         score: Score,
         comparer: Comparer,
         guest: str | None = None,
+        *,
+        is_blanked: bool = False,
     ) -> None:
         self.players: list[Player] = []
         """Those that are not done."""
@@ -53,6 +57,8 @@ class Replay:
         self._score = score
         self._comparer = comparer
         self._guest = guest
+        self._is_blanked = is_blanked
+        self._error: CaptureError | None = None
         self._tracks: dict[int, Track] = {}
         self._waiting: list[Player] = []
         """Of them not enough has been read to begin."""
@@ -64,6 +70,8 @@ class Replay:
             CaptureError: it is no capture, or damaged where that matters.
         """
         trio.run(self._run, clock=trio.testing.MockClock())
+        if self._error is not None:
+            raise self._error
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -99,7 +107,11 @@ class Replay:
 
     def _read(self) -> None:
         for _ in range(AHEAD):
-            told = next(self._source, None)
+            try:
+                told = next(self._source, None)
+            except CaptureError as error:
+                # What was read is played first.
+                told, self._error = None, error
             if told is None:
                 self._is_over = True
                 for track in self._tracks.values():

@@ -8,6 +8,7 @@ import click
 from hcalld.cli.lazy import LazyGroup
 
 _COMMANDS = {
+    "code": "hcalld.cli.replay.code",
     "guest": "hcalld.cli.replay.guest",
     "machine": "hcalld.cli.replay.machine",
 }

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hcalld replay code``: a capture against the daemon's code, in this process."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from hcalld.cli.locks import UNLOCKS
+from hcalld.cli.replay.options import (
+    EXIT_BROKEN,
+    EXIT_DIFFERENT,
+    Reporter,
+    broken_is_2,
+    replay_options,
+)
+
+if TYPE_CHECKING:
+    from hcalld.replay.differences import Comparer, Difference
+    from hcalld.replay.ignoring import Ignored
+    from hcalld.replay.score import Score, Where
+
+
+@click.command(name="code", short_help="Play against the code, without a daemon or a guest.")
+@replay_options
+@click.option(
+    "--secrets",
+    is_flag=False,
+    flag_value="passphrase:",
+    metavar="[HOW]",
+    help=f"Open what --capture-secrets has sealed, and replay it to the byte. By: {UNLOCKS}.",
+)
+@click.option("--all", "is_all", is_flag=True, help="Show all fields that were left out.")
+def command(
+    *,
+    capture: BinaryIO,
+    guest: str | None,
+    ignored: Ignored,
+    stop: bool,
+    as_json: bool,
+    secrets: str | None,
+    is_all: bool,
+) -> None:
+    """Play a CAPTURE (- for standard input) against this hcalld's own code.
+
+    With --secrets the capture answers for everything that came from outside: entropy, time,
+    shared memory, the disk, the TPM, operators. So each reply must be what it was, to the byte.
+    Without, partitions begin empty and what is blanked is left out, with all that hangs on it.
+    """
+    import trio.testing  # noqa: F401  # not while the clock stands still
+
+    from hcalld.captures.events import Events
+    from hcalld.cli.capturefiles import chunks
+    from hcalld.cli.locks import unlock_of
+    from hcalld.observe import log
+    from hcalld.replay.differences import Comparer
+    from hcalld.replay.incode import Replay
+    from hcalld.replay.score import Score
+
+    log.configure("text", "error")
+    reporter = Reporter(as_json=as_json)
+
+    def tell(where: Where, difference: Difference) -> None:
+        reporter.difference(str(where), difference)
+
+    with broken_is_2(capture):
+        unlock = None if secrets is None else unlock_of(secrets, "passphrase of the capture")
+        events = Events(chunks(capture), unlock)
+        score = Score(tell, stop=stop)
+        comparer = Comparer(ignored, is_blanked=secrets is None)
+        replay = Replay(events, score, comparer, guest, is_blanked=secrets is None)
+        replay.run()
+        _report(reporter, score, comparer, events.problems, is_all=is_all)
+        if not score.calls:
+            what = "calls" if guest is None else f"calls of a guest {guest!r}"
+            click.echo(f"hcalld: no {what} in the capture", err=True)
+            sys.exit(EXIT_BROKEN)
+    if score.differences or not score.compared:
+        sys.exit(EXIT_DIFFERENT)
+
+
+_SHOWN = 10
+
+
+def _report(
+    reporter: Reporter, score: Score, comparer: Comparer, problems: list[str], *, is_all: bool
+) -> None:
+    for problem in problems:
+        reporter.note(problem)
+    for note in score.notes:
+        reporter.note(note)
+    for why, count in sorted(score.left_out.items()):
+        reporter.note(f"{count} calls left out: {why}")
+    fields = sorted((score.fields_left_out + comparer.left_out).items())
+    for field, count in fields if is_all else fields[:_SHOWN]:
+        reporter.note(f"not compared: {field}, {count} times")
+    if len(fields) > _SHOWN and not is_all:
+        reporter.note(f"not compared: {len(fields) - _SHOWN} fields more, see --all")
+    if score.calls and not score.compared:
+        reporter.note("nothing was compared")
+    reporter.summary(
+        calls=score.calls,
+        compared=score.compared,
+        equal=score.equal,
+        differ=score.differ,
+        left_out=score.left_out.total(),
+    )
