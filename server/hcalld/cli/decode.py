@@ -85,7 +85,7 @@ def command(
     except SelectionError as error:
         raise click.UsageError(str(error)) from None
     name = getattr(capture, "name", "standard input")
-    show = _json_line if as_json else call_line
+    show = json_line if as_json else call_line
     lines: list[str] = []
     progress = Progress(capture, name)
 
@@ -145,7 +145,8 @@ def call_line(guest: str, exchange: Exchange) -> str:
     )
 
 
-def _json_line(guest: str, exchange: Exchange) -> str:
+def json_line(guest: str, exchange: Exchange) -> str:
+    """A call of a capture as a JSON object; docs/capture.md has its members."""
     import msgspec
 
     from hcallproto.render import describe_call
