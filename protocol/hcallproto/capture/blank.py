@@ -11,18 +11,20 @@ many as there were, so that sizes and offsets stay what they are.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
-from hcallproto.abi.registers import REAL_ADDRESS_MASK
-from hcallproto.abi.registry import find
+from hcallproto.abi.registers import R_NUMBER, REAL_ADDRESS_MASK
+from hcallproto.abi.registry import CALLS, find
 from hcallproto.abi.spec import Buffer, BufferShape, Direction, Hcall
 from hcallproto.capture.announced import Announced
 from hcallproto.wire import frames as f
+from hcallproto.wire.schema import REGISTERS
 
 MAX_ENTRIES: Final = 8192
 """Calls and READs that are not over and are remembered: two for each vCPU that there may be."""
-
+MAX_LEFT_OVER: Final = 512
+"""Results of the newest calls that gave secret ones: eight registers each."""
 
 _PAGE_SIZE: Final = 4096
 
@@ -47,6 +49,9 @@ class _Live:
     spans: tuple[_Span, ...] = ()
     hidden: frozenset[int] = frozenset()
     """Registers of results that are secret."""
+    arguments: frozenset[int] = frozenset()
+    """Registers that the call's arguments are in, and r3."""
+    seq: int = 0
 
     def open_size(self, gpa: int, size: int, direction: Direction) -> int:
         """How many leading bytes of a piece of guest memory may be shown.
@@ -75,7 +80,7 @@ class _Live:
         return 0
 
 
-_UNKNOWN: Final = _Live()
+_UNKNOWN: Final = _Live(hidden=frozenset(REGISTERS), arguments=frozenset({R_NUMBER}))
 
 
 class Blanker:
@@ -93,6 +98,8 @@ class Blanker:
         """By vCPU: each makes one call after another."""
         self._asked: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {}
         """Of each READ, whose call it is for, and what was asked."""
+        self._left_over: dict[int, None] = {}
+        """Secret results, which later calls may still have in registers that they don't use."""
 
     def blank(self, frame: f.Frame) -> f.Frame:
         """The frame without what may be secret; the same object if there is nothing."""
@@ -108,7 +115,7 @@ class Blanker:
             case f.ReadReply():
                 return self._read_reply(frame)
             case f.Write():
-                live = self._live.get(frame.vcpu, _UNKNOWN)
+                live = self._live_of(frame.vcpu, frame.seq)
                 return frame._replace(segments=self._writes(live, frame.segments))
             case f.Command() | f.CommandReply():
                 return frame._replace(data=self._blank(frame.data, 0))
@@ -120,9 +127,11 @@ class Blanker:
 
     def _call(self, frame: f.Call) -> f.Call:
         hcall = find(frame.number, frame.level)
-        live = _UNKNOWN if hcall is None else _live(hcall, frame.by_number())
+        live = _UNKNOWN if hcall is None else _live(hcall, frame)
         _bound(self._live)
         self._live[frame.vcpu] = live
+        if self._left_over and not self._left_over.keys().isdisjoint(frame.gpr):
+            frame = self._without_left_over(frame, live.arguments)
         if not frame.segments:
             return frame
         registers = self._announced.registers(frame.number, frame.level)
@@ -141,8 +150,10 @@ class Blanker:
         )
 
     def _reply(self, frame: f.Reply) -> f.Reply:
-        live = self._live.pop(frame.vcpu, _UNKNOWN)
+        live = self._live_of(frame.vcpu, frame.seq)
+        self._live.pop(frame.vcpu, None)
         if live.hidden:
+            self._remember(value for number, value in frame.registers if number in live.hidden)
             frame = frame._replace(
                 registers=tuple(
                     (number, self._fill if number in live.hidden else value)
@@ -155,13 +166,34 @@ class Blanker:
 
     def _read_reply(self, frame: f.ReadReply) -> f.ReadReply:
         vcpu, asked = self._asked.pop(frame.request, (frame.vcpu, ()))
-        live = self._live.get(vcpu, _UNKNOWN)
+        live = self._live_of(vcpu, frame.seq)
         sizes = [live.open_size(gpa, size, Direction.IN) for gpa, size in asked]
         sizes += [0] * (len(frame.segments) - len(sizes))
         return frame._replace(
             segments=tuple(
                 (status, self._blank(data, size))
                 for (status, data), size in zip(frame.segments, sizes, strict=False)
+            )
+        )
+
+    def _live_of(self, vcpu: int, seq: int) -> _Live:
+        """The call that a frame belongs to; of any but the vCPU's newest nothing is known."""
+        live = self._live.get(vcpu, _UNKNOWN)
+        return live if live.seq == seq else _UNKNOWN
+
+    def _remember(self, values: Iterable[int]) -> None:
+        for value in values:
+            if value:
+                self._left_over.pop(value, None)
+                self._left_over[value] = None
+        while len(self._left_over) > MAX_LEFT_OVER:
+            del self._left_over[next(iter(self._left_over))]
+
+    def _without_left_over(self, frame: f.Call, arguments: Collection[int]) -> f.Call:
+        return frame._replace(
+            gpr=tuple(
+                self._fill if value in self._left_over and number not in arguments else value
+                for number, value in zip(REGISTERS, frame.gpr, strict=True)
             )
         )
 
@@ -192,11 +224,23 @@ def _bound(entries: dict[int, Any]) -> None:
         entries.clear()
 
 
-def _live(hcall: Hcall, registers: Sequence[int]) -> _Live:
-    return _Live(
-        tuple(_span(hcall, buffer, registers) for buffer in hcall.buffers),
+def _live(hcall: Hcall, frame: f.Call) -> _Live:
+    hidden, arguments = _REGISTERS_OF[hcall.name]
+    spans: tuple[_Span, ...] = ()
+    if hcall.buffers:
+        registers = frame.by_number()
+        spans = tuple([_span(hcall, buffer, registers) for buffer in hcall.buffers])
+    return _Live(spans, hidden, arguments, frame.seq)
+
+
+_REGISTERS_OF: Final = {
+    hcall.name: (
         frozenset(output.register for output in hcall.outputs if output.secret),
+        frozenset({R_NUMBER, *(arg.register for arg in hcall.args)}),
     )
+    for hcall in CALLS
+}
+"""Of each call those of secret results, and those of its arguments."""
 
 
 def _span(hcall: Hcall, buffer: Buffer, registers: Sequence[int]) -> _Span:

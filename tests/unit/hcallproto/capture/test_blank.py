@@ -8,7 +8,7 @@ import pytest
 from hcallproto.abi.families import pks, svm, tpm, uv
 from hcallproto.abi.registry import CALLS
 from hcallproto.abi.spec import Direction, Hcall
-from hcallproto.capture.blank import Blanker
+from hcallproto.capture.blank import MAX_LEFT_OVER, Blanker
 from hcallproto.payloads.pks import AUTH_HEADER_SIZE
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -132,6 +132,57 @@ def test_blank_when_a_result_register_is_secret_then_it_is_zero():
     shown = blanker.blank(f.Reply(3, 0, 7, 0, ((4, 0x1234),)))
     assert isinstance(shown, f.Reply)
     assert shown.registers == ((4, 0),)
+
+
+def test_blank_when_a_reply_is_of_a_call_that_was_not_seen_then_its_results_are_zeros():
+    """A capture may begin while a vCPU waits for a secret; and one call's is not another's."""
+    reply = f.Reply(3, 0, 8, 0, ((4, 0x5EC), (11, 0x7E7)))
+    blanked = reply._replace(registers=((4, 0), (11, 0)))
+    assert Blanker().blank(reply) == blanked
+    blanker = Blanker()
+    blanker.blank(call(pks.WRAP_OBJECT))
+    assert blanker.blank(reply) == blanked
+    blanker.blank(call(pks.WRAP_OBJECT))
+    assert blanker.blank(reply._replace(seq=7)) == reply._replace(seq=7)
+
+
+def test_blank_when_a_later_call_has_a_secret_result_in_a_register_it_has_no_use_for():
+    """Registers r4 to r12 are volatile: what one call has left there goes out with the next."""
+    blanker = Blanker()
+    blanker.blank(call(uv.ESMB_GET_FILE))
+    secrets = tuple((number, 0x5EC0 + number) for number in range(4, 12))
+    blanker.blank(f.Reply(3, 0, 7, 0, secrets))
+    gpr = list(call(uv.SHARE_PAGE, gfn=0x5EC4, num=1, vcpu=4).gpr)
+    gpr[0] = 0x5EC9  # r0
+    gpr[8:11] = 0x5EC9, 0x5ECA, 0x77  # r9 to r11
+    later = call(uv.SHARE_PAGE, vcpu=4)._replace(gpr=tuple(gpr))
+    shown = blanker.blank(later)
+    assert isinstance(shown, f.Call)
+    assert shown.registers()[4] == 0x5EC4, "an argument stays"
+    assert [shown.registers()[number] for number in (0, 3, 9, 10, 11)] == [
+        0,
+        uv.SHARE_PAGE.number,
+        0,
+        0,
+        0x77,
+    ]
+    assert Blanker().blank(later) is later
+    for number in range(100):
+        blanker.blank(call(svm.RANDOM))
+        blanker.blank(f.Reply(3, 0, 7, 0, ((4, 0x10_0000 + number),)))
+    assert len(blanker._left_over) <= MAX_LEFT_OVER
+    assert blanker.blank(later) is not later
+
+
+def test_blank_when_memory_is_read_for_a_call_before_then_it_is_zeros():
+    """What a vCPU's newest call declares says nothing of the memory of another."""
+    blanker = Blanker()
+    blanker.blank(call(pks.SIGNED_UPDATE, label=0x2000, label_size=8))
+    for seq, expected in ((7, b"a label!"), (6, bytes(8))):
+        blanker.blank(f.Read(3, 0, seq, seq, ((0x2000, 8),)))
+        reply = blanker.blank(f.ReadReply(3, 0, seq, seq, ((s.AccessStatus.OK, b"a label!"),)))
+        assert isinstance(reply, f.ReadReply)
+        assert reply.segments[0][1] == expected
 
 
 def test_blank_when_memory_is_read_during_a_call_then_only_declared_buffers_stay():
