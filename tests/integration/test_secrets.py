@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """No secret of a guest or of the user is in anything that hcalld writes.
 
-A daemon with a trace and a debug log is given known secrets, in calls that succeed, that
+A daemon with a trace, a capture and a debug log is given known secrets, in calls that succeed, that
 are refused and that are malformed, by a peer that breaks the protocol too; it is killed;
 the commands then work on what it left. Every byte that any of them wrote is searched.
 """
@@ -47,6 +47,7 @@ keystore_signed_updates_without_verification = 1
 """
 
 AUTH, LABEL, IN, OUT, PASSWORD = 0x1000, 0x2000, 0x10000, 0x40000, 0x4000
+CAPTURE: Final = "all.pcapng"
 CLEAR_LABEL: Final = b"a label is in the clear"
 BAD_NUMBERS: Final = (0, 1, 7, 0x7FFF_FFFF, 0xFFFF_FFF8, 0x1_0000_0010, (1 << 64) - 1)
 
@@ -111,6 +112,7 @@ def stage(lab: Lab, tmp_path: Path) -> Iterator[Stage]:
     (tmp_path / "profiles" / f"{PARTITION}.toml").write_text(PROFILE)
     daemon = lab.daemon(
         *("--log-format", "json", "--log-level", "debug"),
+        *("--capture", str(lab.artifacts / CAPTURE)),
         *("--key", f"passphrase-file:{tmp_path / 'hcalld.pass'}"),
         *("--profile-dir", str(tmp_path / "profiles")),
     )
@@ -359,6 +361,13 @@ def add_what_is_stored(stage: Stage) -> None:
     store.close()
 
 
+def end_capture(stage: Stage) -> None:
+    """Has the daemon write all of its capture, which it does not do at once."""
+    ended = run_hcalld("ctl", "capture", "stop", "--state-dir", str(stage.daemon.state_dir))
+    assert ended.returncode == 0, ended.stderr
+    assert ", 0 of them dropped" in ended.stdout
+
+
 # -- the test -----------------------------------------------------------------------------------
 
 
@@ -375,6 +384,7 @@ def test_no_secret_is_written(stage: Stage) -> None:
     for call in SERVED:
         sweep(stage, call)
     break_the_protocol(stage)
+    end_capture(stage)
     stage.daemon.kill()
     assert list(stage.daemon.state_dir.rglob("*-wal")), "it was killed with a log"
     copy_state(stage.daemon.state_dir, stage.lab.artifacts / "killed")
@@ -390,6 +400,12 @@ def test_no_secret_is_written(stage: Stage) -> None:
     for call in SERVED:
         assert call.name.encode() in trace
     assert len(stage.daemon.trace_lines()) > 100
+    decoded = run_hcalld("decode", str(stage.lab.artifacts / CAPTURE))
+    assert decoded.returncode == 0, decoded.stderr
+    for call in SERVED:
+        assert f" {call.name}(" in decoded.stdout
+    found = stage.secrets.find(decoded.stdout.encode(), "hcalld decode")
+    assert found == [], "\n".join(map(str, found))
     assert {"master key", "wrapping key"} <= stage.secrets.names
     assert b"protocol breach" in stage.daemon.log.read_bytes()
 
@@ -398,10 +414,11 @@ def test_the_search_finds_what_is_there(stage: Stage) -> None:
     """The control: labels are documented to be in the clear, and --reveal reveals."""
     set_password(stage)
     write_and_read(stage)
+    end_capture(stage)
     stage.daemon.kill()
     stage.secrets.add("label", CLEAR_LABEL)
     places = {leak.where.partition("/")[0] for leak in leaks_of(stage)}
-    assert places == {"daemon.trace", "daemon.state"}
+    assert places == {"daemon.trace", "daemon.state", CAPTURE}
     key = ("--key", f"passphrase-file:{stage.inputs / 'hcalld.pass'}")
     words = ("-p", PARTITION, "--prefix", "clear", "--name", CLEAR_LABEL.decode(), "--reveal")
     ended = run_hcalld("state", "show", *key, *words, "--state-dir", str(stage.daemon.state_dir))
