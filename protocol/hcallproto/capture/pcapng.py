@@ -139,11 +139,23 @@ def packet(
         comment: what it cannot say itself, such as why a call was refused.
     """
     size = len(data)
-    body = struct.pack("<IIIII", number, time_ns >> 32, time_ns & 0xFFFF_FFFF, size, size)
-    options = _text(Option.COMMENT, comment)
-    if direction:
-        options += _option(Option.PACKET_FLAGS, direction.to_bytes(4, "little"))
-    return _block(BlockType.PACKET, body + data + bytes(-size % 4), options)
+    options = _FLAGS[direction]
+    if comment:
+        options = _text(Option.COMMENT, comment) + (options or _END)
+    pad = -size & 3
+    total = _PACKET.size + size + pad + len(options) + 4
+    # In one piece, for a capture has two of them for each call.
+    return b"".join(
+        (
+            _PACKET.pack(
+                _PACKET_TYPE, total, number, time_ns >> 32, time_ns & 0xFFFF_FFFF, size, size
+            ),
+            data,
+            _PADS[pad],
+            options,
+            total.to_bytes(4, "little"),
+        )
+    )
 
 
 def statistics(number: int, time_ns: int, received: int, dropped: int) -> bytes:
@@ -177,3 +189,17 @@ def _text(code: Option, text: str) -> bytes:
         return b""
     # An option's length has 16 bits.
     return _option(code, text.encode()[:0xFFFC].decode(errors="ignore").encode())
+
+
+_PACKET: Final = struct.Struct("<IIIIIII")
+"""All of an enhanced packet block that is before its data."""
+_PACKET_TYPE: Final = int(BlockType.PACKET)
+_PADS: Final = tuple(bytes(size) for size in range(4))
+_END: Final = OPTION.pack(Option.END, 0)
+_FLAGS: Final = {
+    direction: _option(Option.PACKET_FLAGS, direction.to_bytes(4, "little")) + _END
+    if direction
+    else b""
+    for direction in Direction
+}
+"""The options of a packet without a comment."""
