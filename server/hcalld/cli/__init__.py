@@ -26,6 +26,7 @@ COMMANDS = {
     "esm": "hcalld.cli.esm",
     "decode": "hcalld.cli.decode",
     "diff": "hcalld.cli.diff",
+    "report": "hcalld.cli.report",
     "replay": "hcalld.cli.replay",
     "dissector": "hcalld.cli.dissector",
     "fault": "hcalld.cli.fault",
