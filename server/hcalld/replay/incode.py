@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from hcalld.captures.events import Event as Told
+from hcalld.replay.blanked import BlankedPlayer, Memory
 from hcalld.replay.differences import Comparer
 from hcalld.replay.player import Player
 from hcalld.replay.score import Score
@@ -58,6 +59,7 @@ class Replay:
         self._comparer = comparer
         self._guest = guest
         self._is_blanked = is_blanked
+        self._memories: dict[str, Memory] = {}
         self._error: CaptureError | None = None
         self._tracks: dict[int, Track] = {}
         self._waiting: list[Player] = []
@@ -95,8 +97,10 @@ class Replay:
     def _begin(self, nursery: trio.Nursery) -> bool:
         """Begin what can be; True: something has."""
         has_begun = False
+        playing = {player.track.guest for player in self.players}
         for player in list(self._waiting):
-            if player.is_ready():
+            if player.track.guest not in playing and player.is_ready():
+                playing.add(player.track.guest)
                 self._waiting.remove(player)
                 self.players.append(player)
                 self.guests[player.track.guest] += 1
@@ -143,8 +147,11 @@ class Replay:
             case Entry():
                 event = what
             case _:
-                kind = Inbound if told.direction is Direction.INBOUND else Outbound
-                event = kind(encode(what), told.time_ns)
+                data = encode(what)
+                if told.direction is Direction.INBOUND:
+                    event = Inbound(data, told.time_ns, told.is_blanked)
+                else:
+                    event = Outbound(data, told.time_ns, told.comment)
         track.events.append(event)
 
     def _track(self, told: Told) -> Track:
@@ -153,5 +160,11 @@ class Replay:
             # The daemon ended before it could say so.
             if other.guest == told.guest and other is not track:
                 other.is_over = True
-        self._waiting.append(Player(track, self._comparer, self._score))
+        self._waiting.append(self._player(track))
         return track
+
+    def _player(self, track: Track) -> Player:
+        if not self._is_blanked:
+            return Player(track, self._comparer, self._score)
+        memory = self._memories.setdefault(track.guest, Memory())
+        return BlankedPlayer(track, self._comparer, self._score, memory)

@@ -79,17 +79,17 @@ class Player:
         self.keeps_secrets = False
         """See Tap."""
         self._transport: ReplayTransport | None = None
-        self._events = track.events
-        self._has_ended = False
+        self.events = track.events
+        self.has_ended = False
         """The session,"""
         self._why_ended = ""
         """because of this."""
         self._is_forced = False
         self._is_stopped = False
-        self._why_out = ""
+        self.why_out = ""
         """What follows is not replayed, because of this."""
         self._time_ns = 0
-        self._open: dict[Name, f.Call] = {}
+        self.open: dict[Name, f.Call] = {}
         """Calls whose end has not been compared."""
         self._queued: list[tuple[Outbound | None, f.Frame]] = []
         """What the session is about to send, and what the capture has for it."""
@@ -103,12 +103,12 @@ class Player:
         """What the capture had and the session has not sent, yet."""
         self._strayed: set[Name] = set()
         """Calls that did not take the capture's way: the rest of it is not for them."""
-        self._different: set[Name] = set()
+        self.different: set[Name] = set()
         self._cancelled: set[Name] = set()
         """Calls that the guest's side has cancelled."""
         self._swallowed: set[Name] = set()
         """Calls that only the replay cancels, to go on."""
-        self._settled = 0
+        self.settled = 0
         self._given = 0
         """Calls; of them all are settled, or the capture has no answer."""
         self._requests: dict[int, int] = {}
@@ -128,13 +128,13 @@ class Player:
         state = self.track.state()
         if state is None or state.problem:
             why = NO_STATE if state is None else f"{NOT_WHOLE}: {state.problem}"
-            self._why_out = why
-            self._has_ended = True
+            self.why_out = why
+            self.has_ended = True
             return False
         if not state.is_begin:
             self._patch(state)
-        self._seat(self._partition(state), self._passes_descriptors())
-        nursery.start_soon(self._run)
+        self.seat(self._partition(state), passes_descriptors=self.passes_descriptors())
+        nursery.start_soon(self.run_session)
         return True
 
     def _partition(self, state: e.State) -> Partition:
@@ -151,7 +151,8 @@ class Player:
         tpm = TpmSession(NoTpm()) if state.has_tpm else None
         return Partition(profile, lambda: MemoryStore(store, self.track.guest), AtOnce(), tpm)
 
-    def _seat(self, partition: Partition, passes_descriptors: bool) -> None:
+    def seat(self, partition: Partition, *, passes_descriptors: bool) -> None:
+        """Have a session for a partition."""
         self.answers = self.make_answers(partition)
         self._transport = ReplayTransport(self, passes_descriptors=passes_descriptors)
         self.session = Session(self._transport, Owner(partition, self.answers, self), [])
@@ -160,11 +161,11 @@ class Player:
         """What answers the partition's calls."""
         return Answers(partition, self)
 
-    def _passes_descriptors(self) -> bool:
+    def passes_descriptors(self) -> bool:
         """Whether the daemon wanted shared RAM then."""
-        for event in self._events:
+        for event in self.events:
             if isinstance(event, Outbound) and head_of(event.data).type == _T.WELCOME:
-                welcome = _frame(event.data)
+                welcome = frame_of(event.data)
                 assert isinstance(welcome, f.Welcome)
                 return bool(welcome.features & s.Feature.SHARED_RAM)
         return True
@@ -172,19 +173,20 @@ class Player:
     def _patch(self, state: e.State) -> None:
         """Have a connection begin in the middle: at its begin the machine had this run."""
         self._is_careful = True
-        for place, event in enumerate(self._events):
+        for place, event in enumerate(self.events):
             if isinstance(event, e.State):
                 break
             if isinstance(event, Inbound | Outbound):
-                frame = _frame(event.data)
+                frame = frame_of(event.data)
                 if "reset" in frame._fields:
                     data = encode(frame._replace(reset=state.reset))
-                    self._events[place] = event._replace(data=data)
+                    self.events[place] = event._replace(data=data)
 
-    async def _run(self) -> None:
+    async def run_session(self) -> None:
+        """Serve the connection; a task."""
         assert self.session is not None
         await self.session.run()
-        self._has_ended = True
+        self.has_ended = True
 
     # -- the place in the capture (answers.Place) ----------------------------------------
 
@@ -195,22 +197,22 @@ class Player:
 
     def peek(self) -> Event | None:
         """See Place."""
-        return self._events[0] if self._events else None
+        return self.events[0] if self.events else None
 
     def take(self) -> None:
         """See Place."""
-        self._events.popleft()
-        self._look()
+        self.events.popleft()
+        self.look()
 
     def mismatch(self, name: Name, what: str, captured: str) -> None:
         """See Place."""
         if name not in self._strayed:
             self._strayed.add(name)
-            self._tell(name, "effect", captured, what)
+            self.tell(name, "effect", captured, what)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Something has happened: see who may go on with what is next."""
-        events = self._events
+        events = self.events
         while events and type(events[0]) is e.State:
             events.popleft()
         if not events:
@@ -235,7 +237,7 @@ class Player:
         parts: list[bytes] = []
         size = 0
         is_last = False
-        for event in self._events:
+        for event in self.events:
             kind = type(event)
             is_last = kind is Inbound
             if is_last:
@@ -254,7 +256,7 @@ class Player:
 
     def _next_frame(self) -> bytes:
         """The same, where it is not certain that the session can take it."""
-        events = self._events
+        events = self.events
         while events and isinstance(events[0], Inbound) and not self.score.is_enough:
             event = events[0]
             if len(events) == 1 and not self.track.is_over:
@@ -284,22 +286,24 @@ class Player:
         """A CANCEL that is not in the capture, for the vCPU to be able to call again."""
         self._swallowed.add(name)
         frame = f.Cancel(name[0], reset, name[1], s.CancelReason.DEADLINE)
-        self._events.appendleft(Inbound(encode(frame), self._time_ns))
-        return self._events[0].data  # type: ignore[union-attr]  # just put there
+        self.events.appendleft(Inbound(encode(frame), self._time_ns))
+        return self.events[0].data  # type: ignore[union-attr]  # just put there
 
     # -- frames as they pass (core.tap.Tap) ----------------------------------------------
 
     def received(self, frame: f.Frame, size: int) -> None:
         """See Tap."""
-        events = self._events
+        events = self.events
         if not events or type(events[0]) is not Inbound:
             self._overtake()
         if events:
             event = events.popleft()
             assert isinstance(event, Inbound)
             self._time_ns = event.time_ns
+            if event.is_blanked:
+                self.blanked(event)
         if type(frame) is f.Call:
-            self._open[frame.vcpu, frame.seq] = frame
+            self.open[frame.vcpu, frame.seq] = frame
             self._given += 1
             self.score.calls += 1
         elif isinstance(frame, f.Cancel):
@@ -307,11 +311,11 @@ class Player:
         elif isinstance(frame, f.Event) and frame.kind is s.EventKind.RESET:
             self._forget_calls()
         if events and type(events[0]) not in _PLAIN:
-            self._look()
+            self.look()
 
     def sent(self, frame: f.Frame, size: int, why: str) -> None:
         """See Tap."""
-        events = self._events
+        events = self.events
         if events and type(events[0]) is Outbound:
             event = events[0]
             number, _, _, vcpu, _, request, seq = _unpack(event.data, 0)
@@ -327,7 +331,7 @@ class Player:
                         or self.answers.waiting
                         or self._transport.is_waiting  # type: ignore[union-attr]
                     ):
-                        self._look()
+                        self.look()
                     return
             elif number == f.FRAME_TYPES[type(frame)] and head_of(event.data).call == _name(frame):
                 if isinstance(frame, _REQUESTS):
@@ -337,6 +341,9 @@ class Player:
                 self.take()
                 return
         self._unexpected(frame)
+
+    def blanked(self, event: Inbound) -> None:
+        """A frame was given to the session that is not all there."""
 
     def _request(self, event: Outbound, frame: f.Read | f.Write | f.Pages, request: int) -> None:
         """Guest memory is asked for, maybe by another number; see that its answer fits."""
@@ -369,10 +376,10 @@ class Player:
             self._queued.append((late.popleft(), frame))
             if not late:
                 del self._late[name]
-            self._tell(name, "order", "before what came meanwhile", "later")
+            self.tell(name, "order", "before what came meanwhile", "later")
             return
         self._queued.append((None, frame))
-        if not self._events and self.track.is_over:
+        if not self.events and self.track.is_over:
             # The capture ends here: what comes later is nobody's business.
             return
         if name is not None and is_over:
@@ -381,7 +388,7 @@ class Player:
             return
         if name is not None:
             self._strayed.add(name)
-        self._tell(name, "frame", "none here", f.FRAME_TYPES[type(frame)].name)
+        self.tell(name, "frame", "none here", f.FRAME_TYPES[type(frame)].name)
 
     # -- comparing -----------------------------------------------------------------------
 
@@ -411,47 +418,55 @@ class Player:
         name = _name(frame)
         if encode(frame) != event.data:
             for difference in self.comparer.compare(
-                None if name is None else self._open.get(name), _frame(event.data), frame
+                None if name is None else self.open.get(name), frame_of(event.data), frame
             ):
-                self._found(name, difference)
+                self.found(name, difference)
         if name is not None and isinstance(frame, f.Reply | f.Cancelled):
-            self._settle(name)
+            self.settle(name)
 
     def _settle_all(self) -> None:
         """All that is sent is as it was."""
         count, self._replies = 0, 0
-        opened = self._open
+        opened = self.open
         for _, frame in self._queued:
             if isinstance(frame, f.Reply | f.Cancelled):
                 count += opened.pop((frame.vcpu, frame.seq), None) is not None
-        self._settled += count
+        self.settled += count
         self.score.equal += count
 
-    def _settle(self, name: Name) -> None:
+    def settle(self, name: Name) -> None:
         """A call is over, and was compared."""
-        if self._open.pop(name, None) is None:
+        if name not in self.open:
             # A CANCEL has crossed its reply.
             return
-        self._settled += 1
-        if name in self._different:
-            self.score.differ += 1
-        else:
-            self.score.equal += 1
-        self._different.discard(name)
+        self.settled += 1
+        self.count(name, is_different=name in self.different)
+        del self.open[name]
+        self.different.discard(name)
         self._strayed.discard(name)
         self._cancelled.discard(name)
 
-    def _found(self, name: Name | None, difference: Difference) -> None:
+    def count(self, name: Name, *, is_different: bool) -> None:
+        """A call was compared."""
+        if is_different:
+            self.score.differ += 1
+        else:
+            self.score.equal += 1
+
+    def found(self, name: Name | None, difference: Difference) -> None:
+        """Something is different in a call, or beside calls."""
         if name is not None:
-            self._different.add(name)
-        self.score.difference(self._where(name), difference)
+            self.different.add(name)
+        self.score.difference(self.where(name), difference)
 
-    def _tell(self, name: Name | None, field: str, expected: str, got: str) -> None:
-        call = None if name is None else self._open.get(name)
+    def tell(self, name: Name | None, field: str, expected: str, got: str) -> None:
+        """The same, in words."""
+        call = None if name is None else self.open.get(name)
         what = "connection" if call is None else call_name(call)
-        self._found(name, Difference(what, field, expected, got))
+        self.found(name, Difference(what, field, expected, got))
 
-    def _where(self, name: Name | None) -> Where:
+    def where(self, name: Name | None) -> Where:
+        """Which call that is, or which connection."""
         vcpu, seq = (None, None) if name is None else name
         return Where(self.track.guest, self.track.number, vcpu, seq)
 
@@ -459,7 +474,7 @@ class Player:
         """A reset: no call is left."""
         for name in list(self._late):
             self._lose(name)
-        self._open.clear()
+        self.open.clear()
         self._early.clear()
         self._strayed.clear()
         self._cancelled.clear()
@@ -470,26 +485,26 @@ class Player:
         late = self._late.pop(name, None)
         for event in late or ():
             head = head_of(event.data)
-            self._tell(name, "frame", s.FrameType(head.type).name, "none")
+            self.tell(name, "frame", s.FrameType(head.type).name, "none")
             if head.type in _OVER:
-                self._settle(name)
+                self.settle(name)
 
     # -- when nothing can go on ----------------------------------------------------------
 
     def step(self) -> bool:
         """Do what has to be done when all tasks wait; False: nothing, more has to be read."""
-        if self._has_ended and not self._why_out:
+        if self.has_ended and not self.why_out:
             self._ended()
-        if self._why_out:
+        if self.why_out:
             return self._drop()
-        self._look()
-        if not self._events:
+        self.look()
+        if not self.events:
             return self._end() if self.track.is_over else False
-        event = self._events[0]
+        event = self.events[0]
         match event:
             case Inbound():
                 assert self._transport is not None
-                if len(self._events) == 1 and not self.track.is_over:
+                if len(self.events) == 1 and not self.track.is_over:
                     return False
                 if not self._transport.is_waiting:
                     self._break_off("the session takes no more frames")
@@ -500,9 +515,7 @@ class Player:
                 self._unasked(event)
             case e.Fault():
                 self.take()
-                self._tell(
-                    None, "fault", f"rule {event.number} is met by vcpu {event.vcpu}", "none"
-                )
+                self.tell(None, "fault", f"rule {event.number} is met by vcpu {event.vcpu}", "none")
             case e.PageOut() | e.Withdraw() | e.Attend() | e.Rest() | e.Stop():
                 self.take()
                 self._carry_out(event)
@@ -545,20 +558,20 @@ class Player:
         self.take()
         if name is None:
             if head.type != _T.GOODBYE or not self._is_of_the_peer(event):
-                self._tell(None, "frame", s.FrameType(head.type).name, "none")
+                self.tell(None, "frame", s.FrameType(head.type).name, "none")
         elif early is None:
             self._late.setdefault(name, collections.deque()).append(event)
             self._strayed.add(name)
         elif head.type in _OVER:
             del self._early[name]
             self._compare(event, early)
-        elif name not in self._different:
+        elif name not in self.different:
             kind = f.FRAME_TYPES[type(early)].name
-            self._tell(name, "frame", s.FrameType(head.type).name, kind)
+            self.tell(name, "frame", s.FrameType(head.type).name, kind)
 
     def _is_ended_from_outside(self, event: Outbound) -> bool:
         """The daemon was told to stop: so is the session."""
-        goodbye = _frame(event.data)
+        goodbye = frame_of(event.data)
         if goodbye.reason is not s.GoodbyeReason.SHUTDOWN or self._is_stopped:
             return False
         assert self.session is not None
@@ -568,20 +581,20 @@ class Player:
 
     def _is_of_the_peer(self, event: Outbound) -> bool:
         """A farewell because of bytes that are no frame, or of none at all."""
-        goodbye = _frame(event.data)
+        goodbye = frame_of(event.data)
         if goodbye.reason is s.GoodbyeReason.BREACH:
             what = "a breach of the protocol, by what no capture has"
         elif goodbye.reason is s.GoodbyeReason.REFUSED and not self._given:
             what = "that its guest was too slow"
         else:
             return False
-        self.score.notes.append(f"{self._where(None)}: left out: {what}: {goodbye.text}")
+        self.score.notes.append(f"{self.where(None)}: left out: {what}: {goodbye.text}")
         return True
 
     def _unasked(self, event: e.Answer | e.Turn) -> None:
         """An answer or a turn is next, and nobody wants it."""
         name = event.vcpu, event.seq
-        is_stopped = name not in self._open or name in self._cancelled
+        is_stopped = name not in self.open or name in self._cancelled
         if isinstance(event, e.Answer) and is_stopped:
             # What could not be stopped then ended after the call.
             self.take()
@@ -593,7 +606,7 @@ class Player:
             return
         self._strayed.add(name)
         what = told(event) if isinstance(event, e.Answer) else "that it goes on"
-        self._tell(name, "effect", what, "nothing")
+        self.tell(name, "effect", what, "nothing")
 
     def _make_do(self, name: Name) -> bool:
         """Have a call that waits for something else go on without."""
@@ -607,7 +620,7 @@ class Player:
 
     def _overtake(self) -> None:
         """A frame is there already, and what the capture has before it did not happen."""
-        events = self._events
+        events = self.events
         while events and not isinstance(events[0], Inbound):
             event = events[0]
             if isinstance(event, Outbound):
@@ -637,24 +650,24 @@ class Player:
     def _break_off(self, why: str) -> None:
         """What follows cannot be replayed."""
         assert self._transport is not None
-        self._why_out = why
+        self.why_out = why
         self._transport.end()
 
     def _drop(self) -> bool:
         """Leave out what has been read; False when that is done."""
-        events = self._events
+        events = self.events
         has_some = bool(events)
         for event in events:
             if not isinstance(event, Inbound):
                 continue
             if head_of(event.data).type == _T.CALL:
                 self.score.calls += 1
-                self.score.left_out[self._why_out] += 1
-            if self._why_out == ENDED_EARLY and not self._is_forced:
+                self.score.left_out[self.why_out] += 1
+            if self.why_out == ENDED_EARLY and not self._is_forced:
                 self._is_forced = True
-                self._tell(None, "end", "none yet", self._why_ended)
+                self.tell(None, "end", "none yet", self._why_ended)
         events.clear()
-        if not has_some and self._has_ended and self.track.is_over:
+        if not has_some and self.has_ended and self.track.is_over:
             self.is_done = True
         return has_some
 
@@ -662,17 +675,18 @@ class Player:
         """The session has ended."""
         for name in list(self._late):
             self._lose(name)
-        lost = self._given - self._settled
+        lost = self._given - self.settled
         if lost:
             self.score.left_out[NOT_ANSWERED] += lost
         is_known = self._why_ended in ("closed by the peer", self.track.end)
-        if not self._events and not is_known and not self._is_forced and self.track.end:
-            self._tell(None, "end", self.track.end, self._why_ended)
+        if not self.events and not is_known and not self._is_forced and self.track.end:
+            self.tell(None, "end", self.track.end, self._why_ended)
             self._is_forced = True
-        self._why_out = ENDED_EARLY
+        self.why_out = ENDED_EARLY
 
 
-def _frame(data: bytes) -> Any:
+def frame_of(data: bytes) -> Any:
+    """A frame of a capture."""
     return decode(decode_header(data), data)
 
 
@@ -683,4 +697,4 @@ def _name(frame: f.Frame) -> Name | None:
 
 
 def _with_request(data: bytes, request: int) -> bytes:
-    return encode(_frame(data)._replace(request=request))
+    return encode(frame_of(data)._replace(request=request))

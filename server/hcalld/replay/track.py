@@ -50,6 +50,8 @@ class Inbound(NamedTuple):
 
     data: bytes
     time_ns: int
+    is_blanked: bool = False
+    """Some of its bytes are not shown."""
 
 
 class Outbound(NamedTuple):
@@ -57,6 +59,8 @@ class Outbound(NamedTuple):
 
     data: bytes
     time_ns: int
+    comment: str = ""
+    """What the guest was not told."""
 
 
 class Gap(NamedTuple):
