@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import trio
 
+from hcalld.captures.events import Event
 from hcalld.core.errors import HcalldError
 from hcalld.core.guestmem import RamMap
 from hcalld.replay import guest_frames
@@ -31,7 +32,7 @@ from hcallproto.abi.families import tpm
 from hcallproto.abi.registry import find
 from hcallproto.abi.returns import H
 from hcallproto.abi.spec import Level
-from hcallproto.capture.reading import Entry
+from hcallproto.capture import entries as sealed
 from hcallproto.capture.records import Record, Stop
 from hcallproto.conn.states import State
 from hcallproto.errors import CaptureError, LocalProtocolError
@@ -64,6 +65,19 @@ class Figures:
     by_nature: int = 0
     replaced: int = 0
     unknown_bytes: int = 0
+
+
+@dataclasses.dataclass
+class _Told:
+    """What lies ahead of a call.
+
+    Attributes:
+        shared: what the capture's daemon read of memory that was shared.
+        was_refused: it had no authority, maybe for a password that is blanked.
+    """
+
+    shared: list[bytes] = dataclasses.field(default_factory=list)
+    was_refused: bool = False
 
 
 class GuestPlayer:
@@ -137,10 +151,10 @@ class GuestPlayer:
 
     # -- the capture's frames -----------------------------------------------------------------
 
-    async def _entry(self, entry: Entry, nursery: trio.Nursery) -> bool:
+    async def _entry(self, entry: Event, nursery: trio.Nursery) -> bool:
         """Play one; False: the rest cannot be played."""
         what = entry.what
-        if isinstance(what, Record):
+        if isinstance(what, Record | sealed.Entry):
             if isinstance(what, Stop) and entry.connection == self._played_connection:
                 await self._close()
             return True
@@ -165,7 +179,7 @@ class GuestPlayer:
             return False
         return True
 
-    async def _hello(self, entry: Entry, captured: f.Hello, nursery: trio.Nursery) -> None:
+    async def _hello(self, entry: Event, captured: f.Hello, nursery: trio.Nursery) -> None:
         await self._close()
         await self._pace.until(entry.time_ns)
         self._played_connection = entry.connection
@@ -175,7 +189,7 @@ class GuestPlayer:
         nursery.start_soon(self._live.receive)
         await self._live.link.send(self._machines.hello(captured))
 
-    async def _frame(self, entry: Entry, what: f.Frame, live: LiveDaemon) -> None:
+    async def _frame(self, entry: Event, what: f.Frame, live: LiveDaemon) -> None:
         if f.FRAME_TYPES[type(what)] & 1:
             await self._pace.until(entry.time_ns)
         state = live.link.connection.state
@@ -223,13 +237,13 @@ class GuestPlayer:
                 # nobody's yet, and no daemon of ours announces anew.
                 pass
 
-    async def _same(self, entry: Entry, captured: f.Frame, live: LiveDaemon) -> None:
+    async def _same(self, entry: Event, captured: f.Frame, live: LiveDaemon) -> None:
         """Wait for a frame that belongs to no call."""
         frame = await live.awaited(type(captured), self._deadline or PATIENCE_SECONDS)
         if frame is not None:
             self._compare(entry, None, captured, frame)
 
-    async def _welcome(self, entry: Entry, captured: f.Welcome, live: LiveDaemon) -> None:
+    async def _welcome(self, entry: Event, captured: f.Welcome, live: LiveDaemon) -> None:
         self._captured_specs = guest_frames.specs(captured.announcement)
         frame = await live.awaited(f.Welcome, self._deadline or PATIENCE_SECONDS)
         if isinstance(frame, f.Welcome):
@@ -238,7 +252,7 @@ class GuestPlayer:
 
     # -- calls --------------------------------------------------------------------------------
 
-    async def _call(self, entry: Entry, call: f.Call, live: LiveDaemon) -> None:
+    async def _call(self, entry: Event, call: f.Call, live: LiveDaemon) -> None:
         name = call.vcpu, call.seq
         key = call.number, call.level
         spec = self._live_specs.get(key)
@@ -252,15 +266,19 @@ class GuestPlayer:
             return
         for segment in call.segments:
             self._memory.write(segment.gpa, segment.data)
+        told = await self._look_ahead(call)
         segments = guest_frames.segments(
             call,
             self._captured_specs.get(key),
             spec,
             self._memory,
             self._anew,
-            was_refused=await self._was_refused(call),
+            shared=told.shared,
+            was_refused=told.was_refused,
         )
-        played = Played(call, self._anew.registers(call)._replace(segments=segments))
+        played = Played(
+            call, self._anew.registers(call)._replace(segments=segments), shared=told.shared
+        )
         live.calls[name] = played
         self.figures.calls += 1
         try:
@@ -285,21 +303,30 @@ class GuestPlayer:
         self._comparer.left_out[f"{hcall.name} (its request is blanked)"] += 1
         return True
 
-    async def _was_refused(self, call: f.Call) -> bool:
-        """Whether the call's answer in the capture was that it had no authority."""
-        if not self._is_blanked or not call.segments:
-            return False
+    async def _look_ahead(self, call: f.Call) -> _Told:
+        """What the capture has of a call that is only about to be made."""
+        told = _Told()
+        if not call.segments and call.level != Level.SC1:
+            return told
         async for entry in self._script.ahead():
             what = entry.what
             if (
-                isinstance(what, f.Reply | f.Cancelled)
-                and entry.connection == self._played_connection
-                and (what.vcpu, what.seq) == (call.vcpu, call.seq)
+                entry.connection != self._played_connection
+                or not isinstance(what, f.Reply | f.Cancelled | sealed.Answer)
+                or (what.vcpu, what.seq) != (call.vcpu, call.seq)
             ):
-                return isinstance(what, f.Reply) and what.status == H.AUTHORITY
-        return False
+                continue
+            match what:
+                case sealed.Answer(effect=sealed.EffectKind.READ_RAM, value=bytes(data)):
+                    told.shared.append(data)
+                case f.Reply():
+                    told.was_refused = self._is_blanked and what.status == H.AUTHORITY
+                    break
+                case f.Cancelled():
+                    break
+        return told
 
-    async def _over(self, entry: Entry, captured: f.Reply | f.Cancelled, live: LiveDaemon) -> None:
+    async def _over(self, entry: Event, captured: f.Reply | f.Cancelled, live: LiveDaemon) -> None:
         """The capture has a call's end: wait for the live one's."""
         name = captured.vcpu, captured.seq
         played = live.calls.get(name)
@@ -330,7 +357,7 @@ class GuestPlayer:
         spec = self._live_specs.get((call.number, call.level))
         return spec.deadline_ms / 1000 if spec is not None else PATIENCE_SECONDS
 
-    async def _give_up(self, entry: Entry, played: Played, live: LiveDaemon) -> None:
+    async def _give_up(self, entry: Event, played: Played, live: LiveDaemon) -> None:
         """As a shim does when the deadline passes."""
         call = played.sent
         self._tell(entry, Difference(call_name(call), "reply", "in time", "none in time"))
@@ -357,11 +384,11 @@ class GuestPlayer:
 
     # -- telling ------------------------------------------------------------------------------
 
-    def _compare(self, entry: Entry, call: f.Call | None, captured: f.Frame, live: f.Frame) -> None:
+    def _compare(self, entry: Event, call: f.Call | None, captured: f.Frame, live: f.Frame) -> None:
         for found in self._comparer.compare(call, captured, live):
             self._tell(entry, found)
 
-    def _tell(self, entry: Entry, difference: Difference) -> None:
+    def _tell(self, entry: Event, difference: Difference) -> None:
         if self._comparer.ignored.covers(difference.call, difference.field):
             return
         self.figures.by_nature += difference.by_nature
@@ -383,7 +410,7 @@ def _name(frame: f.Frame) -> str:
     return call_name(frame) if isinstance(frame, f.Call) else f.FRAME_TYPES[type(frame)].name
 
 
-def _where(entry: Entry) -> str:
+def _where(entry: Event) -> str:
     what = entry.what
     seq = getattr(what, "seq", 0)
     call = f" cpu{what.vcpu} #{seq}" if seq else ""  # type: ignore[union-attr]

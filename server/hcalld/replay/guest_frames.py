@@ -91,6 +91,7 @@ def segments(
     memory: SparseMemory,
     anew: Anew,
     *,
+    shared: list[bytes],
     was_refused: bool,
 ) -> tuple[f.Segment, ...]:
     """The buffers that come with a call.
@@ -101,6 +102,7 @@ def segments(
         live: how this one does.
         memory: has what the capture has not sent along.
         anew: passes on what is live.
+        shared: what was read of memory that was shared; what is taken of it goes.
         was_refused: the call had no authority.
     """
     had = {
@@ -114,7 +116,7 @@ def segments(
         one = had.get(buffer.address_register)
         gpa = registers[buffer.address_register] & REAL_ADDRESS_MASK
         if one is None:
-            one = _from_memory(buffer, registers, gpa, memory)
+            one = _from_memory(buffer, registers, gpa, memory, shared)
         if buffer.direction & s.Direction.IN:
             declared = _buffer(call, buffer.address_register)
             data = anew.content(declared, one.data, was_refused=was_refused)
@@ -124,7 +126,11 @@ def segments(
 
 
 def _from_memory(
-    buffer: f.BufferSpec, registers: tuple[int, ...], gpa: int, memory: SparseMemory
+    buffer: f.BufferSpec,
+    registers: tuple[int, ...],
+    gpa: int,
+    memory: SparseMemory,
+    shared: list[bytes],
 ) -> f.Segment:
     """docs/wire.rst, Calls: how large a buffer is."""
     size = buffer.max_size
@@ -134,7 +140,9 @@ def _from_memory(
             return f.Segment(0, gpa, s.SegmentStatus.TOO_LARGE, b"")
     elif buffer.kind is s.BufferKind.PAGE_BOUNDED:
         size = min(size, s.BUFFER_PAGE_SIZE - gpa % s.BUFFER_PAGE_SIZE)
-    data = memory.read(gpa, size) if buffer.direction & s.Direction.IN else b""
+    data = b""
+    if buffer.direction & s.Direction.IN:
+        data = take_of_size(shared, size) or memory.read(gpa, size)
     return f.Segment(0, gpa, s.SegmentStatus.OK, data)
 
 
@@ -156,4 +164,12 @@ def declared_at(call: f.Call, gpa: int) -> Buffer | None:
     for buffer in hcall.buffers if hcall is not None else ():
         if registers[hcall.arg(buffer.address).register] & REAL_ADDRESS_MASK == gpa:  # type: ignore[union-attr]
             return buffer
+    return None
+
+
+def take_of_size(shared: list[bytes], size: int) -> bytes | None:
+    """What was read first of so many bytes; it is read once. Where it was, nobody has noted."""
+    for index, data in enumerate(shared):
+        if len(data) == size:
+            return shared.pop(index)
     return None

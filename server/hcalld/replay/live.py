@@ -16,6 +16,7 @@ import trio
 from hcalld.core.guestmem import RamMap
 from hcalld.replay import guest_frames
 from hcalld.replay.anew import Anew
+from hcalld.replay.guest_frames import take_of_size
 from hcalld.replay.link import Link, PeerFailed
 from hcalld.replay.script import Script
 from hcalld.replay.sparse import SparseMemory
@@ -36,12 +37,21 @@ class Played:
         default_factory=dict
     )
     """What the capture's daemon read for it."""
+    shared: list[bytes] = dataclasses.field(default_factory=list)
+    """What it read of memory that was shared, in order."""
     captured_writes: list[f.WriteSegment] = dataclasses.field(default_factory=list)
     captured_pages: list[f.PageRange] = dataclasses.field(default_factory=list)
     live_writes: list[f.WriteSegment] = dataclasses.field(default_factory=list)
     live_pages: list[f.PageRange] = dataclasses.field(default_factory=list)
     is_over: trio.Event = dataclasses.field(default_factory=trio.Event)
     end: f.Reply | f.Cancelled | None = None
+
+    def known(self, gpa: int, size: int) -> tuple[s.AccessStatus, bytes] | None:
+        """What the capture's daemon read there; None: it did not."""
+        if (gpa, size) in self.reads:
+            return self.reads[gpa, size]
+        found = take_of_size(self.shared, size)
+        return None if found is None else (s.AccessStatus.OK, found)
 
 
 class LiveDaemon:
@@ -182,7 +192,7 @@ class LiveDaemon:
                 continue
             if played is not None and (gpa, size) not in played.reads:
                 await self._look_ahead(played)
-            known = None if played is None else played.reads.get((gpa, size))
+            known = None if played is None else played.known(gpa, size)
             status, data = known or (s.AccessStatus.OK, self._memory.read(gpa, size))
             if status is s.AccessStatus.OK and played is not None:
                 declared = guest_frames.declared_at(played.captured, gpa)

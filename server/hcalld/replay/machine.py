@@ -28,7 +28,6 @@ from hcalld.replay.relocate import relocate
 from hcalld.runtime.server import listen_unix
 from hcalld.runtime.transport import accept
 from hcallproto.abi.returns import H
-from hcallproto.capture.blank import Blanker
 from hcallproto.capture.exchanges import Exchange, Exchanges
 from hcallproto.conn.states import Role
 from hcallproto.errors import CaptureError, LocalProtocolError
@@ -114,12 +113,12 @@ class MachinePlayer:
         assert self._welcome is not None, "begin comes first"
         return await _Connection(self, link, self._welcome).serve()
 
-    async def answer(self, live: f.Call, blanked: Exchange) -> f.Reply:
+    async def answer(self, live: f.Call, asked: Exchange) -> f.Reply:
         """The answer to a call, after as long as it took.
 
         Args:
             live: the call.
-            blanked: the same as a capture has it.
+            asked: the same as a capture has it.
 
         Raises:
             ReplayError, CaptureError: the capture cannot be played on.
@@ -127,11 +126,11 @@ class MachinePlayer:
         """
         async with self._matching:  # one call after another takes its answer
             expected = self._matcher.expected()
-            found = await self._matcher.find(blanked)
+            found = await self._matcher.find(asked)
         if found is None:
             self.figures.unknown += 1
             what = "one of the capture" if expected is None else call_name(expected.call)
-            self._tell(live, "call", what, _asked(blanked))
+            self._tell(live, "call", what, _text(asked))
             return f.Reply(live.vcpu, live.reset, live.seq, self._unknown)
         await self._pace.between(found.start_ns, found.end_ns)
         self.figures.answered += 1
@@ -147,7 +146,7 @@ class MachinePlayer:
             self._report.difference(where, Difference(name, field, expected, got))
 
 
-def _asked(live: Exchange) -> str:
+def _text(live: Exchange) -> str:
     return render_call(
         live.hcall, live.call.registers(), level=live.call.level, buffers=live.buffers
     )
@@ -160,7 +159,6 @@ class _Connection:
         self._player = player
         self._link = link
         self._welcome = welcome
-        self._blanker = Blanker()
         self._exchanges = Exchanges()
         self._under_way: dict[tuple[int, int], trio.CancelScope] = {}
         self._failed: Exception | None = None
@@ -203,7 +201,6 @@ class _Connection:
             )
             await self._link.send(f.Goodbye(s.GoodbyeReason.VERSION, text, hello.reset))
             raise PeerFailed(text)
-        self._blanker.blank(welcome)
         for _ in self._exchanges.take(welcome, 0):
             pass
         await self._link.send(welcome)
@@ -220,7 +217,7 @@ class _Connection:
     async def _take(self, frame: f.Frame, nursery: trio.Nursery) -> None:
         match frame:
             case f.Call():
-                nursery.start_soon(self._answer, frame, self._as_captured(frame), nursery)
+                nursery.start_soon(self._answer, frame, nursery)
             case f.Cancel():
                 scope = self._under_way.pop((frame.vcpu, frame.seq), None)
                 if scope is not None:
@@ -237,12 +234,12 @@ class _Connection:
             case _:
                 pass  # other events, and ACCEPT or SHIM_GOODBYE, want no answer
 
-    async def _answer(self, call: f.Call, blanked: Exchange, nursery: trio.Nursery) -> None:
+    async def _answer(self, call: f.Call, nursery: trio.Nursery) -> None:
         name = call.vcpu, call.seq
         try:
             with trio.CancelScope() as scope:
                 self._under_way[name] = scope
-                reply = await self._player.answer(call, blanked)
+                reply = await self._player.answer(call, self._as_captured(call))
                 scope.shield = True
                 if self._under_way.pop(name, None) is not None:
                     # From here on a CANCEL finds the call answered.
@@ -254,8 +251,8 @@ class _Connection:
             nursery.cancel_scope.cancel()
 
     def _as_captured(self, call: f.Call) -> Exchange:
-        """A call as a capture without secrets has it."""
-        begun = [*self._exchanges.take(self._blanker.blank(call), 0), *self._exchanges.end(0)]
+        """A call as a capture has it."""
+        begun = [*self._exchanges.take(call, 0), *self._exchanges.end(0)]
         return begun[-1]
 
 

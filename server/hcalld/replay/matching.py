@@ -16,6 +16,7 @@ from typing import Final
 from hcalld.replay.errors import ReplayError
 from hcalld.replay.script import Script
 from hcallproto.abi.spec import Buffer
+from hcallproto.capture import entries as sealed
 from hcallproto.capture.compare import asked
 from hcallproto.capture.exchanges import Exchange, Exchanges, Fate
 from hcallproto.capture.records import Record
@@ -100,7 +101,7 @@ class Matcher:
         """The captured call whose answer fits best; it is given once.
 
         Args:
-            live: the call, blanked as the capture is.
+            live: the call.
 
         Raises:
             CaptureError: no more can be read.
@@ -156,7 +157,7 @@ async def _answers(script: Script) -> AsyncIterator[Exchange | f.Welcome]:
     following: dict[int, Exchanges] = {}
     async for entry in script.entries():
         what = entry.what
-        if isinstance(what, Record):
+        if isinstance(what, Record | sealed.Entry):
             continue
         refuse_secure(what)
         if entry.connection not in following:

@@ -13,8 +13,9 @@ from typing import Final
 
 import trio
 
+from hcalld.captures.events import Event, Events
 from hcalld.replay.errors import ReplayError
-from hcallproto.capture.reading import CaptureReader, Entry
+from hcallproto.capture import entries as sealed
 from hcallproto.capture.records import Dropped, Record
 
 MAX_AHEAD: Final = 20_000
@@ -27,23 +28,23 @@ class Script:
     """One guest's part of a capture.
 
     Args:
-        reader: reads the file.
+        events: of the file.
         guest: whose frames; None: there is only one guest.
     """
 
-    def __init__(self, reader: CaptureReader, guest: str | None = None) -> None:
+    def __init__(self, events: Events, guest: str | None = None) -> None:
         self.guest = guest
-        self._reader = reader
+        self._events = events
         self._is_chosen = guest is not None
-        self._source: Iterator[Entry] = iter(reader)
-        self._ahead: collections.deque[Entry] = collections.deque()
+        self._source: Iterator[Event] = iter(events)
+        self._ahead: collections.deque[Event] = collections.deque()
         self._taken = 0
         """Entries whose turn has come."""
         self._has_frames = False
         self._is_over = False
         self._reading = trio.Lock()
 
-    async def entries(self) -> AsyncIterator[Entry]:
+    async def entries(self) -> AsyncIterator[Event]:
         """The guest's entries, in their order.
 
         Raises:
@@ -62,10 +63,10 @@ class Script:
                 if self.guest is None
                 else f"no guest called {self.guest!r} has frames in it; see 'hcalld decode'"
             )
-        if self._reader.problems:
-            raise ReplayError(f"{self._reader.problems[0]}; all before that was played")
+        if self._events.problems:
+            raise ReplayError(f"{self._events.problems[0]}; all before that was played")
 
-    async def ahead(self) -> AsyncIterator[Entry]:
+    async def ahead(self) -> AsyncIterator[Event]:
         """What comes after the entry whose turn it is, as far as may be looked."""
         place = self._taken
         while True:
@@ -94,10 +95,10 @@ class Script:
                 self._take(entry)
             return bool(batch)
 
-    def _batch(self) -> list[Entry]:
+    def _batch(self) -> list[Event]:
         return list(itertools.islice(self._source, _BATCH))
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Event) -> None:
         if self.guest is None:
             self.guest = entry.guest
         if entry.guest != self.guest:
@@ -113,5 +114,5 @@ class Script:
                 f"at byte {entry.offset}: {what.frames} frames are missing, for the disk was too "
                 "slow; what follows cannot be played"
             )
-        self._has_frames |= not isinstance(what, Record)
+        self._has_frames |= not isinstance(what, Record | sealed.Entry)
         self._ahead.append(entry)

@@ -15,9 +15,10 @@ from hcalld.cli.replay.options import (
     EXIT_DIFFERENT,
     Reporter,
     broken_is_2,
-    capture_reader,
+    events_of,
     pace_option,
     replay_options,
+    secrets_option,
     socket_option,
 )
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 @click.command(name="guest", short_help="Play the guest to a running daemon.")
 @replay_options
+@secrets_option
 @socket_option
 @pace_option
 @click.option("--name", help="Call the guest so, as QEMU's -name does.")
@@ -51,6 +53,7 @@ def command(
     ignored: Ignored,
     stop: bool,
     as_json: bool,
+    secrets: str | None,
     socket_path: pathlib.Path,
     pace: float,
     name: str | None,
@@ -74,22 +77,24 @@ def command(
     from hcalld.replay.pace import Pace
     from hcalld.replay.script import Script
 
-    comparer = Comparer(ignored, is_blanked=True, is_live=True)
+    comparer = Comparer(ignored, is_blanked=secrets is None, is_live=True)
     reporter = Reporter(as_json=as_json, stop=stop)
-    player = GuestPlayer(
-        Script(capture_reader(capture), guest),
-        lambda: connect(socket_path),
-        comparer,
-        reporter,
-        identity=Identity(
-            name=name,
-            uuid=None if identity is None else identity.bytes,
-            instance=None if instance is None else _instance(instance),
-        ),
-        pace=Pace(pace),
-        deadline=deadline,
-    )
     with broken_is_2(capture):
+        events = events_of(capture, secrets)
+        player = GuestPlayer(
+            Script(events, guest),
+            lambda: connect(socket_path),
+            comparer,
+            reporter,
+            identity=Identity(
+                name=name,
+                uuid=None if identity is None else identity.bytes,
+                instance=None if instance is None else _instance(instance),
+            ),
+            pace=Pace(pace),
+            deadline=deadline,
+            is_blanked=secrets is None,
+        )
         try:
             with contextlib.suppress(Stopped):
                 trio.run(player.play)

@@ -16,9 +16,10 @@ from hcalld.cli.replay.options import (
     EXIT_DIFFERENT,
     Reporter,
     broken_is_2,
-    capture_reader,
+    events_of,
     pace_option,
     replay_options,
+    secrets_option,
     socket_option,
 )
 
@@ -38,6 +39,7 @@ def _code(ctx: click.Context, param: click.Parameter, word: str) -> int:
 
 @click.command(name="machine", short_help="Play the daemon to a guest under QEMU.")
 @replay_options
+@secrets_option
 @socket_option
 @pace_option
 @click.option(
@@ -59,6 +61,7 @@ def command(
     ignored: Ignored,
     stop: bool,
     as_json: bool,
+    secrets: str | None,
     socket_path: pathlib.Path,
     pace: float,
     strict_order: bool,
@@ -75,22 +78,24 @@ def command(
     """
     import trio
 
+    from hcalld.cli.capturefiles import chunks
     from hcalld.replay.errors import Stopped
     from hcalld.replay.machine import MachinePlayer, serve
     from hcalld.replay.matching import Matcher, refuse_secure
     from hcalld.replay.pace import Pace
     from hcalld.replay.script import Script
+    from hcallproto.capture.reading import CaptureReader
     from hcallproto.capture.records import Record
 
     reporter = Reporter(as_json=as_json, stop=stop)
     with broken_is_2(capture):
         if capture.seekable():
             # Before a guest boots half of its way.
-            for entry in capture_reader(capture):
+            for entry in CaptureReader(chunks(capture)):
                 if not isinstance(entry.what, Record) and guest in (None, entry.guest):
                     refuse_secure(entry.what)
             capture.seek(0)
-        matcher = Matcher(Script(capture_reader(capture), guest), is_strict=strict_order)
+        matcher = Matcher(Script(events_of(capture, secrets), guest), is_strict=strict_order)
         player = MachinePlayer(matcher, reporter, ignored=ignored, pace=Pace(pace), unknown=unknown)
         try:
             with contextlib.suppress(Stopped, KeyboardInterrupt):

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
+from hcalld.cli.capturefiles import chunks
+from hcalld.cli.locks import UNLOCKS, unlock_of
 from hcalld.core.errors import HcalldError
 from hcalld.replay.errors import Stopped
 from hcalld.replay.ignoring import Ignored, IgnoreError, parse_ignored
 from hcalld.replay.pace import PaceError, parse_pace
 
 if TYPE_CHECKING:
+    from hcalld.captures.events import Events
     from hcalld.replay.differences import Difference
-    from hcallproto.capture.reading import CaptureReader
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-CHUNK_SIZE = 1 << 18
 
 EXIT_DIFFERENT = 1
 EXIT_BROKEN = 2
@@ -145,11 +145,25 @@ socket_option = click.option(
 )
 
 
-def capture_reader(capture: BinaryIO) -> CaptureReader:
-    """Reads an open capture."""
-    from hcallproto.capture.reading import CaptureReader
+secrets_option = click.option(
+    "--secrets",
+    is_flag=False,
+    flag_value="passphrase:",
+    metavar="[HOW]",
+    help=f"Open what --capture-secrets has sealed, and play it with its secrets. By: {UNLOCKS}.",
+)
 
-    return CaptureReader(iter(lambda: capture.read(CHUNK_SIZE), b""))
+
+def events_of(capture: BinaryIO, secrets: str | None) -> Events:
+    """Reads an open capture.
+
+    Raises:
+        HcalldError: what opens it cannot be read.
+    """
+    from hcalld.captures.events import Events
+
+    unlock = None if secrets is None else unlock_of(secrets, "passphrase of the capture")
+    return Events(chunks(capture), unlock)
 
 
 @contextlib.contextmanager
