@@ -119,6 +119,10 @@ named = $(if $(KERNEL),HCALLD_KERNEL_OWN=$(abspath $(KERNEL))) $(if $(SRC),HCALL
 
 .PHONY: selftest
 selftest: venv stub ## Run the kernel's selftests and ours in guests (KERNEL=vmlinux SRC=linux-tree)
+	@[ -z "$(KERNEL)" ] || [ -f "$(KERNEL)" ] || { echo "make selftest: KERNEL=$(KERNEL) is no file; \
+	expected the vmlinux of a built kernel tree" >&2; exit 1; }
+	@[ -z "$(SRC)" ] || [ -d "$(SRC)/tools/testing/selftests" ] || { echo "make selftest: SRC=$(SRC) \
+	has no tools/testing/selftests; expected a Linux source tree" >&2; exit 1; }
 	@$(named) $(PROVISION) system selftest $(SELFTEST)
 	@$(named) $(call with,$(SELFTEST)) .venv/bin/hcalld guest run --tests guest_stub/linux/selftests \
 		--file /bin/esmb-get-file=guest_stub/build/esmb-get-file \
