@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 
 from hcalld.guest import ktap as protocol
+from hcalld.guest.boot import EXIT
 
-_EXIT = re.compile(r"^EXIT: STATUS=(\d+)$", re.MULTILINE)
+_EXIT = re.compile(EXIT, re.MULTILINE)
 
 
 class KtapError(AssertionError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import mmap
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,12 @@ UNPACKED_FACTOR: Final = 4
 
 _ZIMAGE: Final = b".kernel:vmlinux.strip\0"
 """The section that arch/powerpc/boot/wrapper puts the kernel in, in the table of names."""
+
+_CONFIG: Final = b"IKCFG_ST"
+"""What kernel/configs.c puts before the configuration, which gzip has packed."""
+
+MAX_CONFIG: Final = 1 << 20
+_PAGE_SHIFTS: Final = {b"CONFIG_PPC_4K_PAGES=y": 12, b"CONFIG_PPC_64K_PAGES=y": 16}
 
 _TO_OTHER: Final = "which was built for another machine"
 _SIGNS: Final = (
@@ -51,6 +58,8 @@ class Kernel:
     memory_bytes: int
     """What it takes when it is loaded; a file with what debuggers read is larger by far."""
     is_zimage: bool
+    page_shift: int | None = None
+    """Of its pages, if it has its configuration in it (CONFIG_IKCONFIG)."""
 
 
 def looked_at(path: Path) -> Kernel:
@@ -66,6 +75,7 @@ def looked_at(path: Path) -> Kernel:
         except elf.ElfError as error:
             raise _no_kernel(path, _what_it_is(data) or f"is damaged: {error}") from None
         is_zimage = data.find(_ZIMAGE) >= 0
+        page_shift = _page_shift(data)
         if header.machine != elf.EM_PPC64:
             name = _MACHINES.get(header.machine, f"ELF machine {header.machine}")
             raise _no_kernel(path, f"is {_TO_OTHER.removeprefix('which was ')} ({name})")
@@ -80,7 +90,8 @@ def looked_at(path: Path) -> Kernel:
     start = min(segment.paddr for segment in segments)
     size = max(segment.paddr + segment.memory_size for segment in segments) - start
     packed = sum(segment.file_size for segment in segments)
-    return Kernel(path, size + (UNPACKED_FACTOR * packed if is_zimage else 0), is_zimage)
+    size += UNPACKED_FACTOR * packed if is_zimage else 0
+    return Kernel(path, size, is_zimage, page_shift)
 
 
 def program_of(path: Path) -> bytes:
@@ -106,6 +117,21 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
         raise _no_kernel(path, "is empty") from None
     except OSError as error:
         raise ConfigError(f"the kernel {path} cannot be read: {error.strerror}") from None
+
+
+def _page_shift(data: mmap.mmap) -> int | None:
+    """Looks for it in the configuration that a kernel may have in itself."""
+    start = data.find(_CONFIG)
+    if start < 0:
+        return None
+    start += len(_CONFIG)
+    try:
+        unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        config = unpacking.decompress(data[start : start + MAX_CONFIG], MAX_CONFIG)
+    except zlib.error:
+        return None
+    lines = config.splitlines()
+    return next((shift for line, shift in _PAGE_SHIFTS.items() if line in lines), None)
 
 
 def _what_it_is(data: mmap.mmap) -> str | None:

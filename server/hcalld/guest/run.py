@@ -192,7 +192,10 @@ async def _made(
             cmdline += " svm=1 swiotlb=force"
         profiles = folder / "profiles"
         profiles.mkdir()
-        (profiles / f"{PARTITION}.toml").write_text(suite.profile, "utf-8")
+        profile = suite.profile
+        if suite.secure and not profile:
+            profile = secure.profile_for(setup.kernel.page_shift)
+        (profiles / f"{PARTITION}.toml").write_text(profile, "utf-8")
         files = dict(setup.files)
         if suite.updates:
             await processes.hcalld("secvar", "defaults", folder / "updates")

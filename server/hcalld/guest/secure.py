@@ -15,6 +15,27 @@ FILE: Final = "selftest"
 FILE_CONTENT: Final = b"only the secure guest may read this\n"
 """What the blob carries for the guest."""
 
+_PROFILE: Final = """\
+[tpm]
+backend = "swtpm"
+
+[pef]
+enabled = true
+page_shift = {}
+"""
+
+USUAL_PAGE_SHIFT: Final = 12
+"""Of a kernel that does not say how large its pages are; our own has 4 KiB."""
+
+
+def profile_for(page_shift: int | None) -> str:
+    """The profile of a partition whose guest may become secure.
+
+    Args:
+        page_shift: Of its kernel's pages; None: not known.
+    """
+    return _PROFILE.format(page_shift or USUAL_PAGE_SHIFT)
+
 
 async def prepared(folder: Path, partition: str, kernel: Path, initrd: Path, cmdline: str) -> Path:
     """Makes a blob for a boot; gives the initrd with the blob before it.

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 def command(*, chosen: Chosen, tpm: bool, secure: bool, profile: pathlib.Path | None) -> None:
     """Boot a kernel with a shell on this terminal: Ctrl-A x ends it, Ctrl-A c is the monitor."""
     from hcalld.config import parse_profile
-    from hcalld.guest.plan import SECURE_PROFILE, Suite
+    from hcalld.guest.plan import Suite
     from hcalld.guest.processes import must_have
     from hcalld.guest.run import PARTITION, run_shell
 
-    text = SECURE_PROFILE if secure else ""
+    text = ""
     if profile is not None:
         text = profile.read_text("utf-8")
         parse_profile(text, PARTITION, str(profile))

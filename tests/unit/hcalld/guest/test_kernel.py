@@ -28,7 +28,7 @@ def test_kernel_when_it_has_symbols_then_they_take_no_memory(tmp_path: Path):
     path = tmp_path / "vmlinux"
     path.write_bytes(VMLINUX + bytes(1 << 20))
     seen = kernel.looked_at(path)
-    assert seen == kernel.Kernel(path, seen.memory_bytes, is_zimage=False)
+    assert seen == kernel.Kernel(path, seen.memory_bytes, is_zimage=False, page_shift=None)
     assert 0x3000 <= seen.memory_bytes < 1 << 20
     program = kernel.program_of(path)
     assert len(program) < len(VMLINUX)
@@ -45,6 +45,26 @@ def test_zimage_when_it_is_unpacked_then_that_takes_memory_too(tmp_path: Path):
     seen = kernel.looked_at(path)
     assert seen.is_zimage
     assert seen.memory_bytes > bare
+
+
+@pytest.mark.parametrize(
+    ("config", "shift"),
+    [
+        (gzip.compress(b"CONFIG_A=y\nCONFIG_PPC_4K_PAGES=y\n"), 12),
+        (gzip.compress(b"# CONFIG_PPC_4K_PAGES is not set\nCONFIG_PPC_64K_PAGES=y\n"), 16),
+        (gzip.compress(b"CONFIG_A=y\n"), None),
+        (gzip.compress(bytes(2 * kernel.MAX_CONFIG) + b"\nCONFIG_PPC_64K_PAGES=y\n"), None),
+        (b"no archive", None),
+    ],
+)
+def test_kernel_when_it_has_its_configuration_then_its_pages_are_known(
+    config: bytes, shift: int | None, tmp_path: Path
+):
+    path = tmp_path / "vmlinux"
+    path.write_bytes(VMLINUX + b"IKCFG_ST" + config + b"IKCFG_ED")
+    assert kernel.looked_at(path).page_shift == shift
+    path.write_bytes(VMLINUX)
+    assert kernel.looked_at(path).page_shift is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from hcalld.config import parse_profile
 from hcalld.core.errors import ConfigError
-from hcalld.guest import plan
+from hcalld.guest import plan, secure
 
 SELFTESTS: Final = Path(__file__).resolve().parents[4] / "guest_stub" / "linux" / "selftests"
 HEAD: Final = 'name = "a"\nabout = "b"\n'
@@ -41,7 +41,7 @@ def test_parse_when_a_suite_says_little_then_the_rest_is_usual():
         (HEAD + '[[test]]\nname = "a:b"\nparts = {c = "fail"}\n', "expected the key `why`"),
         (HEAD + '[[test]]\nname = "a:b"\n' * 2, "a:b is there twice"),
         (
-            HEAD + '[[test]]\nname = "a:b"\n[[left_out]]\nname = "a:*"\nwhy = "c"\n',
+            HEAD + '[[test]]\nname = "a:b"\n[[left_out]]\nname = "a:b"\nwhy = "c"\n',
             "a:b is expected and left out",
         ),
         ("name = ", "here: "),
@@ -64,13 +64,23 @@ def test_load_when_there_is_none_or_one_twice_then_it_is_refused(tmp_path: Path)
 
 def test_load_when_it_reads_the_trees_suites_then_each_is_sound():
     suites = plan.load(SELFTESTS / "suites")
-    assert {"kexec", "tpm", "powerpc", "keystore", "secure"} == {suite.name for suite in suites}
+    assert [suite.name for suite in suites] == [
+        *("kexec-secure", "kexec", "keystore", "powerpc", "secure", "tpm")
+    ]
     for suite in suites:
         parse_profile(suite.profile, "default", suite.name)
         for test in suite.test:
             collection, _, program = test.name.partition(":")
             if (SELFTESTS / collection).is_dir():
                 assert (SELFTESTS / collection / program).is_file(), test.name
+
+
+@pytest.mark.parametrize(("page_shift", "used"), [(None, 12), (12, 12), (16, 16)])
+def test_profile_when_a_guest_may_be_secure_then_it_has_its_kernels_pages(
+    page_shift: int | None, used: int
+):
+    profile = parse_profile(secure.profile_for(page_shift), "default", "here")
+    assert (profile.pef.enabled, profile.pef.page_shift) == (True, used)
 
 
 def test_tree_when_a_collection_has_a_test_then_its_makefile_and_a_suite_name_it():
