@@ -1893,10 +1893,17 @@ local hcall = {
   call = ProtoField.framenum("hcall.call", "call", base.NONE, frametype.REQUEST),
   time = ProtoField.relative_time("hcall.time", "time from the call"),
   blanked = ProtoField.bool("hcall.blanked", "blanked"),
+  stream = ProtoField.uint32("hcall.stream", "stream", base.DEC, nil, nil,
+                             "counts vCPUs of connections"),
+  reason = ProtoField.string("hcall.reason", "reason", base.NONE, "why it was refused"),
 }
 for _, field in pairs(hcall) do
   table.insert(calls_protocol.fields, field)
 end
+
+local refused = ProtoExpert.new("hcall.refused", "refused", expert.group.RESPONSE_CODE,
+                                expert.severity.NOTE)
+calls_protocol.experts = { refused }
 
 -- One field for each name of an argument in a family: calls share them.
 local argument_fields = {}
@@ -1932,7 +1939,8 @@ end
 -- What is remembered from frame to frame ------------------------------------------------
 
 local interface_id = Field.new("frame.interface_id")
-local time_epoch = Field.new("frame.time_epoch")
+local interface_name = Field.new("frame.interface_name")
+local comment = Field.new("frame.comment")
 
 -- By interface: the buffers that come with each announced call, by "level:number".
 local announced
@@ -1944,18 +1952,49 @@ local call_of
 local reply_of
 -- By number of a READ_REPLY's frame: what was asked.
 local asked_by
+-- By interface and vCPU: the number of the stream; and how many there are.
+local streams, stream_count
+-- By number of a frame: its connection was known.
+local learned
 
 function frames_protocol.init()
   announced, calls, call_of, reply_of, asked_by = {}, {}, {}, {}, {}
+  streams, stream_count, learned = {}, 0, {}
 end
 
 local function hex(range)
   return tostring(range:bytes()):lower()
 end
 
+-- Without a tree, as in the first pass of `tshark -2` without a filter, there are no fields;
+-- then all frames seem to be of one connection, until they are seen again.
 local function connection()
   local id = interface_id()
-  return id and tostring(id.value) or "0"
+  return id and tostring(id.value) or "?"
+end
+
+-- A tap with a filter has Wireshark make trees when it reads a file, too.
+if gui_enabled() then
+  Listener.new("frame", "hcalld")
+end
+
+local function nanoseconds(pinfo)
+  return math.floor(pinfo.rel_ts * 1e9 + 0.5)
+end
+
+local function elapsed(from, to)
+  return NSTime.new(math.floor((to - from) / 1e9), (to - from) % 1e9)
+end
+
+local function stream_of(vcpu)
+  local place = connection() .. ":" .. vcpu
+  if not interface_id() then
+    return 0
+  end
+  if not streams[place] then
+    streams[place], stream_count = stream_count, stream_count + 1
+  end
+  return streams[place]
 end
 
 -- Values ----------------------------------------------------------------------------------
@@ -1968,6 +2007,10 @@ end
 
 local function is_blanked(range, open_size)
   return range:len() > open_size and not range:raw():find("[^%z]", open_size + 1)
+end
+
+local function is_all_zeros(range)
+  return not range:raw():find("[^%z]")
 end
 
 local function bit_names(bits, value)
@@ -2021,6 +2064,9 @@ local function add_content(tree, pinfo, root, call, arg, range)
   if arg.buffer == "secret" and is_blanked(range, arg.open_size) then
     item:set_text(words(arg.name) .. ": blanked, " .. range:len() .. " bytes")
     item:add(hcall.blanked, true):set_generated()
+    if call.family == "tpm" and tpm_dissector and not is_all_zeros(range) then
+      add_tpm(pinfo, root, range(0, arg.open_size), arg.direction)
+    end
   elseif call.family == "tpm" and tpm_dissector then
     add_tpm(pinfo, root, range, arg.direction)
   end
@@ -2086,7 +2132,8 @@ end
 
 function Walk:announcement()
   local counts = self:fixed("ANNOUNCEMENT")
-  local buffers = {}
+  -- An announcement holds from the next reset on; until then calls are those of the one before.
+  local buffers = announced[connection()] or {}
   for _ = 1, counts.call_count:uint() do
     local spec, tree = self:item("CALL_SPEC")
     local key = spec.level:uint() .. ":" .. hex(spec.number)
@@ -2151,6 +2198,7 @@ local function add_call(self, fixed)
   tree:add(hcall.nr, number)
   tree:add(hcall.level, fixed.level)
   tree:add(hcall.vcpu, self.header.vcpu)
+  tree:add(hcall.stream, stream_of(self.header.vcpu:uint())):set_generated()
   tree:add(hcall.seq, self.header.seq)
   local shown = {}
   local gpas = {}
@@ -2168,9 +2216,9 @@ local function add_call(self, fixed)
   end
   local place = connection() .. ":" .. self.header.vcpu:uint() .. ":" .. hex(self.header.seq)
   local call = { known = known, name = name, gpas = gpas, number = self.pinfo.number,
-                 time = time_epoch().value, place = place, key = key, asked = {},
+                 time = nanoseconds(self.pinfo), place = place, key = key, asked = {},
                  is_ultracall = fixed.level:uint() == 2 }
-  if not self.pinfo.visited then
+  if self.is_learning then
     calls[place] = call
     call_of[self.pinfo.number] = call
     call.inline = (announced[connection()] or {})[key]
@@ -2200,14 +2248,15 @@ end
 
 local function belongs_to(self)
   local place = connection() .. ":" .. self.header.vcpu:uint() .. ":" .. hex(self.header.seq)
-  if not self.pinfo.visited then
-    call_of[self.pinfo.number] = calls[place]
+  if self.is_learning then
+    call_of[self.pinfo.number] = calls[place] or call_of[self.pinfo.number]
   end
   return call_of[self.pinfo.number]
 end
 
 local function link(self, tree, call)
   tree:add(hcall.vcpu, self.header.vcpu)
+  tree:add(hcall.stream, stream_of(self.header.vcpu:uint())):set_generated()
   tree:add(hcall.seq, self.header.seq)
   if call then
     tree:add(hcall.name, call.name):set_generated()
@@ -2280,9 +2329,17 @@ function tails.REPLY(self, fixed)
   tree:add(hcall.ret_name, name):set_generated()
   tree:append_text(": " .. (call and call.name .. " = " or "") .. name)
   self.info = (call and call.name or "") .. " = " .. name
+  local reason = comment()
+  if reason then
+    tree:add(hcall.reason, reason.value):set_generated()
+    self.info = self.info .. " -- " .. reason.value
+  end
+  if fixed.status:int64() < 0 then
+    tree:add_proto_expert_info(refused, name .. (reason and ": " .. reason.value or ""))
+  end
   if call then
-    tree:add(hcall.time, time_epoch().value - call.time):set_generated()
-    if not self.pinfo.visited then
+    tree:add(hcall.time, elapsed(call.time, nanoseconds(self.pinfo))):set_generated()
+    if self.is_learning then
       reply_of[call.number] = self.pinfo.number
     end
   end
@@ -2316,7 +2373,7 @@ function tails.READ(self, fixed)
   for index = 1, fixed.segment_count:uint() do
     asked[index] = hex(self:item("READ_SEGMENT").gpa)
   end
-  if call and not self.pinfo.visited then
+  if call and self.is_learning then
     call.asked = asked
   end
   link(self, self.root:add(calls_protocol, self.tvb, "Read of guest memory"), call)
@@ -2326,7 +2383,7 @@ function tails.READ_REPLY(self, fixed)
   local call = belongs_to(self)
   local tree = self.root:add(calls_protocol, self.tvb, "Guest memory")
   link(self, tree, call)
-  if call and not self.pinfo.visited then
+  if call and self.is_learning then
     asked_by[self.pinfo.number] = call.asked
   end
   local asked = asked_by[self.pinfo.number] or {}
@@ -2341,8 +2398,15 @@ function tails.READ_REPLY(self, fixed)
 end
 
 function tails.WRITE(self, fixed)
-  link(self, self.root:add(calls_protocol, self.tvb, "Write to guest memory"), belongs_to(self))
-  self:writes(fixed.segment_count:uint(), function() end)
+  local call = belongs_to(self)
+  local tree = self.root:add(calls_protocol, self.tvb, "Write to guest memory")
+  link(self, tree, call)
+  self:writes(fixed.segment_count:uint(), function(gpa, data)
+    local arg = call and argument_at(call, hex(gpa), "out")
+    if arg then
+      add_content(tree, self.pinfo, self.root, call.known, arg, data)
+    end
+  end)
 end
 
 function tails.PAGES(self, fixed)
@@ -2366,6 +2430,8 @@ function frames_protocol.dissector(tvb, pinfo, root)
   local tree = root:add(frames_protocol, tvb())
   local self = setmetatable({ tvb = tvb, at = 0, tree = tree, root = root, pinfo = pinfo,
                               info = "" }, Walk)
+  self.is_learning = not pinfo.visited or (interface_id() and not learned[pinfo.number])
+  learned[pinfo.number] = learned[pinfo.number] or interface_id() ~= nil
   self.header = self:fixed("HEADER")
   local type_ = self.header.type:uint()
   local name = FRAME_TYPES[type_] or "frame " .. type_
@@ -2379,6 +2445,10 @@ function frames_protocol.dissector(tvb, pinfo, root)
   if self:left() > 0 then
     tree:add(rest_field, self:bytes(self:left()))
   end
+  local guest = interface_name() and interface_name().value or "guest"
+  local is_from_guest = type_ % 2 == 1
+  pinfo.cols.src = is_from_guest and guest or "hcalld"
+  pinfo.cols.dst = is_from_guest and "hcalld" or guest
   local vcpu = self.header.vcpu:uint()
   local where = vcpu < 0xfffffffe and "cpu" .. vcpu .. " " or ""
   pinfo.cols.info = where .. name .. (self.info ~= "" and " " .. self.info or "")

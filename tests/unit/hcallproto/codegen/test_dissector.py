@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.hcallproto.capture.sample import read_of_db
 
 from hcallproto.abi.families import pks, tpm, uv
 from hcallproto.abi.registry import CALLS, FAMILY_OF
@@ -49,10 +51,16 @@ class Tshark:
             data = frame if isinstance(frame, bytes) else encode(frame)
             parts.append(pcapng.packet(0, TIME + 1000 * number, data))
         parts.append(pcapng.packet(1, TIME, b'{"kind": "start", "version": 1}'))
-        self._capture.write_bytes(b"".join(parts))
+        self.write(b"".join(parts))
 
-    def run(self, *options: str) -> str:
-        command = (self._program, "-2", "-r", self._capture, "-X", f"lua_script:{self._lua}")
+    def write(self, data: bytes) -> None:
+        """Write a capture that is there already."""
+        self._capture.write_bytes(data)
+
+    def run(self, *options: str, passes: int = 2) -> str:
+        command = (self._program, "-r", self._capture, "-X", f"lua_script:{self._lua}")
+        if passes == 2:
+            command += ("-2",)
         done = subprocess.run(
             (*command, *options), capture_output=True, text=True, errors="replace", check=True
         )
@@ -164,6 +172,70 @@ def test_tpm_payloads_are_handed_to_wiresharks_own_dissector(tshark: Tshark):
     assert tshark.fields("frame.number", only="tpm.req.cc == 0x17b") == [("2",)]
     assert tshark.fields("frame.number", only="tpm.resp.rc == 0") == [("3",)]
     assert tshark.fields("frame.number", only="hcall.blanked") == [("4",)]
+
+
+def test_of_tpm_payloads_that_are_blanked_the_header_is_handed_over(tshark: Tshark):
+    blanked = GETRANDOM[:10] + bytes(20), RANDOM[:10] + bytes(6)
+    tshark.frames(
+        announce([tpm.TPM_COMM]),
+        call(tpm.TPM_COMM, ok(0, blanked[0]), operation=1, response=0x3000),
+        f.Reply(3, 0, 1, 0, ((4, 16),), (f.WriteSegment(0x3000, 16, blanked[1]),)),
+    )
+    rows = tshark.fields("frame.number", "hcall.blanked", "_ws.malformed", only="tpm.req.cc==0x17b")
+    assert rows == [("2", "1", "")]
+    rows = tshark.fields("frame.number", "hcall.blanked", "_ws.malformed", only="tpm.resp.rc == 0")
+    assert rows == [("3", "1", "")]
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_the_list_of_packets_names_calls_labels_codes_and_reasons(tshark: Tshark, passes: int):
+    """Without a filter Wireshark makes no tree when it first reads a file."""
+    tshark.write(bytes(read_of_db().data))
+    lines = tshark.run(passes=passes).splitlines()
+    assert [re.sub(r".* hcalld \d+ ", "", line) for line in lines[4:]] == [
+        'cpu3 CALL H_PKS_READ_OBJECT(label="db\\x00")',
+        "cpu3 READ",
+        'cpu3 CALL H_PKS_READ_OBJECT(label="db\\x00")',
+        "cpu3 READ_REPLY",
+        "cpu3 REPLY H_PKS_READ_OBJECT = H_NOT_FOUND -- no object has this label",
+        "cpu3 REPLY H_PKS_READ_OBJECT = H_SUCCESS",
+    ]
+    assert " lpar8 \N{RIGHTWARDS ARROW} hcalld " in lines[6]
+    assert " hcalld \N{RIGHTWARDS ARROW} lpar8 " in lines[8]
+
+
+def test_two_guests_calls_of_the_same_number_are_told_apart(tshark: Tshark):
+    tshark.write(bytes(read_of_db().data))
+    rows = tshark.fields("hcall.call", "hcall.time", "hcall.stream", only="hcall.ret")
+    assert rows == [("7", "0.000002000", "1"), ("5", "0.000005000", "0")]
+    assert tshark.fields("hcall.reply", only="hcall.nr") == [("10",), ("9",)]
+    assert len(tshark.fields("frame.number", only="hcall.stream == 0")) == 4
+
+
+def test_refusals_are_noted_with_their_reasons(tshark: Tshark):
+    tshark.write(bytes(read_of_db().data))
+    rows = tshark.fields(
+        "_ws.expert.message", "hcall.reason", "frame.comment", only="hcall.refused"
+    )
+    reason = "no object has this label"
+    # Wireshark makes a message of the comment, too.
+    assert rows == [(f"{reason},H_NOT_FOUND: {reason}", reason, reason)]
+    expert = tshark.run("-q", "-z", "expert")
+    assert re.search(r"1 +Response .*H_NOT_FOUND: no object has this label", expert)
+
+
+def test_what_is_written_during_a_call_is_named(tshark: Tshark):
+    tshark.frames(
+        call(pks.READ_OBJECT, out=0x3000, out_size=64),
+        f.Write(3, 0, 1, 1, (f.WriteSegment(0x3000, 4, b"data"),)),
+    )
+    assert tshark.fields("pks.out", only=f"hcalld.type == {s.FrameType.WRITE}") == [("data",)]
+
+
+def test_calls_before_a_reset_are_understood_by_the_announcement_before(tshark: Tshark):
+    label = call(pks.READ_OBJECT, ok(0, bytes(32)), ok(1, b"db"), label_size=2)
+    tshark.frames(announce([pks.READ_OBJECT]), announce([]), label)
+    assert tshark.fields("pks.label", only="pks.label") == [("db",)]
 
 
 def every_frame() -> list[f.Frame]:
