@@ -22,7 +22,7 @@ from hcalld.core.handlers import Model
 from hcalld.core.records import Change, RecordedReply, Run
 from hcalld.faults.engine import Meets, Met
 from hcalld.faults.rules import Rule
-from hcalld.replay.track import Event, Name
+from hcalld.replay.track import Event, Name, Outbound, head_of
 from hcalld.runtime.orders import Order
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.recording import FAILURES, KINDS
@@ -42,6 +42,9 @@ class Place(Protocol):
 
     def peek(self) -> Event | None:
         """What is next; None: it has not been read yet."""
+
+    def goes_on_for(self, name: Name) -> bool:
+        """Whether what comes after the next event is that a call goes on."""
 
     def take(self) -> None:
         """It has happened again."""
@@ -108,17 +111,25 @@ class Answers:
     def answer(self, frame: f.Call, effect: Effect[Any]) -> Any:
         """See World."""
         event = self._place.peek()
-        if type(event) is not e.Answer or (event.vcpu, event.seq) != (frame.vcpu, frame.seq):
+        name = frame.vcpu, frame.seq
+        if type(event) is not e.Answer or (event.vcpu, event.seq) != name:
             raise MustWait
-        return self._answered(event, (frame.vcpu, frame.seq), effect)
+        if self._place.goes_on_for(name):
+            # It was waited for then.
+            raise MustWait
+        return self._answered(event, name, effect)
 
     async def wait_for(self, frame: f.Call, effect: Effect[Any]) -> Any:
         """See World."""
         name = frame.vcpu, frame.seq
         while True:
             event = self._place.peek()
-            if type(event) is e.Answer and (event.vcpu, event.seq) == name:
-                return self._answered(event, name, effect)
+            if isinstance(event, e.Answer | e.Turn) and (event.vcpu, event.seq) == name:
+                if isinstance(event, e.Answer):
+                    return self._answered(event, name, effect)
+                # It let others go first: it had taken its time.
+                self._place.take()
+                continue
             if await self._wait(name, effect):
                 self._place.mismatch(name, asked(effect), _captured(self._place.peek(), name))
                 return self._make_do(effect)
@@ -131,8 +142,11 @@ class Answers:
         name = frame.vcpu, frame.seq
         while True:
             event = self._place.peek()
-            if type(event) is e.Turn and (event.vcpu, event.seq) == name:
-                self._place.take()
+            if isinstance(event, e.Answer | e.Turn) and (event.vcpu, event.seq) == name:
+                if isinstance(event, e.Turn):
+                    self._place.take()
+                return
+            if isinstance(event, Outbound) and head_of(event.data).call == name:
                 return
             if await self._wait(name, None):
                 return

@@ -87,16 +87,6 @@ class MadeUp(Answers):
         """See World."""
         return self.answer(frame, effect)
 
-    async def turn(self, frame: f.Call) -> None:
-        """See World: of several calls, the one whose frame is next."""
-        name = frame.vcpu, frame.seq
-        while True:
-            event = self._player.peek()
-            if isinstance(event, Outbound) and head_of(event.data).call == name:
-                return
-            if await self._wait(name, None):
-                return
-
 
 class BlankedPlayer(Player):
     """Plays one connection.
@@ -193,12 +183,9 @@ class BlankedPlayer(Player):
         """See Player."""
         super().look()
         event = self.peek()
-        if isinstance(event, Outbound) and self.answers is not None:
+        if isinstance(event, Outbound) and event.comment.startswith("fault "):
             name = head_of(event.data).call
-            waiter = None if name is None else self.answers.waiting.get(name)
-            if waiter is not None:
-                waiter.woken.set()
-            if name is not None and event.comment.startswith("fault "):
+            if name is not None:
                 self._out.setdefault(name, _FAULT)
 
     def found(self, name: Name | None, difference: Difference) -> None:

@@ -199,6 +199,11 @@ class Player:
         """See Place."""
         return self.events[0] if self.events else None
 
+    def goes_on_for(self, name: Name) -> bool:
+        """See Place."""
+        event = self.events[1] if len(self.events) > 1 else None
+        return isinstance(event, e.Turn) and (event.vcpu, event.seq) == name
+
     def take(self) -> None:
         """See Place."""
         self.events.popleft()
@@ -224,6 +229,11 @@ class Player:
         elif isinstance(event, e.Answer | e.Turn) and self.answers is not None:
             waiter = self.answers.waiting.get((event.vcpu, event.seq))
             if waiter is not None:
+                waiter.woken.set()
+        elif isinstance(event, Outbound) and self.answers is not None and self.answers.waiting:
+            name = head_of(event.data).call
+            waiter = None if name is None else self.answers.waiting.get(name)
+            if waiter is not None and waiter.effect is None:
                 waiter.woken.set()
 
     # -- the guest's side (stage.Shim) ---------------------------------------------------
@@ -364,6 +374,12 @@ class Player:
     def _unexpected(self, frame: f.Frame) -> None:
         """A frame that is not next in the capture."""
         name = _name(frame)
+        event = self.peek()
+        if isinstance(event, e.Turn) and (event.vcpu, event.seq) == name:
+            # It did not have to wait this time.
+            self.take()
+            self.sent(frame, 0, "")
+            return
         self._is_odd = True
         is_over = isinstance(frame, f.Reply | f.Cancelled)
         if name is not None and name in self._swallowed and is_over:
