@@ -136,7 +136,7 @@ class GuestPlayer:
         failed: Exception | None = None
         async with trio.open_nursery() as nursery:
             try:
-                async for entry in self._script.entries():
+                while (entry := await self._script.next()) is not None:
                     if not await self._entry(entry, nursery):
                         break
             except (CaptureError, HcalldError, Stopped) as error:
@@ -210,7 +210,7 @@ class GuestPlayer:
             case f.Cancel():
                 if (what.vcpu, what.seq) not in self._skipped:
                     await live.link.send(what)
-            case f.Read() | f.ReadReply() | f.Write() | f.Pages():
+            case f.Read() | f.ReadReply() | f.Write() | f.WriteReply() | f.Pages() | f.PagesReply():
                 self._seen(what, live)
             case f.Event():
                 await live.link.send(what)
@@ -233,9 +233,7 @@ class GuestPlayer:
                 await live.link.send(what)
                 await self._close()
             case _:
-                # WRITE_REPLY and PAGES_REPLY answer what the other daemon asked; COMMAND is
-                # nobody's yet, and no daemon of ours announces anew.
-                pass
+                pass  # COMMAND is nobody's yet, and no daemon of ours announces anew
 
     async def _same(self, entry: Event, captured: f.Frame, live: LiveDaemon) -> None:
         """Wait for a frame that belongs to no call."""
@@ -364,7 +362,11 @@ class GuestPlayer:
         del live.calls[call.vcpu, call.seq]
         await live.link.send(f.Cancel(call.vcpu, call.reset, call.seq, s.CancelReason.DEADLINE))
 
-    def _seen(self, what: f.Read | f.ReadReply | f.Write | f.Pages, live: LiveDaemon) -> None:
+    def _seen(
+        self,
+        what: f.Read | f.ReadReply | f.Write | f.WriteReply | f.Pages | f.PagesReply,
+        live: LiveDaemon,
+    ) -> None:
         """Keep what the capture's daemon did for a call that is under way."""
         name = what.vcpu, what.seq
         played = live.calls.get(name)
@@ -377,10 +379,14 @@ class GuestPlayer:
                 for place, answer in zip(live.asked.pop(name, ()), what.segments, strict=False):
                     played.reads[place] = answer
                     self._memory.write(place[0], answer[1])
-            case f.Write():
-                played.captured_writes += what.segments
-            case f.Pages():
-                played.captured_pages += what.ranges
+            case f.Write() | f.Pages():
+                played.asked = what
+            case f.WriteReply(status=s.AccessStatus.OK) | f.PagesReply(status=s.AccessStatus.OK):
+                match played.asked:
+                    case f.Write(segments=segments):
+                        played.captured_writes += segments
+                    case f.Pages(ranges=ranges):
+                        played.captured_pages += ranges
 
     # -- telling ------------------------------------------------------------------------------
 

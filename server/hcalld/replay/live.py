@@ -39,6 +39,8 @@ class Played:
     """What the capture's daemon read for it."""
     shared: list[bytes] = dataclasses.field(default_factory=list)
     """What it read of memory that was shared, in order."""
+    asked: f.Write | f.Pages | None = None
+    """What the capture's daemon had asked for last."""
     captured_writes: list[f.WriteSegment] = dataclasses.field(default_factory=list)
     captured_pages: list[f.PageRange] = dataclasses.field(default_factory=list)
     live_writes: list[f.WriteSegment] = dataclasses.field(default_factory=list)
@@ -153,19 +155,19 @@ class LiveDaemon:
             case f.Read():
                 await self._read(frame)
             case f.Write():
-                played = self.calls.get((frame.vcpu, frame.seq))
-                if played is not None:
-                    played.live_writes += frame.segments
                 status, bad = self._checked([(one.gpa, one.size) for one in frame.segments])
                 if status is s.AccessStatus.OK:
                     self._memory.carry_out(frame.segments)
+                    played = self.calls.get((frame.vcpu, frame.seq))
+                    if played is not None:
+                        played.live_writes += frame.segments
                 name = frame.vcpu, frame.reset, frame.seq, frame.request
                 await self.link.send(f.WriteReply(*name, status, bad))
             case f.Pages():
-                played = self.calls.get((frame.vcpu, frame.seq))
-                if played is not None:
-                    played.live_pages += frame.ranges
                 status, bad = self._checked([(one.gpa, one.size) for one in frame.ranges])
+                played = self.calls.get((frame.vcpu, frame.seq))
+                if status is s.AccessStatus.OK and played is not None:
+                    played.live_pages += frame.ranges
                 name = frame.vcpu, frame.reset, frame.seq, frame.request
                 await self.link.send(f.PagesReply(*name, status, bad))
             case f.Announce():

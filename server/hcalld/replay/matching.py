@@ -10,9 +10,9 @@ call with the same arguments; then to the same call. Addresses do not matter.
 from __future__ import annotations
 
 import collections
-from collections.abc import AsyncIterator
 from typing import Final
 
+from hcalld.captures.events import Event
 from hcalld.replay.errors import ReplayError
 from hcalld.replay.script import Script
 from hcallproto.abi.spec import Buffer
@@ -67,13 +67,13 @@ class Matcher:
         self.welcomes: collections.deque[f.Welcome] = collections.deque()
         self.problem = ""
         self._is_strict = is_strict
-        self._source = _answers(script)
+        self._script = script
+        self._following: dict[int, Exchanges] = {}
         self._window: collections.OrderedDict[int, Exchange] = collections.OrderedDict()
         """By the order in which they were given."""
         self._count = 0
         self._newest = -1
         self._dropped = 0
-        self._is_over = False
 
     async def begin(self) -> f.Welcome:
         """The first WELCOME.
@@ -134,39 +134,28 @@ class Matcher:
 
     async def _read(self) -> bool:
         """Read on, to the next answer or WELCOME."""
-        if self._is_over:
-            return False
-        try:
-            found = await anext(self._source, None)
-        except ReplayError as error:
-            self.problem = str(error)
-            found = None
-        if found is None:
-            self._is_over = True
-            return False
-        if isinstance(found, Exchange):
-            self._window[self._count] = found
-            self._count += 1
-        else:
-            self.welcomes.append(found)
-        return True
+        before = self._count, len(self.welcomes)
+        while not self.problem and before == (self._count, len(self.welcomes)):
+            try:
+                event = await self._script.next()
+            except ReplayError as error:
+                self.problem = str(error)
+                return False
+            if event is None:
+                return False
+            if not isinstance(event.what, Record | sealed.Entry):
+                self._take_frame(event, event.what)
+        return not self.problem
 
-
-async def _answers(script: Script) -> AsyncIterator[Exchange | f.Welcome]:
-    """Calls that were answered, in that order, and the greetings between them."""
-    following: dict[int, Exchanges] = {}
-    async for entry in script.entries():
-        what = entry.what
-        if isinstance(what, Record | sealed.Entry):
-            continue
-        refuse_secure(what)
-        if entry.connection not in following:
-            following[entry.connection] = Exchanges()
-        if isinstance(what, f.Welcome):
-            yield what
-        for exchange in following[entry.connection].take(what, entry.time_ns, entry.comment):
+    def _take_frame(self, event: Event, frame: f.Frame) -> None:
+        refuse_secure(frame)
+        if isinstance(frame, f.Welcome):
+            self.welcomes.append(frame)
+        following = self._following.setdefault(event.connection, Exchanges())
+        for exchange in following.take(frame, event.time_ns, event.comment):
             if exchange.fate is Fate.ANSWERED:
-                yield exchange
+                self._window[self._count] = exchange
+                self._count += 1
 
 
 def _likeness(live: Exchange, captured: Exchange) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import trio
@@ -44,20 +44,36 @@ class Script:
         self._is_over = False
         self._reading = trio.Lock()
 
-    async def entries(self) -> AsyncIterator[Event]:
-        """The guest's entries, in their order.
+    async def next(self) -> Event | None:
+        """What is next; None: that was all.
 
         Raises:
             ReplayError: the file is damaged, frames are missing, or there are more guests.
             CaptureError: it is no capture.
         """
+        while not self._ahead:
+            if not await self._read():
+                self._check()
+                return None
+        self._taken += 1
+        return self._ahead.popleft()
+
+    def ahead(self) -> Ahead:
+        """What comes after that, as far as may be looked."""
+        return Ahead(self, self._taken)
+
+    async def at(self, place: int) -> tuple[int, Event] | None:
+        """What is at a place, or whose turn is next if that is past; None: it is out of sight."""
         while True:
-            if not self._ahead and not await self._read():
-                break
-            while self._ahead:
-                self._taken += 1
-                yield self._ahead.popleft()
-        if self.guest is None or not self._has_frames:
+            place = max(place, self._taken)
+            if place - self._taken < len(self._ahead):
+                return place, self._ahead[place - self._taken]
+            if not (self._may_look() and await self._read()):
+                return None
+
+    def _check(self) -> None:
+        """See that all was as it should be."""
+        if not self._has_frames:
             raise ReplayError(
                 "no guest has frames in it"
                 if self.guest is None
@@ -65,18 +81,6 @@ class Script:
             )
         if self._events.problems:
             raise ReplayError(f"{self._events.problems[0]}; all before that was played")
-
-    async def ahead(self) -> AsyncIterator[Event]:
-        """What comes after the entry whose turn it is, as far as may be looked."""
-        place = self._taken
-        while True:
-            # Its turn may have come meanwhile.
-            place = max(place, self._taken)
-            if place - self._taken < len(self._ahead):
-                place += 1
-                yield self._ahead[place - 1 - self._taken]
-            elif not (self._may_look() and await self._read()):
-                return
 
     def _may_look(self) -> bool:
         ahead = self._ahead
@@ -116,3 +120,23 @@ class Script:
             )
         self._has_frames |= not isinstance(what, Record | sealed.Entry)
         self._ahead.append(entry)
+
+
+class Ahead:
+    """Iterates over what comes, while its turn may come."""
+
+    def __init__(self, script: Script, place: int) -> None:
+        self._script = script
+        self._place = place
+
+    def __aiter__(self) -> Ahead:
+        """Itself."""
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next that has not been seen."""
+        found = await self._script.at(self._place)
+        if found is None:
+            raise StopAsyncIteration
+        self._place = found[0] + 1
+        return found[1]
