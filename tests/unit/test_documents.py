@@ -27,6 +27,7 @@ from hcalld.cli import cli
 from hcalld.config import Emulation, PefChoice, TpmChoice, parse_profile
 from hcalld.core.records import Run
 from hcalld.domain.attributes import PartitionAttributes, PksAttributes
+from hcalld.faults.engine import load as load_faults
 from hcalld.stores.directory import StateDirectory
 from hcallproto.abi.registry import BY_NAME
 from hcallproto.abi.spec import ArgKind
@@ -250,6 +251,10 @@ NEEDS_GUEST: Final = [
     if command.words[:2] == ("hcalld", "ctl") and command.words[2] in ASKS_DAEMON
 ]
 """Run in ``tests/unit/hcalld/control``, where there is a daemon with a secure guest lpar7."""
+FAULT_COMMANDS: Final = [
+    command for command in shown_commands() if command.words[:2] == ("hcalld", "fault")
+]
+"""Run in ``tests/unit/hcalld/control`` too, in the order of the document."""
 RUN_HERE: Final = [
     command
     for command in shown_commands()
@@ -344,7 +349,10 @@ def test_options_when_a_text_names_one_then_it_exists(document: pathlib.Path):
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
-def test_toml_when_a_document_shows_it_then_it_is_a_profile(block: Block):
+def test_toml_when_a_document_shows_it_then_it_is_a_profile_or_rules_of_faults(block: Block):
+    if "[[fault]]" in block.text:
+        assert len(load_faults(block.text, str(block)))
+        return
     parse_profile(block.text, "lpar7", str(block))
 
 
@@ -470,6 +478,10 @@ NOT_HERE: Final = frozenset(
         "hvcall.h",
         "papr_hcalls.rst",
         "plpks_sed_ops.c",
+        "plpks-secvar.c",
+        "trusted_pkwm.c",
+        "svm.c",
+        "prom_init.c",
         "docs/specs/",
         "opt/ibm/pef",
         "profiles/secure.toml",

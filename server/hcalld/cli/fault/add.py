@@ -23,7 +23,10 @@ def _number_or_name(text: str) -> int | str:
 
 def _number(text: str) -> int:
     """A number in any base that Python's literals have."""
-    return int(text, 0)
+    number = _number_or_name(text)
+    if not isinstance(number, int):
+        raise click.BadParameter(f"{text!r} is no number; expected one such as 7 or 0x80")
+    return number
 
 
 def _arguments(pairs: tuple[str, ...]) -> dict[str, int | str]:
