@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,19 @@ def test_shell_when_tpm_and_secure_are_asked_then_it_is_refused(words: list[str]
     done = invoke("shell", *words, "--tpm", "--secure")
     assert done.exit_code == 2
     assert "--tpm is not for --secure" in done.output
+
+
+def test_shell_when_a_secure_vm_is_to_boot_a_zimage_then_it_is_refused(
+    words: list[str], tmp_path: Path, require: Callable[[str], Path]
+):
+    require("swtpm")
+    with (tmp_path / "vmlinux").open("ab") as file:
+        file.write(b".kernel:vmlinux.strip\0")
+    done = invoke("shell", *words, "--secure")
+    assert done.exit_code == 1
+    assert "is a zImage" in str(done.exception)
+    assert "give the vmlinux that it was made of" in str(done.exception)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_folder_when_it_is_there_then_no_other_run_gets_it(tmp_path: Path):

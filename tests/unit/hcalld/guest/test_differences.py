@@ -96,6 +96,13 @@ def test_found_when_a_test_was_cut_off_or_did_not_run_then_nothing_is_written_of
     assert [verdict.found for verdict in verdicts] == [None, None]
 
 
+def test_found_when_parts_end_as_the_test_does_then_only_the_others_are_written():
+    report = ktap.parse(f"TAP version 13\n{PRINTED[4]}".splitlines())
+    (verdict,) = judge([plan.Expected(name="a:b")], report)
+    assert verdict.found is not None
+    assert verdict.found.parts == {"two": "fail"}
+
+
 def test_found_when_nothing_says_why_then_that_is_said():
     report = ktap.parse(["TAP version 13", "not ok 1 selftests: a: b"])
     (verdict,) = judge([plan.Expected(name="a:b")], report)
