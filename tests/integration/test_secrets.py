@@ -28,7 +28,10 @@ from tests.e2e.patience import patience
 from tests.e2e.wire import PeerClosed
 from tests.unit.hcalld.families.registers import SIGNED, variable_label
 
+from hcalld.captures.events import Events
 from hcalld.core.records import Lifetime
+from hcalld.core.secret import Secret
+from hcalld.crypto.locks import Passphrase
 from hcalld.domain.keystore_records import NAMESPACE
 from hcalld.domain.labels import os_label, sed_object
 from hcalld.stores.directory import StateDirectory
@@ -38,6 +41,7 @@ from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
 from hcallproto.abi.spec import Arg, ArgKind, Buffer, Direction, Hcall
 from hcallproto.payloads.pks import WRAP_OVERHEAD, Consumer, Policy, WrapFlag
+from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 from hcallproto.wire.encode import encode
 
@@ -108,6 +112,9 @@ def stage(lab: Lab, tmp_path: Path) -> Iterator[Stage]:
     passphrase = secrets.add("passphrase of the state directory", b"qV7-xK2m-9tLw-Hr4d-Yp8s-z3")
     (tmp_path / "hcalld.pass").write_bytes(passphrase + b"\n")
     (tmp_path / "hcalld.pass").chmod(0o600)
+    capture_passphrase = secrets.add("passphrase of the capture", b"uP5.wC3z.8yBn.Kf6d.Vs1a.g7")
+    (tmp_path / "capture.pass").write_bytes(capture_passphrase)
+    (tmp_path / "capture.pass").chmod(0o600)
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles" / f"{PARTITION}.toml").write_text(PROFILE)
     daemon = lab.daemon(
@@ -115,6 +122,7 @@ def stage(lab: Lab, tmp_path: Path) -> Iterator[Stage]:
         *("--capture", str(lab.artifacts / CAPTURE)),
         *("--key", f"passphrase-file:{tmp_path / 'hcalld.pass'}"),
         *("--profile-dir", str(tmp_path / "profiles")),
+        *("--capture-secrets", f"passphrase-file:{tmp_path / 'capture.pass'}"),
     )
     with FakeShim(connect(daemon.socket)) as shim:
         shim.negotiate(hello(PARTITION))
@@ -425,4 +433,18 @@ def test_the_search_finds_what_is_there(stage: Stage) -> None:
     found = stage.secrets.find(ended.stdout.encode(), "stdout")
     assert {leak.dress for leak in found if leak.secret.startswith("object's data")} == {
         "hexadecimal"
+    }
+    # The capture has them for who has its key.
+    opened = Events(
+        [(stage.lab.artifacts / CAPTURE).read_bytes()],
+        Passphrase(Secret((stage.inputs / "capture.pass").read_bytes())),
+    )
+    frames = b"".join(
+        encode(event.what) for event in opened if isinstance(event.what, f.Call | f.Reply)
+    )
+    assert opened.inexact == {}
+    assert {leak.secret.rstrip(" 0123456789") for leak in stage.secrets.find(frames, "")} >= {
+        "object's data",
+        "password of the OS",
+        "wrong password",
     }
