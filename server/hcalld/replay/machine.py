@@ -125,12 +125,12 @@ class MachinePlayer:
             Stopped: there is none, and the report wants to hear no more.
         """
         async with self._matching:  # one call after another takes its answer
-            expected = self._matcher.expected()
             found = await self._matcher.find(asked)
+            following = self._matcher.following()
         if found is None:
             self.figures.unknown += 1
-            what = "one of the capture" if expected is None else call_name(expected.call)
-            self._tell(live, "call", what, _text(asked))
+            what = "an answer" if following is None else call_name(following.call)
+            self._tell(live, "call", what, f"the capture has none for {_text(asked)}")
             return f.Reply(live.vcpu, live.reset, live.seq, self._unknown)
         await self._pace.between(found.start_ns, found.end_ns)
         self.figures.answered += 1

@@ -93,9 +93,9 @@ class Matcher:
         """How many answers nobody has asked for, before the newest that was given."""
         return self._dropped + sum(order < self._newest for order in self._window)
 
-    def expected(self) -> Exchange | None:
-        """The call whose answer is next, as far as was read."""
-        return next(iter(self._window.values()), None)
+    def following(self) -> Exchange | None:
+        """The call that must be next, if the order is strict."""
+        return next(iter(self._window.values()), None) if self._is_strict else None
 
     async def find(self, live: Exchange) -> Exchange | None:
         """The captured call whose answer fits best; it is given once.
