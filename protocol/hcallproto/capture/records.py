@@ -64,7 +64,7 @@ class Key(Record, frozen=True, kw_only=True, tag="key"):
 
 
 class Sealed(Record, frozen=True, kw_only=True, tag="sealed"):
-    """What is secret, encrypted: one ``entries.Batch``, before the frames that it is about."""
+    """What is secret, encrypted: an ``entries.Batch`` or a part of one, before its frames."""
 
     number: int
     """Counts a connection's sealed records in a file from 0."""

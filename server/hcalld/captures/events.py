@@ -128,7 +128,8 @@ class _Followed:
     def _begin_file(self) -> None:
         self._opener: FileOpener | None = None
         self._packets = 0
-        self._sealed = 0
+        self._is_sealed = False
+        """Some of it was opened. So many frames are spoken of:"""
         self._covered = 0
         self._waiting: collections.deque[e.AnyEntry] = collections.deque()
         self._full: dict[int, bytes] = {}
@@ -186,13 +187,15 @@ class _Followed:
 
     def _open(self, entry: Entry, record: Sealed, opener: FileOpener) -> Iterator[Event]:
         yield from self._until(self._packets, entry)
-        if self._packets != self._covered and self._sealed:
+        if self._packets != self._covered and self._is_sealed:
             raise CaptureDamage(
                 f"{self._packets} frames of the connection, expected {self._covered}: some were "
                 "removed or added"
             )
-        batch = opener.open(self.name, self._sealed, record)
-        if self._sealed == 0:
+        batch = opener.open(self.name, record)
+        if batch is None:
+            return
+        if not self._is_sealed:
             if self._packets != batch.context:
                 raise CaptureDamage(
                     f"the file begins with {self._packets} frames of the connection, expected "
@@ -202,7 +205,7 @@ class _Followed:
                 yield from self._gap(entry, batch.known - self._passed)
         elif batch.first != self._covered:
             raise CaptureDamage(f"a sealed record from frame {batch.first}, not {self._covered}")
-        self._sealed += 1
+        self._is_sealed = True
         self._covered = batch.end
         self._full = {}
         at = batch.first
@@ -225,7 +228,7 @@ class _Followed:
 
     def _frame(self, entry: Entry, frame: f.Frame) -> Iterator[Event]:
         number = self._packets
-        if entry.comment == REPEATED and not self._sealed:
+        if entry.comment == REPEATED and not self._is_sealed:
             self._packets += 1
             self._marker.blank(frame)
             if self._files == 1:

@@ -7,14 +7,16 @@ sealed record is bound to is the file's salt, the connection, and the record's n
 it. So one that was removed, moved, or taken from another connection or file is noticed: the
 next that is read does not open.
 
-A sealed record is an ``entries.Batch``, compressed by zlib.
+What is sealed is an ``entries.Batch``, compressed by zlib, in parts: Wireshark reads no packet
+that is larger than 256 KiB. A byte before each part says whether another one follows.
 """
 
 from __future__ import annotations
 
+import collections
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +29,11 @@ from hcalld.crypto.seal import SALT_SIZE, Sealer, SealError
 from hcallproto.capture import entries as e
 from hcallproto.capture.records import Key, Sealed
 from hcallproto.errors import CaptureDamage, CaptureError
+
+PART_SIZE: Final = 184 << 10
+"""Bytes of a part: with base64 and the record's other fields it has less than 256 KiB."""
+_LAST: Final = b"\0"
+_MORE: Final = b"\1"
 
 _LEVEL: Final = 1
 """Of compression: a secure VM's start reads all of its memory, and the daemon shares its
@@ -62,22 +69,28 @@ class FileSeal:
     def __init__(self, key: Secret, record: Key) -> None:
         self.record = record
         self._sealer = Sealer(key, record.salt)
+        self._counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        """Of sealed records, by connection."""
 
-    def seal(self, connection: tuple[str, str], number: int, batch: e.Batch) -> Sealed:
-        """A sealed record. May run in a thread, one at a time.
+    def seal(self, connection: tuple[str, str], batch: e.Batch) -> Iterator[Sealed]:
+        """The records of a batch. May run in a thread, one batch after another.
 
         Args:
             connection: its interfaces' name and description.
-            number: of the record in it.
-            batch: what it holds.
+            batch: what they hold.
         """
-        plain = zlib.compress(e.encode(batch), _LEVEL)
-        sealed = self._sealer.seal(plain, _identity(self.record.salt, connection, number))
-        return Sealed(number=number, data=sealed)
+        plain = memoryview(zlib.compress(e.encode(batch), _LEVEL))
+        while plain:
+            part, plain = plain[:PART_SIZE], plain[PART_SIZE:]
+            number = self._counts[connection]
+            self._counts[connection] += 1
+            identity = _identity(self.record.salt, connection, number)
+            sealed = self._sealer.seal((_MORE if plain else _LAST) + part, identity)
+            yield Sealed(number=number, data=sealed)
 
 
 class FileOpener:
-    """Opens the sealed records of one file.
+    """Opens the sealed records of one connection in one file.
 
     Args:
         key: of the capture.
@@ -87,18 +100,21 @@ class FileOpener:
     def __init__(self, key: Secret, salt: bytes) -> None:
         self._sealer = Sealer(key, salt)
         self._salt = salt
+        self._count = 0
+        self._parts = b""
 
-    def open(self, connection: tuple[str, str], number: int, record: Sealed) -> e.Batch:
-        """What ``FileSeal.seal`` was given.
+    def open(self, connection: tuple[str, str], record: Sealed) -> e.Batch | None:
+        """What ``FileSeal.seal`` was given; None: a part of it.
 
         Args:
             connection: its interfaces' name and description.
-            number: the record's that is expected.
-            record: as it is read.
+            record: the next one.
 
         Raises:
             CaptureDamage: it is not the one that was written here.
         """
+        number = self._count
+        self._count += 1
         if record.number != number:
             raise CaptureDamage(
                 f"sealed record {record.number} of a connection, expected {number}: one was "
@@ -108,7 +124,13 @@ class FileOpener:
             plain = self._sealer.open(record.data, _identity(self._salt, connection, number))
         except SealError as error:
             raise CaptureDamage(f"sealed record {number} of a connection: {error}") from None
-        return e.decode(_decompress(plain))
+        self._parts += plain[1:]
+        if len(self._parts) > e.MAX_PLAIN:
+            raise CaptureDamage("sealed records hold what no hcalld wrote: too much at once")
+        if plain[:1] == _MORE:
+            return None
+        parts, self._parts = self._parts, b""
+        return e.decode(_decompress(parts))
 
 
 class Keys:

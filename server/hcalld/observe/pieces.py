@@ -58,9 +58,8 @@ class Track:
         self.repeated = 0
         self.known = 0
         """Frames in earlier files."""
-        self.sealed = 0
-        """Sealed records in this file; they speak of so many of its packets:"""
         self.covered = 0
+        """Packets in this file that sealed records speak of."""
         self.entries: list[e.AnyEntry] = []
         """That are not sealed yet."""
 
@@ -71,7 +70,6 @@ class _Batch:
 
     interface: int
     name: tuple[str, str]
-    number: int
     batch: e.Batch
 
 
@@ -91,8 +89,10 @@ class Piece:
         parts = [self.head]
         for one in self.batches:
             assert self.seal is not None
-            record = self.seal.seal(one.name, one.number, one.batch)
-            parts.append(pcapng.packet(one.interface, self.time_ns, encode_record(record)))
+            parts += [
+                pcapng.packet(one.interface, self.time_ns, encode_record(record))
+                for record in self.seal.seal(one.name, one.batch)
+            ]
         parts.append(self.body)
         return b"".join(parts)
 
@@ -193,7 +193,6 @@ class Pieces:
         track.known += track.packets - track.repeated
         track.file = self._file
         track.interface = self._interfaces
-        track.sealed = 0
         self._interfaces += 2
         for link in (LinkType.FRAMES, LinkType.RECORDS):
             self._head += pcapng.interface(link, *track.name)
@@ -217,8 +216,7 @@ class Pieces:
 def _batch_of(track: Track) -> _Batch:
     """What is new of a connection, to be sealed."""
     batch = e.Batch(track.covered, track.packets, track.known, track.repeated, track.entries)
-    one = _Batch(track.interface + 1, track.name, track.sealed, batch)
-    track.sealed += 1
+    one = _Batch(track.interface + 1, track.name, batch)
     track.covered = track.packets
     track.entries = []
     return one
