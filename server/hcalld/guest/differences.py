@@ -41,10 +41,7 @@ def parse(text: str, where: str) -> Differences:
     Raises:
         ConfigError: It is none.
     """
-    try:
-        read = msgspec.toml.decode(text, type=Differences)
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    read = plan.decoded(text, Differences, where)
     for test in read.test:
         if test.has_no_reason:
             raise ConfigError(f"{where}: {plan.no_reason(test)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ from hcalld.core.errors import ConfigError
 from hcalld.guest.ktap import Outcome
 
 Expectation = Literal["pass", "fail", "skip", "xfail", "timeout"]
+
+_T = TypeVar("_T")
 
 _TEST: Final = re.compile(r"[\w./-]+:[\w.+-]+")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
@@ -73,6 +75,18 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     left_out: tuple[LeftOut, ...] = ()
 
 
+def decoded(text: str, kind: type[_T], where: str) -> _T:
+    """Reads TOML.
+
+    Raises:
+        ConfigError: It is none, or not of that kind.
+    """
+    try:
+        return msgspec.toml.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
 def parse(text: str, where: str) -> Suite:
     """Reads a suite.
 
@@ -83,10 +97,7 @@ def parse(text: str, where: str) -> Suite:
     Raises:
         ConfigError: It is none.
     """
-    try:
-        suite = msgspec.toml.decode(text, type=Suite)
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    suite = decoded(text, Suite, where)
     for problem in _problems(suite):
         raise ConfigError(f"{where}: {problem}")
     return suite
