@@ -74,6 +74,8 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     # What tests compare with: programs that this project did not write.
     "tests": (
         "binutils-powerpc64le-linux-gnu",
+        "chromium",
+        "chromium-driver",
         "cpio",
         "device-tree-compiler",
         "efitools",
