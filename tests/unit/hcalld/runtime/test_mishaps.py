@@ -12,6 +12,7 @@ from tests.unit.hcalld.runtime.conftest import Logs
 from tests.unit.hcalld.runtime.daemon import Daemon
 from tests.unit.hcalld.runtime.shim import OTHER_INSTANCE, Shim, hello
 from tests.unit.hcalld.runtime.test_calls import cancel_of, entry_keys, events, values
+from tests.unit.hcalld.runtime.test_secure import KERNEL, Boot, Guest, boot
 from tests.unit.hcalld.runtime.test_tpm import CLOSE, Bench, bench, execute
 from trio.testing import MockClock
 
@@ -19,14 +20,14 @@ from hcalld.faults import rules
 from hcalld.faults.engine import Faults, Met
 from hcalld.faults.rules import Close, Corrupt, Gone, Rule
 from hcalld.runtime.mishaps import answered
-from hcallproto.abi.families import pks, tpm
-from hcallproto.abi.returns import H
+from hcallproto.abi.families import pks, tpm, uv
+from hcallproto.abi.returns import H, U
 from hcallproto.abi.spec import Hcall
 from hcallproto.conn.states import CallState
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
-__all__ = ["bench"]
+__all__ = ["bench", "boot"]
 
 PUT = ledger.PUT.name
 LONG = 600_000
@@ -476,3 +477,74 @@ async def test_corrupt_when_the_call_is_sent_again_then_it_is_told_the_same(benc
 async def test_faults_when_they_are_a_daemons_own_then_they_begin_with_none(daemon: Daemon):
     assert isinstance(daemon.server.faults, Faults)
     assert not daemon.server.faults.is_active
+
+
+# -- secure VMs --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def secure(boot: Boot) -> Guest:
+    """A guest that is a secure VM."""
+    guest: Guest = await boot("page_shift = 12")
+    await guest.enter()
+    assert guest.machine.is_secure
+    return guest
+
+
+async def test_ultracall_when_it_meets_a_rule_then_it_gets_the_code(secure: Guest):
+    secure.daemon.server.faults.add(Rule(call="UV_SHARE_PAGE", returns="U_RETRY", times=1))
+    reply = await secure.call(uv.SHARE_PAGE, KERNEL >> 12, 1)
+    assert (reply.status, reply.pages, reply.registers) == (U.RETRY, (), ())
+    assert secure.machine.is_secure
+    assert (await secure.call(uv.SHARE_PAGE, KERNEL >> 12, 1)).status == U.SUCCESS
+
+
+async def test_esm_when_it_meets_a_rule_then_the_guest_stays_what_it_was(boot: Boot):
+    guest: Guest = await boot("page_shift = 12")
+    guest.daemon.server.faults.add(Rule(call="UV_ESM", returns="U_PERMISSION", times=1))
+    reply = await guest.enter()
+    assert (reply.status, reply.context) == (U.PERMISSION, 0)
+    assert not guest.machine.is_secure
+    await guest.enter()
+    assert guest.machine.is_secure
+
+
+async def test_rule_when_a_vcpu_is_outside_of_secure_state_then_it_is_taken_down_all_the_same(
+    secure: Guest,
+):
+    """No rule may lead out of what keeps a secure VM's memory its own."""
+    secure.daemon.server.faults.add(Rule(call="UV_SHARE_PAGE", returns="U_SUCCESS"))
+    reply = await secure.call(uv.SHARE_PAGE, KERNEL >> 12, 1, msr=0)
+    assert reply.status != U.SUCCESS
+    assert (await secure.control()).action is s.ControlAction.TERMINATE
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "arguments", "vcpu"),
+    [
+        ("PAGE_IN", s.ShimCall.PAGE_IN, (KERNEL,), 0),
+        ("ATTEND", s.ShimCall.ATTEND, (), s.MACHINE_VCPU),
+    ],
+)
+async def test_qemus_own_call_when_its_reply_is_dropped_then_qemu_makes_it_anew(
+    secure: Guest, name: str, number: s.ShimCall, arguments: tuple[int, ...], vcpu: int
+):
+    faults = secure.daemon.server.faults
+    faults.add(Rule(call=name, drop_reply=True, times=1))
+    frame = secure.frame(number, *arguments, level=3, vcpu=vcpu)
+    await secure.shim.send(frame)
+    await secure.daemon.settle()
+    await secure.shim.send(cancel_of(frame))
+    while not isinstance(await secure.shim.receive(), f.Cancelled):
+        pass
+    reply = await secure.call(number, *arguments, level=3, vcpu=vcpu)
+    assert reply.status == U.SUCCESS
+    assert [active.met for active in faults] == [1]
+
+
+async def test_qemus_own_call_when_the_rule_is_for_every_call_then_it_does_not_meet_it(
+    secure: Guest,
+):
+    secure.daemon.server.faults.add(Rule(close=Close.BEFORE))
+    reply = await secure.call(s.ShimCall.PAGE_IN, KERNEL, level=3)
+    assert reply.status == U.SUCCESS
