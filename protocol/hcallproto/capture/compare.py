@@ -2,21 +2,26 @@
 """Two sequences of calls side by side: what one has and the other has not, what changed.
 
 Calls are the same if the guest asked for the same: name, arguments, what its buffers held.
-Addresses are left out, for no two boots have the same. If they are the same, their replies
-are compared. Memory is bounded by ``WINDOW``: a call that the other side has later than that
-is taken for one that it has not.
+If they are the same, their replies are compared. What no two boots have the same is left out:
+addresses, continue tokens, and what the table calls ``fresh``, such as random numbers. Memory
+is bounded by ``WINDOW``: a call that the other side has later than that is taken for one that
+it has not.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
+
+import construct
 
 from hcallproto.abi.registers import FIRST_ARGUMENT, LAST_ARGUMENT
 from hcallproto.abi.returns import status_name
-from hcallproto.abi.spec import ArgKind
+from hcallproto.abi.spec import ArgKind, Buffer, Direction
 from hcallproto.capture.exchanges import Exchange, Fate
 from hcallproto.capture.selection import codes_of
 
@@ -44,51 +49,104 @@ class Difference:
     changes: tuple[Change, ...] = ()
 
 
-def asked(exchange: Exchange, ignored: Collection[str] = ()) -> tuple[tuple[str, object], ...]:
+Ignores = Callable[[str, tuple[str, ...]], bool]
+"""Whether a call's field, by any of its names, is left out."""
+
+
+def nothing(call: str, names: tuple[str, ...]) -> bool:
+    """Leaves nothing out."""
+    return False
+
+
+def asked(exchange: Exchange, ignores: Ignores = nothing) -> tuple[tuple[str, object], ...]:
     """What a guest asked for, by field; equal for calls that are the same."""
     call, hcall = exchange.call, exchange.hcall
     registers = call.by_number()
     fields: list[tuple[str, object]] = [("level", call.level), ("number", call.number)]
     if hcall is None:
         fields += [
-            (f"r{number}", registers[number]) for number in range(FIRST_ARGUMENT, LAST_ARGUMENT + 1)
+            (f"r{number}", registers[number])
+            for number in range(FIRST_ARGUMENT, LAST_ARGUMENT + 1)
+            if not ignores("", (f"r{number}",))
         ]
-    else:
-        buffers = {buffer.address for buffer in hcall.buffers}
-        fields += [
-            (arg.name, registers[arg.register])
-            for arg in hcall.args
-            if arg.kind is not ArgKind.ADDRESS and arg.register < len(registers)
-        ]
-        fields += [(f"{name}[]", exchange.buffers.get(name)) for name in sorted(buffers)]
-    return tuple(field for field in fields if field[0] not in ignored)
+        return tuple(fields)
+    for arg in hcall.args:
+        if arg.kind not in _ANEW and not ignores(hcall.name, (arg.name, f"r{arg.register}")):
+            fields.append((arg.name, registers[arg.register]))
+    for buffer in hcall.buffers:
+        if buffer.direction is not Direction.OUT and not ignores(hcall.name, (buffer.address,)):
+            fields.append((f"{buffer.address}[]", exchange.buffers.get(buffer.address)))
+    return tuple(fields)
 
 
-def answered(exchange: Exchange, ignored: Collection[str] = ()) -> Mapping[str, str]:
+_ANEW: Final = (ArgKind.ADDRESS, ArgKind.TOKEN)
+
+
+def answered(exchange: Exchange, ignores: Ignores = nothing) -> Mapping[str, str]:
     """What became of a call, by field, as text."""
-    fields = {"fate": exchange.fate.value}
-    reply = exchange.reply
-    if exchange.fate is Fate.ANSWERED and reply is not None:
-        fields["return"] = status_name(reply.status, codes_of(exchange))
-        hcall = exchange.hcall
-        names = {one.register: one.name for one in hcall.outputs} if hcall is not None else {}
-        for number, value in reply.registers:
-            fields[names.get(number, f"r{number}")] = f"0x{value:x}"
-        for name, data in exchange.written().items():
-            fields[f"{name}[]"] = _bytes(data)
-        if reply.context:
-            fields["nip"] = f"0x{reply.nip:x}"
-    return {name: value for name, value in fields.items() if name not in ignored}
+    hcall = exchange.hcall
+    name = "" if hcall is None else hcall.name
+    fields = {names[0]: value for names, value in _answered(exchange) if not ignores(name, names)}
+    return fields
+
+
+def _answered(exchange: Exchange) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each field's names, the first of which is shown, and its value."""
+    yield ("reply",), exchange.fate.value
+    reply, hcall = exchange.reply, exchange.hcall
+    if exchange.fate is not Fate.ANSWERED or reply is None:
+        return
+    yield ("status",), status_name(reply.status, codes_of(exchange))
+    outputs = {one.register: one for one in hcall.outputs} if hcall is not None else {}
+    for number, value in reply.registers:
+        output = outputs.get(number)
+        if output is None:
+            yield (f"r{number}",), f"0x{value:x}"
+        elif not output.fresh:
+            yield (output.name, f"r{number}"), f"0x{value:x}"
+    written = exchange.written()
+    for buffer in hcall.buffers if hcall is not None else ():
+        if buffer.address in written:
+            yield from _written(buffer, written[buffer.address])
+    if reply.pages:
+        pages = (f"0x{one.gpa:x} {one.size} bytes {int(one.state)}" for one in reply.pages)
+        yield ("pages",), ", ".join(pages)
+    if reply.context:
+        yield ("nip",), f"0x{reply.nip:x}"
+        yield ("msr",), f"0x{reply.msr:x}/0x{reply.msr_mask:x}"
+
+
+def _written(buffer: Buffer, data: bytes) -> Iterator[tuple[tuple[str, ...], str]]:
+    """A buffer's fields, if it begins with a structure, and its bytes."""
+    name = buffer.address
+    if buffer.layout is not None:
+        size = buffer.layout.sizeof()
+        # A capture may hold anything; what is no such structure is bytes.
+        with contextlib.suppress(construct.ConstructError):
+            fields = buffer.layout.parse(data)
+            data = data[size:]
+            for field, value in fields.items():
+                if isinstance(value, int):
+                    yield (field, name), f"0x{value:x}"
+                elif isinstance(value, bytes):
+                    yield (field, name), _bytes(value)
+    if buffer.fresh:
+        yield (name,), f"{len(data)} bytes"
+    elif data:
+        yield (name,), _bytes(data)
 
 
 def _bytes(data: bytes) -> str:
     shown = data[:_SHOWN_BYTES].hex()
-    return f"{shown}... {len(data)} bytes" if len(data) > _SHOWN_BYTES else shown
+    if len(data) <= _SHOWN_BYTES:
+        return shown
+    # Two that differ further on must not look alike.
+    return f"{shown}... {len(data)} bytes, CRC {zlib.crc32(data):08x}"
 
 
-def changes(left: Exchange, right: Exchange, ignored: Collection[str] = ()) -> tuple[Change, ...]:
+def changes(left: Exchange, right: Exchange, ignores: Ignores = nothing) -> tuple[Change, ...]:
     """The fields in which the replies to two calls that are the same differ."""
-    mine, its = answered(left, ignored), answered(right, ignored)
+    mine, its = answered(left, ignores), answered(right, ignores)
     return tuple(
         Change(name, mine.get(name, "-"), its.get(name, "-"))
         for name in dict.fromkeys((*mine, *its))
@@ -99,9 +157,9 @@ def changes(left: Exchange, right: Exchange, ignored: Collection[str] = ()) -> t
 class _Side:
     """One sequence, read ahead."""
 
-    def __init__(self, exchanges: Iterable[Exchange], ignored: Collection[str]) -> None:
+    def __init__(self, exchanges: Iterable[Exchange], ignores: Ignores) -> None:
         self._source = iter(exchanges)
-        self._ignored = ignored
+        self._ignores = ignores
         self.ahead: collections.deque[tuple[object, Exchange]] = collections.deque()
         """What was asked, and the call."""
 
@@ -110,7 +168,7 @@ class _Side:
             exchange = next(self._source, None)
             if exchange is None:
                 return
-            self.ahead.append((asked(exchange, self._ignored), exchange))
+            self.ahead.append((asked(exchange, self._ignores), exchange))
 
     def rest(self) -> Iterator[Exchange]:
         """All that is left."""
@@ -120,17 +178,18 @@ class _Side:
 
 
 def compare(
-    left: Iterable[Exchange], right: Iterable[Exchange], ignored: Collection[str] = ()
+    left: Iterable[Exchange], right: Iterable[Exchange], ignores: Ignores = nothing
 ) -> Iterator[Difference]:
     """Compare two sequences of calls.
 
     Args:
         left: calls in their order.
         right: calls in their order.
-        ignored: names of arguments, results and registers that are not compared; a buffer's
-            content is its argument's name with ``[]``; also ``fate`` and ``return``.
+        ignores: which fields are not compared: arguments and results by their names and
+            registers, a buffer's content by its argument's name, ``reply``, ``status``,
+            ``pages``, ``nip`` and ``msr``.
     """
-    one, two = _Side(left, ignored), _Side(right, ignored)
+    one, two = _Side(left, ignores), _Side(right, ignores)
     while True:
         one.fill(1)
         two.fill(1)
@@ -138,7 +197,7 @@ def compare(
             break
         if one.ahead[0][0] == two.ahead[0][0]:
             mine, its = one.ahead.popleft()[1], two.ahead.popleft()[1]
-            found = changes(mine, its, ignored)
+            found = changes(mine, its, ignores)
             if found:
                 yield Difference(mine, its, found)
             continue

@@ -10,12 +10,35 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli.capturefiles import chunks
+from hcalld.replay.ignoring import Ignored, IgnoreError, parse_ignored
+
 if TYPE_CHECKING:
     from hcallproto.capture.compare import Difference
     from hcallproto.capture.exchanges import Exchange
 
-CHUNK_SIZE = 1 << 18
+EXIT_DIFFERENT = 1
+EXIT_BROKEN = 2
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+
+
+def _ignored(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> Ignored:
+    """What replays ignore, and arguments, which these do not compare."""
+    from hcallproto.abi.registry import CALLS
+
+    arguments = {(hcall.name.lower(), arg.name.lower()) for hcall in CALLS for arg in hcall.args}
+    arguments |= {("", name) for _, name in arguments}
+    found: set[tuple[str, str]] = set()
+    for word in words:
+        owner, _, field = word.lower().rpartition(".")
+        if (owner, field) in arguments:
+            found.add((owner, field))
+            continue
+        try:
+            found |= parse_ignored((word,)).fields
+        except IgnoreError as error:
+            raise click.BadParameter(str(error)) from None
+    return Ignored(frozenset(found))
 
 
 @click.command(name="diff", short_help="Compare the calls of two captures.")
@@ -24,32 +47,42 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
     "ignored",
     multiple=True,
     metavar="FIELD",
-    help="Don't compare an argument, a result, a buffer (its name and []), 'return' or 'fate'.",
+    callback=_ignored,
+    help="Don't compare this field: FIELD, or CALL.FIELD such as H_PKS_GET_CONFIG.usedspace; "
+    "arguments, results and buffers by the table's names, rN, status, reply, pages, nip, msr.",
 )
 @click.option("--first", is_flag=True, help="Stop at the first difference.")
 @click.argument("left", type=_FILE)
 @click.argument("right", type=_FILE)
-def command(
-    *, ignored: tuple[str, ...], first: bool, left: pathlib.Path, right: pathlib.Path
-) -> None:
+def command(*, ignored: Ignored, first: bool, left: pathlib.Path, right: pathlib.Path) -> None:
     """Compare the calls of two captures, LEFT and RIGHT.
 
-    Each guest's vCPUs are compared one by one; addresses and times are not. If each capture
-    has one guest, its name does not matter. The exit status is 1 if there is a difference.
+    Each guest's vCPUs are compared one by one; addresses, times and what is random are not. If
+    each capture has one guest, its name does not matter. The exit status is 1 if there is a
+    difference, and 2 if a capture cannot be read whole.
     """
+    from hcalld.core.errors import HcalldError
     from hcallproto.capture.compare import compare
 
     count = 0
-    for mine, its in _pairs(left, right):
-        for difference in compare(_calls(left, *mine), _calls(right, *its), ignored):
-            count += 1
-            for line in _lines(mine, difference):
-                click.echo(line)
-            if first:
-                sys.exit(1)
+    try:
+        for mine, its in _pairs(left, right):
+            for difference in compare(
+                _calls(left, *mine),
+                _calls(right, *its),
+                lambda call, names: ignored.covers(call, *names),
+            ):
+                count += 1
+                for line in _lines(mine, difference):
+                    click.echo(line)
+                if first:
+                    sys.exit(EXIT_DIFFERENT)
+    except HcalldError as error:
+        click.echo(f"hcalld: {error}", err=True)
+        sys.exit(EXIT_BROKEN)
     if count:
-        click.echo(f"{count} calls differ")
-        sys.exit(1)
+        click.echo(f"{count} calls differ" if count > 1 else "1 call differs")
+        sys.exit(EXIT_DIFFERENT)
     click.echo("no differences")
 
 
@@ -80,7 +113,7 @@ def _all_calls(path: pathlib.Path) -> Iterator[tuple[str, Exchange]]:
     from hcallproto.errors import CaptureError
 
     with path.open("rb") as file:
-        reader = CaptureReader(iter(lambda: file.read(CHUNK_SIZE), b""))
+        reader = CaptureReader(chunks(file))
         try:
             for entry, exchange in exchanges(reader):
                 yield entry.guest, exchange

@@ -10,7 +10,6 @@ from click.testing import CliRunner, Result
 from tests.unit.hcallproto.capture.sample import Capture, call, read_of_db
 
 from hcalld.cli.diff import command
-from hcalld.core.errors import HcalldError
 from hcallproto.abi.families import pks
 from hcallproto.wire import frames as f
 
@@ -41,8 +40,8 @@ def test_a_reply_that_differs_is_shown_with_its_call(tmp_path: Path):
     assert done.exit_code == 1
     shown, change, count = done.stdout.splitlines()
     assert " lpar7 cpu3 #2 H_PKS_GET_CONFIG(" in shown
-    assert change == "    return: H_SUCCESS -> H_STATE"
-    assert count == "1 calls differ"
+    assert change == "    status: H_SUCCESS -> H_STATE"
+    assert count == "1 call differs"
 
 
 def test_calls_of_one_side_alone_are_marked(tmp_path: Path):
@@ -54,8 +53,21 @@ def test_calls_of_one_side_alone_are_marked(tmp_path: Path):
 
 
 def test_fields_may_be_ignored(tmp_path: Path):
-    done = run(tmp_path, one_guest("a", 0), one_guest("a", -75), "--ignore", "return")
+    done = run(tmp_path, one_guest("a", 0), one_guest("a", -75), "--ignore", "status")
     assert done.exit_code == 0
+    left, right = one_guest("a", 0), one_guest("a", -75)
+    for word, status in (
+        ("H_PKS_GET_CONFIG.status", 0),
+        ("H_PKS_WRAP_OBJECT.status", 1),
+        ("buffer_size", 1),
+        ("h_pks_get_config.buffer_size", 1),
+    ):
+        assert run(tmp_path, left, right, "--ignore", word).exit_code == status
+    shorter = one_guest("a", -75, -75)
+    assert run(tmp_path, one_guest("a", -75), shorter, "--ignore", "buffer_size").exit_code == 1
+    done = run(tmp_path, left, right, "--ignore", "nonsense")
+    assert done.exit_code == 2
+    assert "'nonsense' is no field" in done.stderr
 
 
 def test_other_vcpus_and_guests_differ(tmp_path: Path):
@@ -67,5 +79,5 @@ def test_other_vcpus_and_guests_differ(tmp_path: Path):
 @pytest.mark.parametrize("data", [b"no capture", read_of_db().data[:-5]])
 def test_what_cannot_be_read_whole_is_not_compared(tmp_path: Path, data: bytes):
     done = run(tmp_path, read_of_db().data, data)
-    assert isinstance(done.exception, HcalldError)
-    assert "right.pcapng: at byte " in str(done.exception)
+    assert done.exit_code == 2
+    assert "right.pcapng: at byte " in done.stderr
