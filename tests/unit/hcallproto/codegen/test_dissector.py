@@ -58,9 +58,14 @@ class Tshark:
         self._capture.write_bytes(data)
 
     def run(self, *options: str, passes: int = 2) -> str:
-        command = (self._program, "-r", self._capture, "-X", f"lua_script:{self._lua}")
-        if passes == 2:
-            command += ("-2",)
+        command: list[str | Path] = [
+            self._program,
+            "-r",
+            self._capture,
+            "-X",
+            f"lua_script:{self._lua}",
+        ]
+        command += ["-2"] * (passes == 2)
         done = subprocess.run(
             (*command, *options), capture_output=True, text=True, errors="replace", check=True
         )
