@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hcalld.core.histogram import Histogram
+from hcalld.families.uv.shim_table import FAMILY as SHIM_FAMILY
 from hcalld.report.memory import Memory
 from hcalld.report.timeline import Kind, Timeline
 from hcallproto.abi.registry import FAMILY_OF
-from hcallproto.abi.returns import H, status_name
+from hcallproto.abi.returns import H, U, status_name
 from hcallproto.abi.spec import Level
 from hcallproto.capture.exchanges import Exchange, Fate
 from hcallproto.capture.reading import CaptureReader, Entry, exchanges
@@ -39,7 +40,11 @@ UNKNOWN: Final = "unknown"
 SHIM: Final = "shim"
 """Of QEMU's own calls."""
 
-_BUSY: Final = frozenset(code.value for code in H if "BUSY" in code.name)
+_OF_SHIM: Final = {hcall.number: hcall for hcall in SHIM_FAMILY.calls}
+_AGAIN: Final = {
+    codes: frozenset(code.value for code in codes if "BUSY" in code.name or code.name == "RETRY")
+    for codes in (H, U)
+}
 
 
 @dataclasses.dataclass(slots=True)
@@ -184,6 +189,8 @@ class Gathered:
                 connection.version = what.version
             case f.Event():
                 self._mark(entry, f"event {what.kind.name}")
+            case f.Control() if what.action is s.ControlAction.ATTEND:
+                pass  # the calls that follow tell of it
             case f.Control() | f.Goodbye() | f.ShimGoodbye():
                 self._mark(entry, _said(what))
             case _:
@@ -211,6 +218,8 @@ class Gathered:
     # -- calls -----------------------------------------------------------------------------
 
     def _call(self, guest: str, exchange: Exchange) -> None:
+        if exchange.hcall is None and exchange.call.level == s.LEVEL_SHIM:
+            exchange.hcall = _OF_SHIM.get(exchange.call.number)
         name, family = _named(exchange)
         summary = self.calls.get(name)
         if summary is None:
@@ -263,10 +272,8 @@ def _named(exchange: Exchange) -> tuple[str, str]:
     """What was called, and of which family that is."""
     call, hcall = exchange.call, exchange.hcall
     if hcall is not None:
-        return hcall.name, FAMILY_OF[hcall.name].name
-    if call.level == s.LEVEL_SHIM:
-        known = {item.value: item.name for item in s.ShimCall}
-        return f"QEMU's {known.get(call.number, hex(call.number))}", SHIM
+        family = FAMILY_OF.get(hcall.name)
+        return hcall.name, SHIM if family is None else family.name
     kind = "ultracall" if call.level == Level.SC2 else "hcall"
     return f"{kind} 0x{call.number:x}", UNKNOWN
 
@@ -277,14 +284,15 @@ def _end_of(exchange: Exchange) -> tuple[Kind, str]:
     if reply is None:
         return Kind.UNANSWERED, exchange.fate.value
     assert exchange.fate is Fate.ANSWERED
-    hcall, status = exchange.hcall, reply.status
-    name = status_name(status, codes_of(exchange))
-    if status < 0:
-        return Kind.REFUSED, name
-    if hcall is not None and hcall.result and all(one.code != status for one in hcall.codes):
-        # Any number: how many bytes, say.
+    hcall, status, codes = exchange.hcall, reply.status, codes_of(exchange)
+    is_number = hcall is not None and all(one.code != status for one in hcall.codes)
+    if hcall is not None and hcall.result and is_number and status >= 0:
+        # How many bytes, say.
         return Kind.DONE, hcall.result
-    return (Kind.BUSY if status in _BUSY else Kind.DONE), name
+    name = status_name(status, codes)
+    if status in _AGAIN[codes]:
+        return Kind.BUSY, name
+    return (Kind.REFUSED if status < 0 else Kind.DONE), name
 
 
 def _text(exchange: Exchange) -> str:

@@ -36,6 +36,7 @@ FAMILY_TITLES: Final = {
 PERCENTILES: Final = (50, 90, 99)
 CHART_WIDTH: Final = 180
 CHART_HEIGHT: Final = 28
+MAX_BAR_WIDTH: Final = 9
 _PARTS_SHOWN: Final = 4
 """Bars of a power of two."""
 MAX_TABLE_VCPUS: Final = 16
@@ -203,7 +204,7 @@ def chart(call: CallSummary) -> list[dict[str, str]]:
     if not bins:
         return []
     most = max(count for _, _, count in bins)
-    width = CHART_WIDTH / len(bins)
+    width = min(CHART_WIDTH / len(bins), MAX_BAR_WIDTH)
     found = []
     for place, (low, end, count) in enumerate(bins):
         height = 0.0 if not count else max(1.5, CHART_HEIGHT * count / most)

@@ -97,8 +97,9 @@
     const isMarked = bar[KIND] >= BUSY;
     if (layerOf(bar) !== layer || !isShown(bar)) return;
     if (bar[END] < view.from || bar[START] > view.to) return;
-    const left = Math.max(gutter, xOf(bar[START]));
-    const size = Math.max(isMarked ? 2 : 1, Math.min(width(), xOf(bar[END])) - left);
+    const left = Math.round(Math.max(gutter, xOf(bar[START])));
+    const right = Math.round(Math.min(width(), xOf(bar[END])));
+    const size = Math.max(isMarked ? 2 : 1, right - left);
     context.fillStyle = colors.families[family(bar)];
     if (layer === 0) {
       context.fillStyle = colors.unanswered;

@@ -70,6 +70,7 @@ def test_calls_when_two_guests_read_then_counts_and_returns_are_told():
         (call(uv.SHARE_PAGE, 1), U.BUSY, Kind.BUSY, "U_BUSY"),
         (call(pks.GET_CONFIG, 1), H.P2, Kind.REFUSED, "H_P2"),
         (call(pks.GET_CONFIG, 1), -4321, Kind.REFUSED, "-4321"),
+        (call(uv.SHARE_PAGE, 1), U.RETRY, Kind.BUSY, "U_RETRY"),
         (call(uv.ESM, 1), U.P2, Kind.REFUSED, "U_P2"),
     ],
 )
@@ -107,8 +108,9 @@ def test_calls_when_they_are_qemus_own_then_they_are_named_so(capture: Capture):
     frame = call(pks.GET_CONFIG, 1)._replace(level=s.LEVEL_SHIM, vcpu=s.MACHINE_VCPU)
     gpr = list(frame.gpr)
     gpr[2] = s.ShimCall.ATTEND
-    capture.frame(frame._replace(gpr=tuple(gpr)))
-    assert gathered(capture).calls["QEMU's ATTEND"].family == "shim"
+    answered(capture, 1, U.RETRY, frame._replace(gpr=tuple(gpr)))
+    found = gathered(capture).calls["ATTEND"]
+    assert (found.family, found.codes) == ("shim", {"U_RETRY": 1})
 
 
 def test_calls_when_a_guest_makes_up_numbers_then_some_have_a_row_and_all_are_counted(
