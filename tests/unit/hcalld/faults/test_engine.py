@@ -10,6 +10,7 @@ from hcalld.faults.engine import Faults, Met, load
 from hcalld.faults.rules import MAX_RULES, Close, Rule
 from hcallproto.abi.families import pks, uv
 from hcallproto.abi.spec import Hcall
+from hcallproto.payloads.pks import Policy
 
 
 def registers(hcall: Hcall, **args: int) -> list[int]:
@@ -62,9 +63,9 @@ def test_an_argument_may_be_named():
 
 def test_names_of_flags_may_be_joined():
     rule = Rule(close=Close.BEFORE, arguments={"policy": "WORLDREADABLE | SIGNEDUPDATE"})
-    both = pks.Policy.WORLDREADABLE | pks.Policy.SIGNEDUPDATE
+    both = Policy.WORLDREADABLE | Policy.SIGNEDUPDATE
     assert met(Faults([rule]), pks.SIGNED_UPDATE, policy=int(both)) == 1
-    assert met(Faults([rule]), pks.SIGNED_UPDATE, policy=int(pks.Policy.SIGNEDUPDATE)) == 0
+    assert met(Faults([rule]), pks.SIGNED_UPDATE, policy=int(Policy.SIGNEDUPDATE)) == 0
 
 
 def test_a_negative_value_is_the_registers_bits():
