@@ -23,7 +23,7 @@ from hcalld.control import faulting
 from hcalld.control.commands import bound_to
 from hcalld.core.errors import HcalldError
 from hcalld.faults.engine import Faults
-from hcalld.faults.rules import MAX_RULES, Rule, calls_of
+from hcalld.faults.rules import MAX_RULES, Close, Rule, calls_of
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
 
@@ -127,17 +127,11 @@ async def test_rule_when_it_is_malformed_then_it_is_refused(
 
 
 def test_rules_when_the_daemon_ends_then_each_is_told_of(logs: Logs):
-    faults = Faults([Rule(call="pks", close=calls_close()), Rule(call="uv", drop_reply=True)])
+    faults = Faults([Rule(call="pks", close=Close.AFTER), Rule(call="uv", drop_reply=True)])
     (hcall,) = calls_of("H_PKS_GET_CONFIG")
     faults.meet("a", 0, hcall, [0] * 32)
     faulting.end(faults)
     assert ended(logs) == [("info", 1), ("warning", "no call has ever matched it")]
-
-
-def calls_close() -> Any:
-    from hcalld.faults.rules import Close
-
-    return Close.AFTER
 
 
 # -- the command line --------------------------------------------------------------------------
@@ -161,23 +155,21 @@ async def test_add_when_all_is_said_then_the_daemon_has_the_rule(daemon: Daemon,
 @pytest.mark.parametrize(
     ("words", "summary"),
     [
-        ("H_BUSY_IS_NONE", None),
         ("pks --return H_BUSY --times 1", "pks, once: return H_BUSY"),
         ("--return -7", "every call: return -7"),
         ("H_TPM_COMM --gone tpm", "H_TPM_COMM: no tpm"),
         ("--close after", "every call: close after"),
         ("uv --drop-reply", "uv: no reply"),
         ("ATTEND --delay-ms 5", "ATTEND: delay 5 ms"),
-        ("H_PKS_GEN_PASSWORD --arg consumer=OS --gone space", None),
+        (
+            "H_PKS_GEN_PASSWORD --arg consumer=OS --gone space",
+            "H_PKS_GEN_PASSWORD, with consumer=OS: no space",
+        ),
     ],
 )
 async def test_add_when_one_thing_goes_wrong_then_it_is_shown(
-    daemon: Daemon, run: Run, words: str, summary: str | None
+    daemon: Daemon, run: Run, words: str, summary: str
 ):
-    if summary is None:
-        words, summary = ("H_PKS_GEN_PASSWORD --arg consumer=OS --gone space",) + (
-            "H_PKS_GEN_PASSWORD, with consumer=OS: no space",
-        )
     assert await good(run, f"add {words}") == f"1: {summary}\n"
     assert await good(run, "list") == f"1: {summary} (matched 0, met 0)\n"
     assert json.loads(await good(run, "list --json"))["faults"][0]["number"] == 1
