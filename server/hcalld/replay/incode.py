@@ -86,12 +86,13 @@ class Replay:
                 is_going = False
                 for player in self.players:
                     is_going |= player.step()
-                self.players = [player for player in self.players if not player.is_done]
-                if is_going:
-                    continue
-                if self._is_over:
+                going = [player for player in self.players if not player.is_done]
+                if is_going or len(going) < len(self.players):
+                    self.players = going
+                elif self._is_over:
                     break
-                self._read()
+                else:
+                    self._read()
             nursery.cancel_scope.cancel()
 
     def _begin(self, nursery: trio.Nursery) -> bool:

@@ -38,10 +38,6 @@ from hcallproto.wire.decode import decode, decode_header
 from hcallproto.wire.encode import encode
 from hcallproto.wire.layout import HEADER
 
-BATCH: Final = 256
-"""Frames that are given to the session at once."""
-BATCH_BYTES: Final = 1 << 20
-
 NOT_ANSWERED: Final = "the capture has no answer to them"
 ENDED_EARLY: Final = "the connection ended earlier than in the capture"
 NO_STATE: Final = "the capture has no state that the connection began with"
@@ -53,8 +49,6 @@ _OVER: Final = frozenset({int(_T.REPLY), int(_T.CANCELLED)})
 _ANSWERS: Final = frozenset({int(_T.READ_REPLY), int(_T.WRITE_REPLY), int(_T.PAGES_REPLY)})
 _REQUESTS: Final = (f.Read, f.Write, f.Pages)
 _PLAIN: Final = frozenset({Inbound, Outbound, e.Answer})
-_OVERTAKEN: Final = frozenset({Outbound, e.Answer, e.Fault})
-"""What a batch may reach over: the calls before it, or they themselves, make it happen."""
 _unpack: Final = HEADER.unpack
 
 
@@ -104,6 +98,8 @@ class Player:
         self._strayed: set[Name] = set()
         """Calls that did not take the capture's way: the rest of it is not for them."""
         self.different: set[Name] = set()
+        self._told: set[Name] = set()
+        """Calls of which it was told that they ask for something else."""
         self._cancelled: set[Name] = set()
         """Calls that the guest's side has cancelled."""
         self._swallowed: set[Name] = set()
@@ -211,8 +207,9 @@ class Player:
 
     def mismatch(self, name: Name, what: str, captured: str) -> None:
         """See Place."""
-        if name not in self._strayed:
-            self._strayed.add(name)
+        self._strayed.add(name)
+        if name not in self._told:
+            self._told.add(name)
             self.tell(name, "effect", captured, what)
 
     def look(self) -> None:
@@ -238,43 +235,19 @@ class Player:
 
     # -- the guest's side (stage.Shim) ---------------------------------------------------
 
-    def batch(self) -> bytes:
-        """See Shim: the frames that are next, as far as nothing has to be waited for."""
-        if self._strayed or self._is_careful:
-            return self._next_frame()
-        if self.score.is_enough:
-            return b""
-        parts: list[bytes] = []
-        size = 0
-        is_last = False
-        for event in self.events:
-            kind = type(event)
-            is_last = kind is Inbound
-            if is_last:
-                data: bytes = event.data  # type: ignore[union-attr]  # an Inbound has some
-                parts.append(data)
-                size += len(data)
-                if len(parts) == BATCH or size > BATCH_BYTES:
-                    break
-            elif not parts or kind not in _OVERTAKEN:
-                break
-        else:
-            # What the last one needs may not have been read yet.
-            if is_last and not self.track.is_over:
-                parts.pop()
-        return b"".join(parts)
-
-    def _next_frame(self) -> bytes:
-        """The same, where it is not certain that the session can take it."""
+    def next_frame(self) -> bytes:
+        """See Shim: if all before it has happened again."""
         events = self.events
-        while events and isinstance(events[0], Inbound) and not self.score.is_enough:
+        while events and type(events[0]) is Inbound and not self.score.is_enough:
             event = events[0]
             if len(events) == 1 and not self.track.is_over:
-                return b""
+                # What its call asks may not have been read yet.
+                break
+            if not self._strayed and not self._is_careful:
+                return event.data
             head = head_of(event.data)
-            name = head.call
             if head.type in _ANSWERS:
-                if name in self._strayed:
+                if head.call in self._strayed:
                     self.take()
                     continue
                 ours = self._requests.get(head.request, head.request)
@@ -304,14 +277,11 @@ class Player:
     def received(self, frame: f.Frame, size: int) -> None:
         """See Tap."""
         events = self.events
-        if not events or type(events[0]) is not Inbound:
-            self._overtake()
-        if events:
-            event = events.popleft()
-            assert isinstance(event, Inbound)
-            self._time_ns = event.time_ns
-            if event.is_blanked:
-                self.blanked(event)
+        event = events.popleft()
+        assert isinstance(event, Inbound), "frames are given one by one"
+        self._time_ns = event.time_ns
+        if event.is_blanked:
+            self.blanked(event)
         if type(frame) is f.Call:
             self.open[frame.vcpu, frame.seq] = frame
             self._given += 1
@@ -460,6 +430,7 @@ class Player:
         del self.open[name]
         self.different.discard(name)
         self._strayed.discard(name)
+        self._told.discard(name)
         self._cancelled.discard(name)
 
     def count(self, name: Name, *, is_different: bool) -> None:
@@ -488,11 +459,13 @@ class Player:
 
     def _forget_calls(self) -> None:
         """A reset: no call is left."""
+        self._compare_sent()
         for name in list(self._late):
             self._lose(name)
         self.open.clear()
         self._early.clear()
         self._strayed.clear()
+        self._told.clear()
         self._cancelled.clear()
         self._swallowed.clear()
 
@@ -618,11 +591,10 @@ class Player:
         if self._make_do(name):
             return
         self.take()
-        if name in self._strayed or name in self._late or is_stopped:
-            return
-        self._strayed.add(name)
-        what = told(event) if isinstance(event, e.Answer) else "that it goes on"
-        self.tell(name, "effect", what, "nothing")
+        if isinstance(event, e.Answer) and name not in self._told:
+            self._strayed.add(name)
+            self._told.add(name)
+            self.tell(name, "effect", told(event), "nothing")
 
     def _make_do(self, name: Name) -> bool:
         """Have a call that waits for something else go on without."""
@@ -633,20 +605,6 @@ class Player:
         waiter.must_do = True
         waiter.woken.set()
         return True
-
-    def _overtake(self) -> None:
-        """A frame is there already, and what the capture has before it did not happen."""
-        events = self.events
-        while events and not isinstance(events[0], Inbound):
-            event = events[0]
-            if isinstance(event, Outbound):
-                self._missing(event)
-            elif isinstance(event, e.Answer | e.Turn):
-                self._unasked(event)
-            else:
-                events.popleft()
-            if events and events[0] is event:
-                events.popleft()
 
     # -- the end -------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -19,12 +19,15 @@ from hcalld.runtime.world import World
 from hcalld.stores.base import Store
 from hcallproto.wire import frames as f
 
+TURNS: Final = 64
+"""Frames that are given without a turn of the event loop."""
+
 
 class Shim(Protocol):
     """Plays the shim's part: the player."""
 
-    def batch(self) -> bytes:
-        """Frames that may come now; b"": none."""
+    def next_frame(self) -> bytes:
+        """The frame that comes now; b"": none."""
 
     def went_out(self, data: bytes) -> None:
         """Frames of the daemon."""
@@ -45,6 +48,7 @@ class ReplayTransport:
         self.is_ended = False
         self.is_waiting = False
         self._shim = shim
+        self._turns = 0
         self._woken = trio.Event()
 
     def wake(self) -> None:
@@ -58,14 +62,16 @@ class ReplayTransport:
 
     def try_receive(self) -> memoryview | bytes | None:
         """See Transport."""
-        return self._shim.batch() or None
+        return self._shim.next_frame() or None
 
     async def receive(self) -> memoryview | bytes:
         """See Transport."""
         while True:
-            # Between two batches those calls go on whose turn it is.
+            data = self._shim.next_frame()
+            self._turns += 1
+            if data and self._turns % TURNS:
+                return data
             await trio.lowlevel.checkpoint()
-            data = self._shim.batch()
             if data or self.is_ended:
                 return data
             self._woken = trio.Event()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hcalld.captures.events import Event
 from hcalld.replay.differences import Comparer, Difference
@@ -76,14 +76,21 @@ class Played:
         events: of the recording.
         stop: at the first difference.
         ignored: fields that are not compared.
+        is_blanked: the recording has no secrets.
     """
 
     def __init__(
-        self, events: list[Event], *, stop: bool = False, ignored: Ignored | None = None
+        self,
+        events: Iterable[Event],
+        *,
+        stop: bool = False,
+        ignored: Ignored | None = None,
+        is_blanked: bool = False,
     ) -> None:
         self.told: list[str] = []
         self.score = Score(self._tell, stop=stop)
-        self.replay = Replay(events, self.score, Comparer(ignored))
+        self.comparer = Comparer(ignored, is_blanked=is_blanked, is_live=is_blanked)
+        self.replay = Replay(events, self.score, self.comparer, is_blanked=is_blanked)
         self.replay.run()
 
     def _tell(self, where: Where, difference: Difference) -> None:
