@@ -17,6 +17,7 @@ from hcalld.core.errors import BackendUnavailable, ConfigError, StoreError
 from hcalld.core.handlers import Model
 from hcalld.core.records import Change, Loaded, RecordedReply, Run
 from hcalld.core.tap import NOW, Tap
+from hcalld.families.uv.shim_calls import FAMILY as PEF_FAMILY
 from hcalld.faults.engine import Meets, Met
 from hcalld.runtime import orders
 from hcalld.runtime.partition import Partition
@@ -191,8 +192,10 @@ def state_of(
         waiting: vCPU and sequence number of each call that waits.
         is_begin: the connection begins.
     """
-    problem = "" if is_begin else _begin_anew(partition, waiting)
+    problem = ""
     try:
+        if not is_begin:
+            problem = _begin_anew(partition, waiting)
         loaded = partition.stored()
     except StoreError as error:
         problem = f"the partition's store could not be read: {error}"
@@ -219,7 +222,7 @@ def state_of(
 
 
 def _begin_anew(partition: Partition, waiting: Collection[tuple[int, int]]) -> str:
-    """Have the models be what the store holds; why they cannot be, if so."""
+    """Have the models be what the store holds; why they cannot be, if so. Raises StoreError."""
     if waiting:
         return f"{len(waiting)} calls waited when the capture began; their begin is not in it"
     machine = partition.pef
@@ -229,6 +232,9 @@ def _begin_anew(partition: Partition, waiting: Collection[tuple[int, int]]) -> s
         if machine.is_plugging or machine.wanted_out:
             return "memory was being plugged in or paged out when the capture began"
     partition.discard()
+    if partition.may_be_secure:
+        # The next call asks it who may call, before it asks for a model.
+        partition.model(PEF_FAMILY.name)
     return ""
 
 
