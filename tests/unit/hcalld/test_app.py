@@ -159,6 +159,34 @@ async def test_serve_when_a_profile_is_wrong_then_nothing_is_opened(tmp_path: pa
     assert not path.exists()
 
 
+async def test_serve_when_a_rule_of_faults_is_wrong_then_nothing_is_opened(
+    tmp_path: pathlib.Path,
+):
+    rules = tmp_path / "faults.toml"
+    rules.write_text("[[fault]]\ndelay_ms = 0\n")
+    with pytest.raises(ConfigError, match=r"faults\.toml: rule 1: delay_ms: Expected `int` >= 1"):
+        await serve(memory_options(tmp_path / "hc.sock", faults=rules))
+    assert not (tmp_path / "hc.sock").exists()
+
+
+async def test_faults_when_the_daemon_begins_and_ends_then_they_hold_and_are_told_of(
+    running: Running, tmp_path: pathlib.Path, logs: Logs
+):
+    rules = tmp_path / "faults.toml"
+    rules.write_text(
+        '[[fault]]\ncall = "H_PKS_GET_CONFIG"\nreturn = "H_BUSY"\ntimes = 1\n'
+        '[[fault]]\ncall = "tpm"\nclose = "after"\n'
+    )
+    path = tmp_path / "hc.sock"
+    async with running(memory_options(path, faults=rules)):
+        shim = await guest(path)
+        seen = [(await shim.call(pks.GET_CONFIG, 0x1000, 44)).status for _ in range(2)]
+        assert seen == [H.BUSY, H.SUCCESS]
+        await shim.close()
+    told = [entry for entry in logs if entry["event"] == "fault ended"]
+    assert [(one["log_level"], one.get("met")) for one in told] == [("info", 1), ("warning", None)]
+
+
 async def test_serve_when_plain_tcp_is_asked_for_then_it_serves_there(running: Running, logs: Logs):
     tcp = TcpOptions(host="127.0.0.1", port=0)
     async with running(ServeOptions(tcp=tcp)):
