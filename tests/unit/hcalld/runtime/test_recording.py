@@ -12,6 +12,7 @@ import pytest
 from tests.unit.hcalld.runtime import ledger
 from tests.unit.hcalld.runtime.daemon import Daemon
 from tests.unit.hcalld.runtime.test_calls import Memory, memory, sharing_guest
+from tests.unit.hcalld.runtime.test_secure import Boot, boot
 from tests.unit.hcalld.runtime.test_tpm import Bench, bench, execute
 
 from hcalld.config import Profile
@@ -19,12 +20,13 @@ from hcalld.faults import rules
 from hcalld.faults.rules import Rule
 from hcalld.runtime import orders
 from hcalld.runtime.recording import entry_of
+from hcallproto.abi.families import svm
 from hcallproto.abi.returns import H
 from hcallproto.capture import entries as e
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
-__all__ = ["bench", "memory"]
+__all__ = ["bench", "boot", "memory"]
 
 
 @dataclasses.dataclass
@@ -265,3 +267,27 @@ async def test_shared_ram_when_it_is_read_then_that_is_told(
     told = kept.since(f.Call)
     assert told[:2] == [f.Call, answer(call.seq, e.EffectKind.READ_RAM)]
     assert told[2:] == [turn(call.seq), f.Read, f.ReadReply, turn(call.seq), f.Reply]
+
+
+async def test_state_when_a_capture_begins_with_a_secure_vm_then_calls_from_outside_end_it(
+    boot: Boot,
+):
+    guest = await boot()
+    await guest.enter()
+    assert guest.machine.is_secure
+    kept = Kept()
+    guest.daemon.server.begin_taps(kept)
+    assert (kept.state.problem, kept.state.waiting) == ("", ())
+    assert {record.namespace for record in kept.state.records} >= {"uv"}
+    await guest.call(svm.INIT_DONE, level=1, msr=0)
+    (control,) = guest.controls
+    assert control.action is s.ControlAction.TERMINATE
+
+
+async def test_state_when_pages_are_wanted_out_then_it_is_said_that_it_is_not_all(boot: Boot):
+    guest = await boot()
+    await guest.enter()
+    guest.daemon.server.sessions["lpar7"].carry_out(orders.PageOut((0x10000,)))
+    kept = Kept()
+    guest.daemon.server.begin_taps(kept)
+    assert kept.state.problem.startswith("memory was being plugged in or paged out")
