@@ -12,6 +12,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from hcallproto.abi import shim
 from hcallproto.abi.registers import REAL_ADDRESS_MASK
 from hcallproto.abi.registry import find
 from hcallproto.abi.spec import Direction, Hcall
@@ -159,7 +160,10 @@ class Exchanges:
             yield from self._lose(next(iter(self._live)), time_ns)
 
     def _begin(self, frame: f.Call, time_ns: int) -> Exchange:
-        exchange = Exchange(frame, find(frame.number, frame.level), time_ns)
+        hcall = find(frame.number, frame.level)
+        if hcall is None and frame.level == s.LEVEL_SHIM:
+            hcall = shim.BY_NUMBER.get(frame.number)
+        exchange = Exchange(frame, hcall, time_ns)
         if frame.segments:
             registers = self._announced.registers(frame.number, frame.level)
             for segment in frame.segments:

@@ -1827,6 +1827,24 @@ local CALLS = {
     },
     outputs = { { name = "output", register = 4, kind = "hex", doc = "output" } },
   },
+  {
+    name = "PAGE_IN",
+    number = "0000000000000001",
+    level = 3,
+    family = "uv",
+    codes = "U",
+    args = { { name = "gpa", register = 4, kind = "hex", doc = "where" } },
+    outputs = {},
+  },
+  {
+    name = "ATTEND",
+    number = "0000000000000002",
+    level = 3,
+    family = "uv",
+    codes = "U",
+    args = {},
+    outputs = {},
+  },
 }
 
 -- What follows walks over the tables above; it knows no call by name.

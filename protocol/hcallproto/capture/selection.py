@@ -6,10 +6,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+from hcallproto.abi import shim
 from hcallproto.abi.registry import BY_NAME, CALLS, FAMILIES
 from hcallproto.abi.returns import H, U, code_name
 from hcallproto.abi.spec import Level
 from hcallproto.capture.exchanges import Exchange
+from hcallproto.wire.schema import LEVEL_SHIM
 
 
 class SelectionError(Exception):
@@ -78,6 +80,9 @@ def parse_calls(words: Iterable[str]) -> frozenset[tuple[int, int]]:
 
 def _calls_named(word: str) -> list[tuple[int, int]]:
     name = word.upper()
+    of_shim = [call for call in shim.FAMILY.calls if call.name == name]
+    if of_shim:
+        return [(LEVEL_SHIM, call.number) for call in of_shim]
     if name in BY_NAME:
         matching = [BY_NAME[name]]
     else:

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import construct
 
+from hcallproto.abi import shim
 from hcallproto.abi.registry import CALLS, FAMILY_OF
 from hcallproto.abi.returns import H, U, code_name
-from hcallproto.abi.spec import Arg, ArgKind, Buffer, Hcall, Names, Output
+from hcallproto.abi.spec import Arg, ArgKind, Buffer, Family, Hcall, Names, Output
 from hcallproto.capture.pcapng import LinkType
 from hcallproto.codegen.layouts import fields_of
 from hcallproto.wire import frames as f
@@ -79,7 +80,10 @@ def lua(_: str | None = None) -> str:
             "H": {code.value: code_name(code) for code in H},
             "U": {code.value: code_name(code) for code in U},
         },
-        "CALLS": [_call(hcall) for hcall in CALLS],
+        "CALLS": [
+            *(_call(hcall, FAMILY_OF[hcall.name], hcall.level) for hcall in CALLS),
+            *(_call(hcall, shim.FAMILY, schema.LEVEL_SHIM) for hcall in shim.FAMILY.calls),
+        ],
     }
     parts = [_HEAD]
     parts += (f"local {name} = {_lua(value)}\n" for name, value in tables.items())
@@ -120,13 +124,12 @@ def _layout(name: str, struct: construct.Construct[Any, Any]) -> Iterator[dict[s
         yield row
 
 
-def _call(hcall: Hcall) -> dict[str, Any]:
-    family = FAMILY_OF[hcall.name]
+def _call(hcall: Hcall, family: Family, level: int) -> dict[str, Any]:
     buffers = {buffer.address: buffer for buffer in hcall.buffers}
     return {
         "name": hcall.name,
         "number": _hex64(hcall.number),
-        "level": int(hcall.level),
+        "level": int(level),
         "family": family.name,
         "codes": "U" if hcall.return_codes is U else "H",
         "args": [_arg(arg, buffers.get(arg.name)) for arg in hcall.args],

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from tests.unit.hcallproto.capture.sample import call
 
+from hcallproto.abi import shim
 from hcallproto.abi.families import pks
 from hcallproto.capture.exchanges import MAX_LIVE, MAX_LIVE_BYTES, Exchange, Exchanges, Fate
+from hcallproto.capture.selection import Selection, parse_calls
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
@@ -158,6 +160,14 @@ def test_take_when_the_table_does_not_know_a_call_then_it_is_kept():
         f.Reply(3, 0, 1, -2),
     )
     assert (found.hcall, found.buffers, found.written()) == (None, {}, {})
+
+
+def test_take_when_qemu_itself_calls_then_it_has_a_name():
+    frame = call(shim.PAGE_IN, 1, gpa=0x5000)._replace(level=s.LEVEL_SHIM)
+    (found,) = follow(frame, f.Reply(3, 0, 1, 0))
+    assert found.hcall is shim.PAGE_IN
+    assert parse_calls(["page_in"]) == {(s.LEVEL_SHIM, s.ShimCall.PAGE_IN)}
+    assert Selection(calls=parse_calls(["page_in"])).wants("lpar7", found)
 
 
 def test_take_when_a_peer_invents_vcpus_then_what_is_followed_is_bounded():
