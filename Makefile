@@ -109,6 +109,13 @@ ktest: venv stub ## Run the tests with Linux kernels
 	@$(PROVISION) system tests
 	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel,kernel) -m 'kernel and not soak and not bench' $(PYTEST_ARGS)
 
+# CAPTURES names some of them, such as CAPTURES='pkwm secvar'.
+CAPTURES ?=
+
+.PHONY: captures
+captures: venv stub ## Make the captures in tests/vectors/captures anew, with real guests
+	@$(call with,$(ALL)) $(PYTHON) -m tests.vectors.captures.make $(CAPTURES)
+
 # KERNEL names a vmlinux, SRC the tree that selftests are built from; SELFTEST_ARGS has more words
 # for `hcalld guest run`, such as SELFTEST_ARGS='--suite tpm'.
 SELFTEST := qemu kernel-own initramfs-selftests stub
