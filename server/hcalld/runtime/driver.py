@@ -165,8 +165,10 @@ class Execution:
                     StoreError,
                 ) as raised:
                     error = raised
-                if time.perf_counter_ns() > until:
-                    # As UV_ESM, which reads and measures what may be all of a guest's RAM.
+                if isinstance(effect, ReadGuest) and time.perf_counter_ns() > until:
+                    # As UV_ESM, which reads and measures what may be all of a guest's RAM. Not
+                    # after effects that no recording tells of: when a call lets others go first
+                    # hangs on the clock.
                     await trio.lowlevel.checkpoint()
                     until = time.perf_counter_ns() + SLICE_NS
                     is_waiting = True
