@@ -158,6 +158,8 @@ class FakeDaemon:
         self.received: list[f.Frame] = []
         self.link: Link | None = None
         self.raw: socket.socket | None = None
+        self.count = 0
+        """For the test's use."""
         self._answer = answer
         self._greeting = greeting or welcome()
 

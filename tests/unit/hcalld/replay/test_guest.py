@@ -230,6 +230,32 @@ async def test_a_write_to_what_is_no_ram_is_refused() -> None:
     assert told.lines == []
 
 
+async def test_states_of_pages_that_are_no_ram_are_refused() -> None:
+    features = s.Feature.SC2 | s.Feature.PAGE_STATES
+    esm = call(uv.ESM, 1, vcpu=0)
+    pages = tuple(f.PageRange(gpa, 4096, s.PageState.UNSHARED) for gpa in (0, 1 << 40))
+
+    async def answer(daemon: FakeDaemon, frame: f.Frame) -> None:
+        if isinstance(frame, f.Call):
+            await daemon.send(f.Pages(0, 0, 1, 1, pages[: daemon.count]))
+        elif isinstance(frame, f.PagesReply):
+            is_good = daemon.count == 1
+            assert frame.bad_range == (0 if is_good else 1)
+            assert (frame.status is s.AccessStatus.OK) == is_good
+            await daemon.send(reply(esm))
+
+    greeting = welcome(spec(uv.ESM), features=features)
+    for count, done in ((1, "0x0+0x1000 UNSHARED"), (2, "none")):
+        capture = greeted(esm, reply(esm), begin=hello(features=features), greeting=greeting)
+        daemon = FakeDaemon(answer, greeting)
+        daemon.count = count
+        comparer = Comparer(is_live=True)
+        _, told = await play(capture, daemon, comparer=comparer, is_blanked=False)
+        assert told.lines == (
+            [] if done == "none" else [f"lpar7 cpu0 #1 UV_ESM: pages: {done}, expected none"]
+        )
+
+
 # -- what is made anew ----------------------------------------------------------------------
 
 
@@ -269,6 +295,61 @@ async def test_wrapped_keys_are_passed_on() -> None:
     _, second = daemon.frames(f.Call)
     assert second.segments[0].data == new
     assert player.figures.replaced == 1
+
+
+async def test_a_key_that_is_read_is_the_one_that_was_made() -> None:
+    old, new = b"o" * 32, b"n" * 32
+    made = call(pks.GEN_KEY, 1, vcpu=0, out=0x4000, out_size=32)
+    read = call(READ_OBJECT, 2, vcpu=0, out=0x5000, out_size=64)
+    capture = greeted(
+        made,
+        reply(made, 0, (), written(0x4000, old)),
+        read,
+        reply(read, 0, (), written(0x5000, old)),
+    )
+    for answer, lines in ((new, 0), (old, 1)):
+        daemon = FakeDaemon(
+            answering(
+                [
+                    reply(made, 0, (), written(0x4000, new)),
+                    reply(read, 0, (), written(0x5000, answer)),
+                ]
+            )
+        )
+        comparer = Comparer(is_live=True)
+        _, told = await play(capture, daemon, comparer=comparer, is_blanked=False)
+        assert len(told.lines) == lines
+
+
+async def test_passwords_are_passed_on() -> None:
+    old, new = bytes(64), b"n" * 64
+    gen = call(pks.GEN_PASSWORD, 1, vcpu=0, consumer=3, password=0x2000, password_size=64)
+    head = bytes([1, 3]) + bytes(12) + b"\0\x40"
+    at = f.BufferSpec(4, s.BufferKind.PAGE_BOUNDED, s.Direction.IN, 0, 80)
+    auth = f.Segment(0, 0x3000, s.SegmentStatus.OK, head + old + b"rest")
+    reads = [call(READ_OBJECT, seq, auth, vcpu=0, auth=0x3000) for seq in (2, 3)]
+    greeting = welcome(spec(pks.GEN_PASSWORD), spec(READ_OBJECT, at))
+    capture = greeted(
+        gen,
+        reply(gen, 0, (), written(0x2000, old)),
+        reads[0],
+        reply(reads[0]),
+        reads[1],
+        reply(reads[1], H.AUTHORITY),
+        greeting=greeting,
+    )
+    replies = [
+        reply(gen, 0, (), written(0x2000, new)),
+        reply(reads[0]),
+        reply(reads[1], H.AUTHORITY),
+    ]
+    daemon = FakeDaemon(answering(replies), greeting)
+    _, told = await play(capture, daemon)
+    assert told.lines == []
+    _, right, wrong = daemon.frames(f.Call)
+    assert right.segments[0].data == head + new + b"rest"
+    # Its password may have been the wrong one: it was blanked.
+    assert wrong.segments[0].data == head + old + b"rest"
 
 
 # -- events and the end ---------------------------------------------------------------------
