@@ -35,7 +35,7 @@ MAX_PENDING_BYTES_SEALED: Final = 256 << 20
 """With secrets: a secure VM's start reads its kernel faster than it is compressed."""
 MAX_PENDING: Final = 1 << 16
 """Frames and entries that are not written yet."""
-SLICE: Final = 64
+SLICE: Final = 16
 """Frames that are encoded between two turns of the event loop."""
 PAUSE_SECONDS: Final = 0.05
 """Frames are gathered for so long: a guest that calls now and then shares its processor less."""
