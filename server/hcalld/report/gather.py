@@ -25,7 +25,7 @@ from hcallproto.wire import schema as s
 
 MAX_NAMES: Final = 128
 """Calls that have a row; a guest can make up numbers."""
-MAX_REFUSALS: Final = 400
+MAX_REFUSALS: Final = 500
 """Kinds of refusals that have a row."""
 MAX_CODES: Final = 64
 """Return codes of a call that are told apart: a fault can give any number."""
