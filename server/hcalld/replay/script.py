@@ -52,7 +52,8 @@ class Script:
             CaptureError: it is no capture.
         """
         while not self._ahead:
-            if not await self._read():
+            # Whoever looks ahead may have read meanwhile, up to the end.
+            if not await self._read() and not self._ahead:
                 self._check()
                 return None
         self._taken += 1
@@ -68,7 +69,9 @@ class Script:
             place = max(place, self._taken)
             if place - self._taken < len(self._ahead):
                 return place, self._ahead[place - self._taken]
-            if not (self._may_look() and await self._read()):
+            if not self._may_look():
+                return None
+            if not await self._read() and place - self._taken >= len(self._ahead):
                 return None
 
     def _check(self) -> None:

@@ -74,13 +74,17 @@ class SparseMemory:
         return bytes(found)
 
     def _zero(self, gpa: int, size: int) -> None:
-        # What is not kept reads as zeros already; much may be zeroed at once.
-        if size > self._max_pages * PAGE_SIZE:
-            low, high = gpa // PAGE_SIZE, (gpa + size - 1) // PAGE_SIZE
-            for number in [one for one in self._pages if low < one < high]:
-                del self._pages[number]
+        if size <= self._max_pages * PAGE_SIZE:
+            self.write(gpa, bytes(size))
             return
-        self.write(gpa, bytes(size))
+        # What is not kept reads as zeros already.
+        end = gpa + size
+        for number, page in self._pages.items():
+            low = max(gpa - number * PAGE_SIZE, 0)
+            high = min(end - number * PAGE_SIZE, PAGE_SIZE)
+            if low < high:
+                page.data[low:high] = bytes(high - low)
+                page.known[low:high] = b"\x01" * (high - low)
 
     def _page(self, number: int) -> _Page:
         page = self._pages.get(number)
