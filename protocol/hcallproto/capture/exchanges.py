@@ -101,14 +101,14 @@ class Exchanges:
             comment: what was said of it.
         """
         match frame:
-            case f.Welcome() | f.Announce():
-                self._announced.take(frame.announcement)
             case f.Call():
+                name = frame.vcpu, frame.seq
                 if len(self._live) >= MAX_LIVE:
                     yield from self.end(time_ns)
-                yield from self._lose((frame.vcpu, frame.seq), time_ns)
-                self._live[frame.vcpu, frame.seq] = self._begin(frame, time_ns)
-                if frame.segments:
+                if name in self._live:
+                    yield from self._lose(name, time_ns)
+                self._live[name] = self._begin(frame, time_ns)
+                if self._live_bytes > MAX_LIVE_BYTES:
                     yield from self._bounded(time_ns)
             case f.Reply():
                 yield from self._over(frame, Fate.ANSWERED, time_ns, comment)
@@ -126,6 +126,8 @@ class Exchanges:
                     exchange.writes += frame.segments
                     self._hold(exchange, sum(len(one.data or b"") for one in frame.segments))
                     yield from self._bounded(time_ns)
+            case f.Welcome() | f.Announce():
+                self._announced.take(frame.announcement)
             case f.Event() if frame.kind is s.EventKind.RESET:
                 yield from self.end(time_ns)
             case _:
