@@ -44,7 +44,7 @@ class Place(Protocol):
         """What is next; None: it has not been read yet."""
 
     def goes_on_for(self, name: Name) -> bool:
-        """Whether what comes after the next event is that a call goes on."""
+        """Whether, after the next event, a call lets others go first before all else."""
 
     def take(self) -> None:
         """It has happened again."""
@@ -115,7 +115,7 @@ class Answers:
         if type(event) is not e.Answer or (event.vcpu, event.seq) != name:
             raise MustWait
         if self._place.goes_on_for(name):
-            # It was waited for then.
+            # It was waited for then, or had taken its time.
             raise MustWait
         return self._answered(event, name, effect)
 
@@ -133,6 +133,14 @@ class Answers:
             if await self._wait(name, effect):
                 self._place.mismatch(name, asked(effect), _captured(self._place.peek(), name))
                 return self._make_do(effect)
+
+    def wake(self, name: Name, *, is_turn: bool = False) -> bool:
+        """What is next is a call's: it may go on, if it waits (for its turn); True: it does."""
+        waiter = self.waiting.get(name)
+        if waiter is None or waiter.woken.is_set() or (is_turn and waiter.effect is not None):
+            return False
+        waiter.woken.set()
+        return True
 
     def give_up(self, frame: f.Call) -> None:
         """See World."""

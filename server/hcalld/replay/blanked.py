@@ -179,14 +179,15 @@ class BlankedPlayer(Player):
         if name is not None:
             self._incomplete.add(name)
 
-    def look(self) -> None:
+    def look(self) -> bool:
         """See Player."""
-        super().look()
+        is_going = super().look()
         event = self.peek()
         if isinstance(event, Outbound) and event.comment.startswith("fault "):
             name = head_of(event.data).call
             if name is not None:
                 self._out.setdefault(name, _FAULT)
+        return is_going
 
     def found(self, name: Name | None, difference: Difference) -> None:
         """See Player."""

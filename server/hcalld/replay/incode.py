@@ -142,7 +142,10 @@ class Replay:
                 track.is_over = True
                 return
             case Dropped():
-                event = Gap(f"{what.frames} frames are missing in the capture")
+                event = Gap(
+                    f"{what.frames} frames and {what.entries} answers are missing in the capture: "
+                    "the disk was too slow"
+                )
             case Record():
                 return
             case Entry():

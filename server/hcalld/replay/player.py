@@ -13,6 +13,7 @@ over it.
 from __future__ import annotations
 
 import collections
+import itertools
 from typing import Any, Final
 
 import msgspec
@@ -197,8 +198,13 @@ class Player:
 
     def goes_on_for(self, name: Name) -> bool:
         """See Place."""
-        event = self.events[1] if len(self.events) > 1 else None
-        return isinstance(event, e.Turn) and (event.vcpu, event.seq) == name
+        for event in itertools.islice(self.events, 1, None):
+            if isinstance(event, e.Answer | e.Turn):
+                if (event.vcpu, event.seq) == name:
+                    return isinstance(event, e.Turn)
+            elif isinstance(event, Outbound) and head_of(event.data).call == name:
+                return False
+        return False
 
     def take(self) -> None:
         """See Place."""
@@ -212,26 +218,26 @@ class Player:
             self._told.add(name)
             self.tell(name, "effect", captured, what)
 
-    def look(self) -> None:
-        """Something has happened: see who may go on with what is next."""
+    def look(self) -> bool:
+        """Something has happened: see who may go on with what is next; True: somebody does."""
         events = self.events
         while events and type(events[0]) is e.State:
             events.popleft()
-        if not events:
-            return
+        if not events or self.answers is None:
+            return False
         event = events[0]
         if isinstance(event, Inbound):
-            if self._transport is not None and self._transport.is_waiting:
-                self._transport.wake()
-        elif isinstance(event, e.Answer | e.Turn) and self.answers is not None:
-            waiter = self.answers.waiting.get((event.vcpu, event.seq))
-            if waiter is not None:
-                waiter.woken.set()
-        elif isinstance(event, Outbound) and self.answers is not None and self.answers.waiting:
+            # What its call asks may not have been read yet.
+            is_whole = len(events) > 1 or self.track.is_over
+            return is_whole and self._transport is not None and self._transport.wake()
+        if not self.answers.waiting:
+            return False
+        if isinstance(event, e.Answer | e.Turn):
+            return self.answers.wake((event.vcpu, event.seq))
+        if isinstance(event, Outbound):
             name = head_of(event.data).call
-            waiter = None if name is None else self.answers.waiting.get(name)
-            if waiter is not None and waiter.effect is None:
-                waiter.woken.set()
+            return name is not None and self.answers.wake(name, is_turn=True)
+        return False
 
     # -- the guest's side (stage.Shim) ---------------------------------------------------
 
@@ -486,7 +492,8 @@ class Player:
             self._ended()
         if self.why_out:
             return self._drop()
-        self.look()
+        if self.look():
+            return True
         if not self.events:
             return self._end() if self.track.is_over else False
         event = self.events[0]
@@ -495,9 +502,7 @@ class Player:
                 assert self._transport is not None
                 if len(self.events) == 1 and not self.track.is_over:
                     return False
-                if not self._transport.is_waiting:
-                    self._break_off("the session takes no more frames")
-                self._transport.wake()
+                self._break_off("the session takes no more frames")
             case Outbound():
                 self._missing(event)
             case e.Answer() | e.Turn():

@@ -51,9 +51,12 @@ class ReplayTransport:
         self._turns = 0
         self._woken = trio.Event()
 
-    def wake(self) -> None:
-        """There may be frames now."""
+    def wake(self) -> bool:
+        """There may be frames now; True: somebody waits for them."""
+        if not self.is_waiting or self._woken.is_set():
+            return False
         self._woken.set()
+        return True
 
     def end(self) -> None:
         """There will be no more."""
