@@ -75,6 +75,14 @@ async def capturing(
         await capture.aclose()
 
 
+async def settle(capture: Capture) -> None:
+    """Until what was told so far is in a piece: what comes then is in another one."""
+    while True:
+        if not capture._pending and not capture._pieces._touched:
+            return
+        await trio.sleep(0.001)
+
+
 def begin(tap: Tap) -> None:
     """What a connection tells first."""
     tap.received(HELLO, 100)

@@ -24,6 +24,7 @@ from tests.unit.hcalld.captures.captured import (
     capturing,
     files,
     read,
+    settle,
     talk,
     whats,
 )
@@ -61,7 +62,7 @@ async def one_guest(path: Path, *, has_secrets: bool = True, calls: int = 2) -> 
         begin(tap)
         for _ in range(calls):
             talk(tap)
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await settle(capture)
         tap.closed("closed by the peer")
     return await trio.Path(path).read_bytes()
 
@@ -127,7 +128,7 @@ async def test_guests_do_not_mix(tmp_path: Path):
         for _ in range(3):
             for tap in taps:
                 talk(tap)
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await settle(capture)
     for number in (0, 1):
         mine = [one.what for one in read(path.read_bytes()) if one.connection == number]
         assert mine[1:-1] == [
@@ -288,7 +289,7 @@ async def test_a_record_of_another_file_does_not_open(tmp_path: Path):
         begin(tap)
         for _ in range(2):
             talk(tap)
-            await trio.testing.wait_all_tasks_blocked(0.02)
+            await settle(capture)
     first, second = map(packets, files(tmp_path)[:2])
     mine, other = (
         next(n for n, packet in enumerate(one) if is_sealed(packet)) for one in (first, second)
@@ -324,7 +325,7 @@ async def ring(tmp_path: Path, rounds: int = 6) -> list[bytes]:
         tap.sent(f.Announce(f.Announcement(), 1, 0), 60, "")
         for _ in range(rounds):
             talk(tap, 4)
-            await trio.testing.wait_all_tasks_blocked(0.02)
+            await settle(capture)
     return files(tmp_path)
 
 
@@ -376,7 +377,7 @@ async def test_what_is_dropped_is_told_at_its_place(
         tap = capture.tap("lpar7", {})
         begin(tap)
         talk(tap, 3)
-        await trio.testing.wait_all_tasks_blocked(0.05)
+        await settle(capture)
         talk(tap)
         assert (capture.dropped, capture.entries_dropped) == (4, 2)
     events = Events([path.read_bytes()], RIGHT)
