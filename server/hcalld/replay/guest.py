@@ -278,13 +278,13 @@ class GuestPlayer:
             call, self._anew.registers(call)._replace(segments=segments), shared=told.shared
         )
         live.calls[name] = played
-        self.figures.calls += 1
         try:
             await live.link.send(played.sent)
         except LocalProtocolError:
             self._skipped.add(name)
             del live.calls[name]
             raise
+        self.figures.calls += 1
 
     def _may_not_be_played(self, call: f.Call) -> bool:
         """Whether what was blanked decides about a call's answer."""
