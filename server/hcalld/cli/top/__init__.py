@@ -57,7 +57,7 @@ def _run(watch: Watch, interval: float, *, as_json: bool) -> None:
     from rich.live import Live
 
     from hcalld.cli.top.keyboard import Keyboard
-    from hcalld.cli.top.view import view
+    from hcalld.cli.top.view import NARROW, view
 
     console = Console()
     watch.refresh()
@@ -75,7 +75,14 @@ def _run(watch: Watch, interval: float, *, as_json: bool) -> None:
             while True:
                 rows = max(MIN_ROWS, console.height - HEAD_ROWS)
                 assert watch.now is not None
-                live.update(view(watch.now, watch.before, watch.problem, rows=rows), refresh=True)
+                shown = view(
+                    watch.now,
+                    watch.before,
+                    watch.problem,
+                    rows=rows,
+                    is_narrow=console.width < NARROW,
+                )
+                live.update(shown, refresh=True)
                 if keyboard.wait(interval, QUIT):
                     return
                 watch.refresh()
@@ -89,10 +96,10 @@ def _print(now: Stats, before: Stats | None, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from hcalld.cli.top.view import view
+    from hcalld.cli.top.view import NARROW, view
 
     console = Console()
     if not console.is_terminal:
         # In a file or a pipe a row is a line, however long.
         console = Console(width=LONG_LINE)
-    console.print(view(now, before))
+    console.print(view(now, before, is_narrow=console.width < NARROW))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -17,16 +17,27 @@ from hcallproto.payloads.quoting import printable
 
 FEW: Final = 10
 """Refusals that are shown."""
+NARROW: Final = 105
+"""Characters in a line, for all columns."""
 _RIGHT: Final = frozenset(
     {
         *("vCPUs", "calls", "calls/s", "p50", "p90", "p99", "max", "waiting", "refused", "cpu"),
-        *("keystore", "secure/shared/out", "rule", "matched", "met"),
+        *("keystore", "sec/shared/out", "rule", "matched", "met"),
     }
 )
 """Columns of numbers."""
+_WIDE_ONLY: Final = frozenset({"vCPUs", "TPM", "waiting", "refused", "p90", "max"})
+_LONG: Final = frozenset({"returns", "reason", "what"})
 
 
-def view(now: Stats, before: Stats | None, note: str = "", *, rows: int | None = None) -> Group:
+def view(
+    now: Stats,
+    before: Stats | None,
+    note: str = "",
+    *,
+    rows: int | None = None,
+    is_narrow: bool = False,
+) -> Group:
     """Everything.
 
     Args:
@@ -34,15 +45,16 @@ def view(now: Stats, before: Stats | None, note: str = "", *, rows: int | None =
         before: its earlier ones, for what happened lately.
         note: a line above all.
         rows: of calls, at most; None: all.
+        is_narrow: leave columns out, for a terminal of less than NARROW.
     """
     guests = rows_of(now, before)
     parts: list[RenderableType] = [_head(now, note)]
     if not guests:
         parts.append(Text("no guest has come yet"))
         return Group(*parts)
-    parts.append(_guests(guests))
+    parts.append(_guests(guests, is_narrow=is_narrow))
     calls = sorted((call for guest in guests for call in guest.calls), key=_busiest_first)
-    parts.append(_calls(calls[:rows]))
+    parts.append(_calls(calls[:rows], is_narrow=is_narrow))
     if rows is not None and len(calls) > rows:
         parts.append(Text(f"and {len(calls) - rows} calls more", style="dim"))
     if now.faults:
@@ -66,25 +78,40 @@ def _head(now: Stats, note: str) -> Text:
     return text
 
 
-def _table(title: str, heads: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for head in heads:
-        table.add_column(head, justify="right" if head in _RIGHT else "left", overflow="fold")
-    return table
+class _Grid:
+    """A table of which a narrow terminal has a part."""
+
+    def __init__(self, title: str, heads: Iterable[str], *, is_narrow: bool) -> None:
+        self._kept = [not (is_narrow and head in _WIDE_ONLY) for head in heads]
+        self.table = Table(
+            title=title, title_justify="left", box=None, pad_edge=False, header_style="bold"
+        )
+        for head, is_kept in zip(heads, self._kept, strict=True):
+            if is_kept:
+                justify: Literal["left", "right"] = "right" if head in _RIGHT else "left"
+                # What is long takes the room that the others leave.
+                is_long = head in _LONG
+                self.table.add_column(head, justify=justify, overflow="fold", no_wrap=not is_long)
+
+    def add(self, *cells: str, style: str = "") -> None:
+        """A row."""
+        # Text, for rich would take brackets in a guest's name for orders.
+        shown = [
+            Text(printable(cell))
+            for cell, is_kept in zip(cells, self._kept, strict=True)
+            if is_kept
+        ]
+        self.table.add_row(*shown, style=style)
 
 
-def _add(table: Table, *cells: str, style: str = "") -> None:
-    # Text, for rich would take brackets in a guest's name for orders.
-    table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
-
-
-def _guests(guests: list[GuestRow]) -> Table:
-    table = _table(
+def _guests(guests: list[GuestRow], *, is_narrow: bool) -> Table:
+    grid = _Grid(
         "\nGuests",
         (
             *("partition", "vCPUs", "calls", "calls/s", "p50", "p99", "waiting", "refused"),
-            *("keystore", "TPM", "state", "secure/shared/out"),
+            *("keystore", "TPM", "state", "sec/shared/out"),
         ),
+        is_narrow=is_narrow,
     )
     for row in guests:
         stats, traffic = row.stats, row.traffic
@@ -92,12 +119,9 @@ def _guests(guests: list[GuestRow]) -> Table:
         counts = (str(traffic.count), _rate(traffic), *latency)
         guest = stats.guest
         if guest is None:
-            _add(
-                table, stats.partition, "-", *counts, "-", str(stats.refused), *_gone(), style="dim"
-            )
+            grid.add(stats.partition, "-", *counts, "-", str(stats.refused), *_gone(), style="dim")
             continue
-        _add(
-            table,
+        grid.add(
             stats.partition,
             str(guest.vcpus),
             *counts,
@@ -107,7 +131,7 @@ def _guests(guests: list[GuestRow]) -> Table:
             guest.tpm,
             *_secure(stats),
         )
-    return table
+    return grid.table
 
 
 def _gone() -> tuple[str, ...]:
@@ -131,10 +155,11 @@ def _secure(stats: GuestStats) -> tuple[str, str]:
     return pef.state, f"{secure}/{pef.shared}/{pef.out}" if pef.state == "secure" else "-"
 
 
-def _calls(calls: list[CallRow]) -> Table:
-    table = _table(
+def _calls(calls: list[CallRow], *, is_narrow: bool) -> Table:
+    grid = _Grid(
         "\nCalls",
         ("partition", "call", "calls", "calls/s", "p50", "p90", "p99", "max", "returns"),
+        is_narrow=is_narrow,
     )
     for row in calls:
         traffic = row.traffic
@@ -143,8 +168,8 @@ def _calls(calls: list[CallRow]) -> Table:
         times = tuple(_time(traffic, percent) for percent in (50, 90, 99))
         most = _duration(row.stats.max_ns)
         counts = (str(traffic.count), _rate(traffic), *times, most)
-        _add(table, row.partition, row.stats.call, *counts, returns)
-    return table
+        grid.add(row.partition, row.stats.call, *counts, returns)
+    return grid.table
 
 
 def _busiest_first(row: CallRow) -> tuple[float, int, str, str]:
@@ -152,21 +177,23 @@ def _busiest_first(row: CallRow) -> tuple[float, int, str, str]:
 
 
 def _refusals(refusals: list[tuple[str, RefusalStats]]) -> Table:
-    table = _table("\nLast refusals", ("time", "partition", "cpu", "call", "code", "reason"))
+    grid = _Grid(
+        "\nLast refusals", ("time", "partition", "cpu", "call", "code", "reason"), is_narrow=False
+    )
     for partition, refused in refusals:
         moment = datetime.datetime.fromtimestamp(refused.time_ns / 1e9).astimezone()
         cells = (partition, str(refused.vcpu), refused.call, refused.code, refused.reason)
-        _add(table, f"{moment:%H:%M:%S}", *cells)
-    return table
+        grid.add(f"{moment:%H:%M:%S}", *cells)
+    return grid.table
 
 
 def _faults(now: Stats) -> Table:
-    table = _table("\nFaults on purpose", ("rule", "what", "matched", "met"))
+    grid = _Grid("\nFaults on purpose", ("rule", "what", "matched", "met"), is_narrow=False)
     for fault in now.faults:
         what = fault.rule.describe()
         cells = (str(fault.number), what, str(fault.matched), str(fault.met))
-        _add(table, *cells, style="dim" if fault.spent else "")
-    return table
+        grid.add(*cells, style="dim" if fault.spent else "")
+    return grid.table
 
 
 def _rate(traffic: Traffic) -> str:

@@ -175,6 +175,17 @@ def test_view_when_guests_are_there_then_each_has_its_row():
     assert row(text, "lpar7", "H_PKS_READ_OBJECT")[-4:] == ["H_SUCCESS", "4,", "H_NOT_FOUND", "1"]
 
 
+def test_view_when_the_terminal_is_narrow_then_what_is_shown_is_whole():
+    calls_ = call_stats("H_PKS_CONFIRM_OBJECT_FLUSHED", H_SUCCESS=123456)
+    now = stats(guest_stats("lpar7", calls_, state="secure"))
+    console = Console(width=80, no_color=True)
+    with console.capture() as capture:
+        console.print(view(now, None, is_narrow=True))
+    text = capture.get()
+    assert row(text, "lpar7", "5")[-3:] == ["100/65536", "secure", "7/2/1"]
+    assert row(text, "lpar7", "H_PKS_CONFIRM_OBJECT_FLUSHED")[2:5] == ["5", "-", "39us"]
+
+
 def test_view_when_calls_came_lately_then_the_busiest_are_first():
     before = stats(guest_stats("a", calls("BUSY", []), calls("IDLE", [1] * 99)), uptime_ns=0)
     now = stats(guest_stats("a", calls("BUSY", [1] * 5), calls("IDLE", [1] * 99)), uptime_ns=10**9)
