@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captures of real guests, and how they are made."""
