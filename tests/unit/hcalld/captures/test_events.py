@@ -299,6 +299,23 @@ async def test_a_record_of_another_file_does_not_open(tmp_path: Path):
         list(Events([rebuilt(first)], RIGHT))
 
 
+async def test_a_record_of_another_connection_does_not_open(tmp_path: Path):
+    path = tmp_path / "a.pcapng"
+    async with capturing(path) as capture:
+        for _ in range(2):
+            tap = capture.tap("lpar7", {})
+            begin(tap)
+            talk(tap)
+    found = packets(path.read_bytes())
+    mine, other = (place for place, packet in enumerate(found) if is_sealed(packet))
+    found[mine], found[other] = (
+        found[mine]._replace(data=found[other].data),
+        found[other]._replace(data=found[mine].data),
+    )
+    with pytest.raises(CaptureDamage, match="altered, moved, or sealed with another key"):
+        list(Events([rebuilt(found)], RIGHT))
+
+
 async def test_a_file_that_is_cut_off_is_read_up_to_there(tmp_path: Path):
     data = await one_guest(tmp_path / "a.pcapng", calls=4)
     whole = whats(read(data))
