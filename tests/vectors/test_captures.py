@@ -36,14 +36,14 @@ from hcalld.replay.score import Score, Where
 from hcalld.replay.script import Script
 from hcalld.runtime.server import Server
 from hcalld.stores.memory import MemoryState, MemoryStore
-from hcallproto.abi.families import pks
+from hcallproto.abi.families import pks, svm, tpm
 from hcallproto.abi.returns import H
 from hcallproto.abi.spec import Hcall
 from hcallproto.capture.reading import CaptureReader, exchanges
 from hcallproto.conn.states import Role
 
 CAPTURES: Final = Path(__file__).with_name("captures")
-NAMES: Final = ("debian", "secvar", "pkwm", "tpm")
+NAMES: Final = ("debian", "secvar", "pkwm", "tpm", "svm")
 
 USED: Final = {
     "debian": {"H_PKS_GET_CONFIG", "H_PKS_GEN_PASSWORD", "H_PKS_READ_OBJECT"},
@@ -185,6 +185,8 @@ async def test_a_live_daemon_gives_the_same_answers(
         ("debian", pks.READ_OBJECT),
         ("secvar", pks.SIGNED_UPDATE),
         ("pkwm", pks.UNWRAP_OBJECT),
+        ("tpm", tpm.TPM_COMM),
+        ("svm", svm.RANDOM),
     ],
     ids=lambda one: getattr(one, "name", one),
 )
