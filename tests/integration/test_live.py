@@ -24,7 +24,7 @@ pytestmark = pytest.mark.qemu
 GUEST: Final = "self dt pks pks=1 require=1"
 CALLING: Final = "soak pks=1 seconds=600 pause-ms=5"
 """A guest that calls and calls."""
-LINE: Final = re.compile(r" cpu\d+ #\d+ (.+?)\(.* = (\S+) \d")
+LINE: Final = re.compile(r" cpu\d+ #\d+ (.+?)\(.*\) = (\S+) ")
 ADDRESS: Final = re.compile(r"\bmetrics\b.*address=(\S+)")
 
 Counts = Mapping[tuple[str, str], float]
@@ -35,7 +35,7 @@ def traced(daemon: Daemon) -> Counts:
     """What the trace says."""
     found: collections.Counter[tuple[str, str]] = collections.Counter()
     for line in daemon.trace_lines():
-        match = LINE.search(line)
+        match = LINE.search(line.partition(" -- ")[0])
         assert match is not None, line
         name = "unknown" if match[1].startswith("hcall 0x") else match[1]
         found[name, match[2]] += 1
@@ -123,7 +123,9 @@ def test_top_and_metrics_count_what_the_trace_shows(lab: Lab, where: str) -> Non
     (one,) = stats(daemon)["guests"]
     assert 0 < one["refused"] <= refused
     # The last refusals are those of the trace, with their reasons.
-    lines = [line for line in daemon.trace_lines() if " -- " in line]
+    lines = [
+        line for line in daemon.trace_lines() if " -- " in line and " = H_SUCCESS " not in line
+    ]
     for refusal, line in zip(reversed(one["refusals"]), reversed(lines), strict=False):
         assert f"{refusal['call']}(" in line or refusal["call"] == "unknown"
         assert f"= {refusal['code']} " in line
