@@ -2067,10 +2067,17 @@ end
 local TPM_PORT = 2321
 local tpm_dissector = DissectorTable.get("tcp.port"):get_dissector(TPM_PORT)
 
+-- Less is no command, and its dissector fails.
+local TPM_HEADER_SIZE = 10
+
 local function add_tpm(pinfo, root, range, direction)
+  if not tpm_dissector or range:len() < TPM_HEADER_SIZE then
+    return
+  end
   pinfo.src_port = direction == "in" and TPM_PORT or 0
   pinfo.dst_port = direction == "in" and 0 or TPM_PORT
-  tpm_dissector:call(range:tvb(), pinfo, root)
+  -- What a guest sends may be no TPM's: Wireshark says so, and our own fields stay.
+  pcall(tpm_dissector.call, tpm_dissector, range:tvb(), pinfo, root)
 end
 
 local function add_content(tree, pinfo, root, call, arg, range)
@@ -2082,10 +2089,11 @@ local function add_content(tree, pinfo, root, call, arg, range)
   if arg.buffer == "secret" and is_blanked(range, arg.open_size) then
     item:set_text(words(arg.name) .. ": blanked, " .. range:len() .. " bytes")
     item:add(hcall.blanked, true):set_generated()
-    if call.family == "tpm" and tpm_dissector and not is_all_zeros(range) then
-      add_tpm(pinfo, root, range(0, arg.open_size), arg.direction)
+    -- All of it: cut off behind the header, Wireshark takes it for malformed.
+    if call.family == "tpm" and not is_all_zeros(range) then
+      add_tpm(pinfo, root, range, arg.direction)
     end
-  elseif call.family == "tpm" and tpm_dissector then
+  elseif call.family == "tpm" then
     add_tpm(pinfo, root, range, arg.direction)
   end
   return '"' .. quoted(range) .. '"'

@@ -192,6 +192,21 @@ def test_of_tpm_payloads_that_are_blanked_the_header_is_handed_over(tshark: Tsha
     assert rows == [("3", "1", "")]
 
 
+def test_what_is_no_tpm_command_does_not_hide_the_call(tshark: Tshark):
+    """Wireshark's dissector fails with what ends too early; the script must not."""
+    start = bytes.fromhex("80010000000c000001760001")  # TPM2_StartAuthSession, cut off
+    tshark.frames(
+        announce([tpm.TPM_COMM]),
+        call(tpm.TPM_COMM, ok(0, b"\x80"), operation=1),
+        f.Reply(3, 0, 1, H.P3),
+        call(tpm.TPM_COMM, ok(0, start), seq=2, operation=1),
+        f.Reply(3, 0, 2, 0),
+    )
+    text = tshark.run("-V")  # which looks for errors of Lua
+    assert "TPM2_CC_StartAuthSession" in text
+    assert tshark.fields("hcall.reply", only="tpm.request.bytes") == [("3",), ("5",)]
+
+
 @pytest.mark.parametrize("passes", [1, 2])
 def test_the_list_of_packets_names_calls_labels_codes_and_reasons(tshark: Tshark, passes: int):
     """Without a filter Wireshark makes no tree when it first reads a file."""
