@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Final
+
+import msgspec
 
 from hcalld.core.histogram import Histogram
 from hcalld.families.uv.shim_table import FAMILY as SHIM_FAMILY
@@ -30,6 +33,7 @@ MAX_REFUSALS: Final = 500
 MAX_CODES: Final = 64
 """Return codes of a call that are told apart: a fault can give any number."""
 MAX_CONNECTIONS: Final = 64
+MAX_ATTRIBUTES: Final = 100
 MAX_MARKS: Final = 500
 MAX_TEXT: Final = 600
 """Characters of what is said of one call."""
@@ -176,9 +180,9 @@ class Gathered:
         connection.last_ns = max(connection.last_ns, time_ns)
         match what:
             case Start():
-                connection.start = what
+                connection.start = _bounded(what)
             case Stop():
-                connection.why = what.why
+                connection.why = _cut(what.why)
                 self._mark(entry, f"connection ended: {what.why}")
             case Dropped():
                 connection.dropped += what.frames
@@ -259,6 +263,16 @@ class Gathered:
 
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
+
+
+def _bounded(start: Start) -> Start:
+    """Without what no daemon of ours would have written."""
+    profile = dict(itertools.islice(start.profile.items(), MAX_ATTRIBUTES))
+    return msgspec.structs.replace(
+        start,
+        program=_cut(start.program),
+        profile={_cut(name): _cut(value) for name, value in profile.items()},
+    )
 
 
 def _said(frame: f.Control | f.Goodbye | f.ShimGoodbye) -> str:

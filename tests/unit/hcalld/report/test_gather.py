@@ -11,7 +11,7 @@ from hcalld.report.gather import Gathered
 from hcalld.report.timeline import Kind
 from hcallproto.abi.families import pks, uv
 from hcallproto.abi.returns import H, U
-from hcallproto.capture.records import Dropped, Stop
+from hcallproto.capture.records import Dropped, Start, Stop
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
@@ -200,3 +200,17 @@ def test_capture_when_it_is_damaged_then_what_is_before_is_told(capture: Capture
     assert found.calls["H_PKS_GET_CONFIG"].count == 2
     assert found.unanswered_count == 1
     assert "all before it was read" in found.reader.problems[0]
+
+
+def test_start_when_it_has_more_than_a_daemon_writes_then_a_part_is_kept():
+    capture = Capture()
+    capture.guest("lpar7", has_start=False)
+    profile = {f"{number:03}" + "n" * 5000: "v" * 5000 for number in range(200)}
+    capture.record(Start(program="p" * 5000, partition="lpar7", profile=profile))
+    (connection,) = gathered(capture).connections.values()
+    assert connection.start is not None
+    assert len(connection.start.profile) == gather.MAX_ATTRIBUTES
+    texts = [connection.start.program]
+    for pair in connection.start.profile.items():
+        texts += pair
+    assert max(map(len, texts)) == gather.MAX_TEXT + 1
