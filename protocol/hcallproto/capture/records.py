@@ -117,6 +117,9 @@ class Records:
             return None if decoder is None else decoder.decode(_ENCODER.encode(fields))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CaptureError(f"a malformed record: {error}") from None
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            # Of a converter, which takes an older record for what it must be, or of the kind.
+            raise CaptureError(f"a malformed record: {error!r}") from None
 
     def _checked(self, version: Any) -> int:
         newest = len(self._converters) + 1

@@ -87,3 +87,24 @@ def test_what_is_malformed_or_newer_is_refused(data: bytes, why: str):
 def test_a_record_before_the_start_is_refused():
     with pytest.raises(CaptureError, match="before the first 'start'"):
         Records().decode(encode(Stop(why="x")))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"kind": ["dropped"], "frames": 1}',
+        b'{"kind": {"a": 1}}',
+        b'{"kind": "dropped", "missing": 1}',
+    ],
+)
+def test_a_record_of_any_shape_is_malformed_and_nothing_worse(data: bytes):
+    """Converters may take an older record for what it must be."""
+
+    def renamed(fields: dict[str, Any]) -> dict[str, Any]:
+        if fields["kind"] == "start":
+            return fields
+        return {**fields, "frames": fields["frames"]}
+
+    records = started(renamed)
+    with pytest.raises(CaptureError, match="a malformed record"):
+        records.decode(data)
