@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from hcalld.cli.locks import UNLOCKS
 from hcalld.cli.replay.options import (
     EXIT_BROKEN,
     EXIT_DIFFERENT,
     Reporter,
     broken_is_2,
+    events_of,
     replay_options,
+    secrets_option,
 )
 
 if TYPE_CHECKING:
@@ -25,13 +26,7 @@ if TYPE_CHECKING:
 
 @click.command(name="code", short_help="Play against the code, without a daemon or a guest.")
 @replay_options
-@click.option(
-    "--secrets",
-    is_flag=False,
-    flag_value="passphrase:",
-    metavar="[HOW]",
-    help=f"Open what --capture-secrets has sealed, and replay it to the byte. By: {UNLOCKS}.",
-)
+@secrets_option
 @click.option("--all", "is_all", is_flag=True, help="Show all fields that were left out.")
 def command(
     *,
@@ -51,9 +46,6 @@ def command(
     """
     import trio.testing  # noqa: F401  # not while the clock stands still
 
-    from hcalld.captures.events import Events
-    from hcalld.cli.capturefiles import chunks
-    from hcalld.cli.locks import unlock_of
     from hcalld.observe import log
     from hcalld.replay.differences import Comparer
     from hcalld.replay.incode import Replay
@@ -67,8 +59,7 @@ def command(
         reporter.difference(str(where), difference)
 
     with broken_is_2(capture):
-        unlock = None if secrets is None else unlock_of(secrets, "passphrase of the capture")
-        events = Events(chunks(capture), unlock)
+        events = events_of(capture, secrets)
         score = Score(tell, stop=stop)
         is_blanked = secrets is None
         comparer = Comparer(ignored, is_blanked=is_blanked, is_live=is_blanked)
