@@ -179,7 +179,8 @@
       let bottom = base;
       for (const [size, color] of [[secure, colors.secure], [shared, colors.shared],
         [out, colors.out]]) {
-        const height = room * size / most;
+        // The least that is there is seen.
+        const height = size ? Math.max(1, Math.round(room * size / most)) : 0;
         painter.fillStyle = color;
         painter.fillRect(left, bottom - height, Math.max(1, right - left), height);
         bottom -= height;
