@@ -19,6 +19,7 @@ from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
 _K = TypeVar("_K")
+_V = TypeVar("_V")
 
 MAX_TOKENS: Final = 4096
 MAX_CONTENTS: Final = 1024
@@ -37,6 +38,8 @@ class Anew:
         self.replaced = 0
         self._tokens: collections.OrderedDict[int, int] = collections.OrderedDict()
         self._contents: collections.OrderedDict[bytes, bytes] = collections.OrderedDict()
+        self._short: collections.OrderedDict[tuple[bytes, bytes], None] = collections.OrderedDict()
+        """Pairs of contents that are too short to be looked for within others."""
         self._passwords: dict[int, tuple[bytes, bytes]] = {}
         """By consumer: the captured one, which may be blanked, and the live one."""
 
@@ -78,17 +81,14 @@ class Anew:
 
     def _authorization(self, data: bytes, *, was_refused: bool) -> bytes:
         auth = _parsed(data)
-        old, new = (
-            self._passwords.get(auth.consumer, (b"", b"")) if auth is not None else (b"", b"")
-        )
-        # In a capture without secrets a wrong password and the right one are the same zeros.
-        if (
-            auth is None
-            or not new
-            or auth.password != old
-            or len(old) != len(new)
-            or (was_refused and not any(old))
-        ):
+        if auth is None or not auth.password:
+            return data
+        old, new = self._passwords.get(auth.consumer, (b"", b""))
+        if was_refused and not any(auth.password):
+            # Without secrets a wrong password and the right one are the same zeros. One that
+            # the guest has set is zeros now, too.
+            new = b"\xff" * len(auth.password)
+        elif auth.password != old or len(old) != len(new):
             return data
         self.replaced += 1
         end = AUTH_HEADER_SIZE + len(new)
@@ -115,21 +115,31 @@ class Anew:
             consumer = _consumer(hcall, call)
             if consumer is not None:
                 self._passwords[consumer] = old_data, new_data
-            elif len(old_data) >= MIN_CONTENT and any(old_data) and old_data != new_data:
+            elif old_data == new_data or not any(old_data):
+                continue
+            elif len(old_data) >= MIN_CONTENT:
                 _remember(self._contents, old_data, new_data, MAX_CONTENTS)
+            else:
+                _remember(self._short, (old_data, new_data), None, MAX_CONTENTS)
 
-    def expected(self, reply: f.Reply) -> f.Reply:
+    def expected(self, captured: f.Reply, live: f.Reply) -> f.Reply:
         """A captured reply with what stands for what it writes now."""
-        if not self._contents or not any(one.data for one in reply.writes):
-            return reply
-        writes = tuple(
-            one if one.data is None else one._replace(data=self.content(None, one.data))
-            for one in reply.writes
-        )
-        return reply._replace(writes=writes)
+        if not (self._contents or self._short) or not any(one.data for one in captured.writes):
+            return captured
+        written = {one.gpa: one.data for one in live.writes}
+        writes = []
+        for one in captured.writes:
+            if one.data is not None:
+                # What is short may be the same by chance: it must be what was made, too.
+                now = written.get(one.gpa)
+                is_short = now is not None and (one.data, now) in self._short
+                data = now if is_short else self.content(None, one.data)
+                one = one._replace(data=data)  # the same, as it is now
+            writes.append(one)
+        return captured._replace(writes=tuple(writes))
 
 
-def _remember(where: collections.OrderedDict[_K, _K], old: _K, new: _K, limit: int) -> None:
+def _remember(where: collections.OrderedDict[_K, _V], old: _K, new: _V, limit: int) -> None:
     if len(where) >= limit:
         where.popitem(last=False)
     where[old] = new

@@ -343,9 +343,9 @@ class GuestPlayer:
         live.calls.pop(name, None)
         if isinstance(captured, f.Reply) and isinstance(end, f.Reply):
             captured = _whole(captured, played.captured_writes, played.captured_pages)
-            captured = self._anew.expected(captured)
             self._memory.carry_out(end.writes)
             end = _whole(end, played.live_writes, played.live_pages)
+            captured = self._anew.expected(captured, end)
             self._anew.learn(played.captured, captured, end)
         self._compare(entry, played.captured, captured, end)
 
