@@ -35,6 +35,8 @@ class Entry(NamedTuple):
     what: f.Frame | Record
     offset: int
     """In the file."""
+    data: bytes = b""
+    """The packet's."""
 
 
 class _Connection:
@@ -140,7 +142,8 @@ class CaptureReader:
         if what is None:
             return None
         new: Entry = tuple.__new__(
-            Entry, (interface.name, connection.number, time_ns, direction, comment, what, offset)
+            Entry,
+            (interface.name, connection.number, time_ns, direction, comment, what, offset, data),
         )
         return new
 

@@ -49,6 +49,8 @@ class Event(NamedTuple):
     """A frame, and some of its bytes are not shown."""
     offset: int
     """In the file."""
+    data: bytes = b""
+    """A frame's, if they are at hand."""
 
 
 class Events:
@@ -247,7 +249,10 @@ class _Followed:
         if not (self._has_state or self.inexact or isinstance(frame, _BEFORE_STATE)):
             self.inexact = "the partition's state at its begin is missing"
         data = self._full.pop(number, None)
-        yield _event(entry, frame if data is None else _whole(frame, data))
+        if data is None:
+            yield _event(entry, frame)
+        else:
+            yield _event(entry, _whole(frame, data))._replace(data=data)
 
     def _until(self, number: int, entry: Entry) -> Iterator[Event]:
         """What happened before the connection's frame of a number."""
@@ -294,6 +299,7 @@ def _event(entry: Entry, what: f.Frame | Record, *, is_blanked: bool = False) ->
         what,
         is_blanked,
         entry.offset,
+        entry.data,
     )
 
 

@@ -131,6 +131,15 @@ class Replay:
             track = self._track(told)
         what = told.what
         event: Event
+        direction = told.direction
+        if direction is Direction.INBOUND:
+            data = told.data or encode(what)  # type: ignore[arg-type]  # only frames have one
+            track.events.append(Inbound(data, told.time_ns, told.is_blanked))
+            return
+        if direction is Direction.OUTBOUND:
+            data = told.data or encode(what)  # type: ignore[arg-type]  # only frames have one
+            track.events.append(Outbound(data, told.time_ns, told.comment))
+            return
         match what:
             case Start():
                 track.has_secrets = what.has_secrets
@@ -151,11 +160,7 @@ class Replay:
             case Entry():
                 event = what
             case _:
-                data = encode(what)
-                if told.direction is Direction.INBOUND:
-                    event = Inbound(data, told.time_ns, told.is_blanked)
-                else:
-                    event = Outbound(data, told.time_ns, told.comment)
+                return
         track.events.append(event)
 
     def _track(self, told: Told) -> Track:
