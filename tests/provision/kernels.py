@@ -75,7 +75,7 @@ LEFT_OUT_64K = (
     *("MEMORY_HOTREMOVE", "CRASH_DUMP", "PROC_VMCORE"),
     *("INOTIFY_USER", "EPOLL", "SIGNALFD", "EVENTFD"),
     # What the kernel's selftests want, which run on the other.
-    *("SYSVIPC", "PERF_EVENTS", "FTRACE", "FUNCTION_TRACER", "PPC_MEM_KEYS"),
+    *("SYSVIPC", "PERF_EVENTS", "PPC_MEM_KEYS"),
     *("IMA_READ_POLICY", "IMA_APPRAISE_MODSIG"),
 )
 """Options of the fragment that the kernel with pages of 64 KiB goes without, to be built sooner."""
