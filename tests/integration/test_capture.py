@@ -10,15 +10,25 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.e2e.daemon import Daemon, run_hcalld
 from tests.e2e.lab import Lab
 from tests.e2e.patience import wait_until
 
 import hcallproto.capture
+from hcalld.captures.events import Event, Events
+from hcalld.core.secret import Secret
+from hcalld.crypto.locks import Identity, Passphrase, Unlock
+from hcallproto.capture import entries as e
+from hcallproto.capture.records import Record
+from hcallproto.wire import frames as f
+from hcallproto.wire.frames import Frame
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
 
 LUA = Path(hcallproto.capture.__file__).with_name("hcalld.lua")
+PASSPHRASE = b"correct horse battery"
 EVERYTHING = "self dt pks pks=1 require=1"
 
 CALLING = "soak pks=1 seconds=600 pause-ms=5"
@@ -86,6 +96,94 @@ def test_no_secret_is_in_a_capture(lab: Lab) -> None:
     frames = tshark(lab, path, "-Y", "pks.data.bytes", "-T", "fields", "-e", "pks.data.bytes")
     assert frames
     assert {byte for (data,) in frames for byte in data} <= set("0,")
+
+
+# -- with secrets -------------------------------------------------------------------------------
+
+
+def passphrase_file(tmp_path: Path) -> Path:
+    path = tmp_path / "capture.pass"
+    path.write_bytes(PASSPHRASE)
+    path.chmod(0o600)
+    return path
+
+
+def opened(path: Path, unlock: Unlock) -> tuple[list[Event], Events]:
+    events = Events([path.read_bytes()], unlock)
+    found = list(events)
+    assert list(events.problems) == []
+    return found, events
+
+
+@pytest.mark.parametrize("memory", ["shared", "private"])
+def test_a_capture_with_secrets_has_all_that_a_replay_needs(
+    memory: str, lab: Lab, tmp_path: Path
+) -> None:
+    path = lab.artifacts / "capture.pcapng"
+    how = f"passphrase-file:{passphrase_file(tmp_path)}"
+    daemon = lab.daemon("--capture", str(path), "--capture-secrets", how)
+    lab.stub(EVERYTHING, daemon, memory=memory).report().must_pass("pks_object", "pks_user")
+    daemon.terminate()
+    assert path.stat().st_mode & 0o777 == 0o600
+    # To who has no key it is a capture like others.
+    traced = calls_of(daemon.trace_lines())
+    assert calls_of(decode(path)) == traced
+    assert tshark(lab, path, "-Y", "hcalld.rest or _ws.malformed") == []
+    copy = lab.artifacts / "copy.pcapng"
+    for tool, *more in (("capinfos",), ("editcap", copy)):
+        subprocess.run([lab.require(tool), path, *more], check=True, capture_output=True)
+    # To who has it, it is whole, and so is a copy.
+    found, events = opened(path, Passphrase(Secret(PASSPHRASE)))
+    assert events.inexact == {}
+    assert not any(event.is_blanked for event in found)
+    assert [one.what for one in opened(copy, Passphrase(Secret(PASSPHRASE)))[0]] == [
+        event.what for event in found
+    ]
+    (state,) = [event.what for event in found if isinstance(event.what, e.State)]
+    assert (state.partition, state.is_begin, state.problem) == ("default", True, "")
+    asked = {event.what.effect for event in found if isinstance(event.what, e.Answer)}
+    assert asked >= {e.EffectKind.ENTROPY, e.EffectKind.FLUSH}
+    assert (e.EffectKind.READ_RAM in asked) == (memory == "shared")
+    # What is blanked is not in the file for others; tests/integration/test_secrets.py searches all.
+    content = path.read_bytes()
+    shown = [one.what for one in Events([content]) if not isinstance(one.what, Record)]
+    whole = [one.what for one in found if isinstance(one.what, Frame)]
+    hidden = [
+        write.data
+        for blanked, frame in zip(shown, whole, strict=True)
+        if isinstance(frame, f.Reply) and blanked != frame
+        for write in frame.writes
+        if write.data is not None and len(set(write.data)) > 64
+    ]
+    assert len(hidden) > 10
+    assert not any(data[-32:] in content for data in hidden)
+
+
+def test_secrets_are_captured_from_the_middle_of_a_connection(lab: Lab, tmp_path: Path) -> None:
+    path = lab.artifacts / "capture.pcapng"
+    daemon = lab.daemon()
+    lab.stub(CALLING, daemon).console.expect("= soak")
+    private = X25519PrivateKey.generate()
+    public = tmp_path / "public.pem"
+    pem = (Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    public.write_bytes(private.public_key().public_bytes(*pem))
+    ctl(daemon, "start", "--secrets", f"recipient:{public}", str(path))
+    wait_until(lambda: int(ctl(daemon, "show").split()[1]) > 50, "some frames")
+    assert ", 0 of them dropped" in ctl(daemon, "stop")
+    found, events = opened(path, Identity(private))
+    (state,) = [event.what for event in found if isinstance(event.what, e.State)]
+    assert not state.is_begin
+    assert bool(state.problem) == bool(state.waiting) == bool(events.inexact)
+    assert any(record.namespace == "pks" for record in state.records)
+    for words, why in (
+        (("--secrets", "passphrase:"), "expected passphrase-file:PATH or recipient:FILE"),
+        (("--secrets", f"passphrase-file:{tmp_path / 'none'}"), "no such passphrase file"),
+    ):
+        done = run_hcalld(
+            *("ctl", "capture", "start", *words, str(path)), "--state-dir", str(daemon.state_dir)
+        )
+        assert done.returncode != 0
+        assert why in done.stderr
 
 
 def ctl(daemon: Daemon, *words: str) -> str:
