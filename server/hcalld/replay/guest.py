@@ -318,7 +318,11 @@ class GuestPlayer:
                 case sealed.Answer(effect=sealed.EffectKind.READ_RAM, value=bytes(data)):
                     told.shared.append(data)
                 case f.Reply():
-                    told.was_refused = self._is_blanked and what.status == H.AUTHORITY
+                    # What tells of the object knew the password.
+                    is_told = any(value for _, value in what.registers)
+                    told.was_refused = (
+                        self._is_blanked and what.status == H.AUTHORITY and not is_told
+                    )
                     break
                 case f.Cancelled():
                     break

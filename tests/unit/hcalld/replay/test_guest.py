@@ -328,7 +328,7 @@ async def test_passwords_are_passed_on() -> None:
     head = bytes([1, 3]) + bytes(12) + b"\0\x40"
     at = f.BufferSpec(4, s.BufferKind.PAGE_BOUNDED, s.Direction.IN, 0, 80)
     auth = f.Segment(0, 0x3000, s.SegmentStatus.OK, head + old + b"rest")
-    reads = [call(READ_OBJECT, seq, auth, vcpu=0, auth=0x3000) for seq in (2, 3)]
+    reads = [call(READ_OBJECT, seq, auth, vcpu=0, auth=0x3000) for seq in (2, 3, 4)]
     greeting = welcome(spec(pks.GEN_PASSWORD), spec(READ_OBJECT, at))
     capture = greeted(
         gen,
@@ -337,18 +337,21 @@ async def test_passwords_are_passed_on() -> None:
         reply(reads[0]),
         reads[1],
         reply(reads[1], H.AUTHORITY),
+        reads[2],
+        reply(reads[2], H.AUTHORITY, ((5, 0x80_0000),)),
         greeting=greeting,
     )
     replies = [
         reply(gen, 0, (), written(0x2000, new)),
         reply(reads[0]),
         reply(reads[1], H.AUTHORITY),
+        reply(reads[2], H.AUTHORITY, ((5, 0x80_0000),)),
     ]
     daemon = FakeDaemon(answering(replies), greeting)
     _, told = await play(capture, daemon)
     assert told.lines == []
-    _, right, wrong = daemon.frames(f.Call)
-    assert right.segments[0].data == head + new + b"rest"
+    _, right, wrong, by_policy = daemon.frames(f.Call)
+    assert right.segments[0].data == by_policy.segments[0].data == head + new + b"rest"
     # Its password may have been the wrong one: it was blanked. Zeros may be the right one.
     assert wrong.segments[0].data == head + b"\xff" * 64 + b"rest"
 
