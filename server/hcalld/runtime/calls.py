@@ -391,7 +391,7 @@ class Calls:
                 raise ConnectionCut(mishap.note)
             return
         why = ""
-        if self._outbox.tap is not None:
+        if self._outbox.tap is not None and (outcome.why or notes or outcome.notes):
             why = "; ".join(filter(None, (outcome.why, *notes, *outcome.notes)))
         self._outbox.queue(reply, encoded, why)
         self.answered_count += 1
