@@ -23,8 +23,9 @@ from hcalld.domain.attributes import PartitionAttributes
 from hcalld.families.registry import SERVED
 from hcalld.families.uv.shim_calls import FAMILY as SHIM
 from hcalld.replay.answers import Answers
+from hcalld.replay.beginning import welcome_of
 from hcalld.replay.differences import Comparer, Difference, call_name
-from hcalld.replay.player import Player, frame_of
+from hcalld.replay.player import Player
 from hcalld.replay.score import Score
 from hcalld.replay.stage import AtOnce, NoTpm
 from hcalld.replay.track import Inbound, Name, Outbound, Track, head_of
@@ -110,30 +111,22 @@ class BlankedPlayer(Player):
 
     def is_ready(self) -> bool:
         """See Player."""
-        return self._welcome() is not None or self.track.is_over or self.track.has_call()
+        return welcome_of(self.track) is not None or self.track.is_over or self.track.has_call()
 
     def begin(self, nursery: trio.Nursery) -> bool:
         """See Player."""
-        welcome = self._welcome()
+        welcome = welcome_of(self.track)
         if welcome is None or self.track.is_continued:
             self.why_out = CONTINUED
             self.has_ended = True
             return False
-        self.seat(self._empty(welcome), passes_descriptors=self.passes_descriptors())
+        self.seat(self._empty(welcome))
         nursery.start_soon(self.run_session)
         return True
 
     def make_answers(self, partition: Partition) -> Answers:
         """See Player."""
         return MadeUp(partition, self)
-
-    def _welcome(self) -> f.Welcome | None:
-        for event in self.events:
-            if isinstance(event, Outbound) and head_of(event.data).type == s.FrameType.WELCOME:
-                welcome = frame_of(event.data)
-                assert isinstance(welcome, f.Welcome)
-                return welcome
-        return None
 
     def _empty(self, welcome: f.Welcome) -> Partition:
         """A partition with the profile that the capture tells of, and what WELCOME shows of it."""

@@ -14,28 +14,30 @@ from __future__ import annotations
 
 import collections
 import itertools
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import trio
 
-from hcalld.config import Profile
-from hcalld.core.records import Lifetime, Record, RecordedReply, Run
 from hcalld.replay.answers import Answers, told
+from hcalld.replay.beginning import (
+    begin_at,
+    frame_of,
+    order_of,
+    partition_of,
+    welcome_of,
+    with_request,
+)
 from hcalld.replay.differences import Comparer, Difference, call_name
 from hcalld.replay.score import Score, Where
-from hcalld.replay.stage import AtOnce, NoTpm, Owner, ReplayTransport
+from hcalld.replay.stage import Owner, ReplayTransport
 from hcalld.replay.track import Event, Gap, Inbound, Name, Outbound, Track, head_of
 from hcalld.runtime import orders
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import Session
-from hcalld.runtime.tpm import TpmSession
-from hcalld.stores.memory import MemoryState, MemoryStore
 from hcallproto.capture import entries as e
 from hcallproto.conn.states import CALL_FRAMES
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
-from hcallproto.wire.decode import decode, decode_header
 from hcallproto.wire.encode import encode
 from hcallproto.wire.layout import HEADER
 
@@ -70,7 +72,6 @@ class Player:
         """Nothing is left to say."""
         self.session: Session | None = None
         self.answers: Answers | None = None
-        self.store = MemoryState()
         self.keeps_secrets = False
         """See Tap."""
         self._transport: ReplayTransport | None = None
@@ -129,55 +130,23 @@ class Player:
             self.has_ended = True
             return False
         if not state.is_begin:
-            self._patch(state)
-        self.seat(self._partition(state), passes_descriptors=self.passes_descriptors())
+            self._is_careful = True
+            begin_at(self.events, state)
+        self.seat(partition_of(state, self.track.guest))
         nursery.start_soon(self.run_session)
         return True
 
-    def _partition(self, state: e.State) -> Partition:
-        """The partition as it was."""
-        store = self.store
-        for one in state.records:
-            record = Record(one.namespace, one.key, one.value, Lifetime(one.lifetime))
-            store.records[one.namespace, one.key] = record
-        for reply in state.replies:
-            store.replies[reply.vcpu] = RecordedReply(reply.vcpu, reply.seq, reply.frame)
-        store.run = Run(state.instance, state.reset)
-        store.generation = state.generation
-        profile = msgspec.json.decode(state.profile, type=Profile)
-        tpm = TpmSession(NoTpm()) if state.has_tpm else None
-        return Partition(profile, lambda: MemoryStore(store, self.track.guest), AtOnce(), tpm)
-
-    def seat(self, partition: Partition, *, passes_descriptors: bool) -> None:
+    def seat(self, partition: Partition) -> None:
         """Have a session for a partition."""
         self.answers = self.make_answers(partition)
+        welcome = welcome_of(self.track)
+        passes_descriptors = welcome is None or s.Feature.SHARED_RAM in welcome.features
         self._transport = ReplayTransport(self, passes_descriptors=passes_descriptors)
         self.session = Session(self._transport, Owner(partition, self.answers, self), [])
 
     def make_answers(self, partition: Partition) -> Answers:
         """What answers the partition's calls."""
         return Answers(partition, self)
-
-    def passes_descriptors(self) -> bool:
-        """Whether the daemon wanted shared RAM then."""
-        for event in self.events:
-            if isinstance(event, Outbound) and head_of(event.data).type == _T.WELCOME:
-                welcome = frame_of(event.data)
-                assert isinstance(welcome, f.Welcome)
-                return bool(welcome.features & s.Feature.SHARED_RAM)
-        return True
-
-    def _patch(self, state: e.State) -> None:
-        """Have a connection begin in the middle: at its begin the machine had this run."""
-        self._is_careful = True
-        for place, event in enumerate(self.events):
-            if isinstance(event, e.State):
-                break
-            if isinstance(event, Inbound | Outbound):
-                frame = frame_of(event.data)
-                if "reset" in frame._fields:
-                    data = encode(frame._replace(reset=state.reset))
-                    self.events[place] = event._replace(data=data)
 
     async def run_session(self) -> None:
         """Serve the connection; a task."""
@@ -257,7 +226,7 @@ class Player:
                     self.take()
                     continue
                 ours = self._requests.get(head.request, head.request)
-                return event.data if ours == head.request else _with_request(event.data, ours)
+                return event.data if ours == head.request else with_request(event.data, ours)
             if head.type == _T.CALL:
                 stuck = self._live_call(head.vcpu)
                 if stuck is not None:
@@ -512,7 +481,8 @@ class Player:
                 self.tell(None, "fault", f"rule {event.number} is met by vcpu {event.vcpu}", "none")
             case e.PageOut() | e.Withdraw() | e.Attend() | e.Rest() | e.Stop():
                 self.take()
-                self._carry_out(event)
+                assert self.session is not None
+                self.session.carry_out(order_of(event))
             case Gap(why):
                 self._break_off(why)
             case e.Lost():
@@ -523,22 +493,6 @@ class Player:
             case _:
                 self.take()
         return True
-
-    def _carry_out(self, entry: e.Order) -> None:
-        assert self.session is not None
-        order: orders.Order
-        match entry:
-            case e.PageOut():
-                order = orders.PageOut(entry.gpas)
-            case e.Withdraw():
-                order = orders.Withdraw(entry.gpas)
-            case e.Attend():
-                order = orders.Attend()
-            case e.Rest():
-                order = orders.Rest()
-            case e.Stop():
-                order = orders.Stop(entry.why)
-        self.session.carry_out(order)
 
     def _missing(self, event: Outbound) -> None:
         """A frame is next, and the session does not send it."""
@@ -664,16 +618,7 @@ class Player:
         self.why_out = ENDED_EARLY
 
 
-def frame_of(data: bytes) -> Any:
-    """A frame of a capture."""
-    return decode(decode_header(data), data)
-
-
 def _name(frame: f.Frame) -> Name | None:
     if f.FRAME_TYPES[type(frame)] not in CALL_FRAMES:
         return None
     return frame.vcpu, frame.seq  # type: ignore[union-attr]  # such a frame has both
-
-
-def _with_request(data: bytes, request: int) -> bytes:
-    return encode(frame_of(data)._replace(request=request))
