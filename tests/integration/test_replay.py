@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.daemon import COMMAND, Daemon, run_hcalld
 from tests.e2e.lab import Lab
 from tests.e2e.machine import socket_chardev
-from tests.e2e.patience import patience, wait_until
+from tests.e2e.patience import patience
 from tests.kernel.guestside import profile
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
@@ -65,7 +65,9 @@ def test_the_stub_is_answered_by_its_capture(lab: Lab) -> None:
     words = ["replay", "machine", "--secrets", how, "--socket-path", str(where), str(path)]
     with subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, text=True) as process:
         try:
-            wait_until(where.exists, "the socket")
+            # The socket's file is there before somebody listens.
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("waiting for a guest at ")
             machine = lab.stub(WORDS, chardev=socket_chardev(where), memory="private")
             machine.report().must_pass("pks_object", "pks_user")
             said, _ = process.communicate(timeout=patience(30))

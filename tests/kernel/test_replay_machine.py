@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.e2e.daemon import COMMAND
 from tests.e2e.machine import socket_chardev
-from tests.e2e.patience import patience, wait_until
+from tests.e2e.patience import patience
 from tests.kernel.guestside import INITIALIZED, results, succeed
 from tests.vectors.captures.make import HERE, NEW_KEYS, PASSPHRASE
 
@@ -51,7 +51,9 @@ def replay(lab: Lab, *words: str | Path) -> Iterator[Replay]:
     """Starts one, and ends it if nothing else does."""
     one = Replay(lab.socket_dir / "replay.sock", *words)
     try:
-        wait_until(lambda: one.path.exists() or one.process.poll() is not None, "the socket")
+        # The socket's file is there before somebody listens.
+        assert one.process.stdout is not None
+        assert "waiting for a guest at " in one.process.stdout.readline()
         yield one
     finally:
         one.process.kill()

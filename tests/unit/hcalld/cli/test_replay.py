@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from tests.e2e.daemon import Daemon
 from tests.e2e.fakeshim import FakeShim, connect
 from tests.e2e.fakeshim import hello as shim_hello
-from tests.e2e.patience import patience, wait_until
+from tests.e2e.patience import patience
 from tests.unit.hcalld.replay.peers import GET, Capture, call, greeted, reply, written
 
 from hcalld.cli.replay import command
@@ -38,6 +38,12 @@ def short_dir() -> Iterator[pathlib.Path]:
 def run(*words: object) -> tuple[int, str, str]:
     done = CliRunner().invoke(command, [str(word) for word in words])
     return done.exit_code, done.stdout, done.stderr
+
+
+def wait_until_listening(process: subprocess.Popen[str]) -> None:
+    """The socket's file is there before somebody listens."""
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("waiting for a guest at ")
 
 
 def kept(folder: pathlib.Path, capture: Capture) -> pathlib.Path:
@@ -139,7 +145,7 @@ def test_a_guest_is_answered_as_captured(tmp_path: pathlib.Path, short_dir: path
             text=True,
         ) as process,
     ):
-        wait_until(where.exists, "the socket")
+        wait_until_listening(process)
         with FakeShim(connect(where)) as shim:
             shim.negotiate(shim_hello())
             assert shim.call(GET.number, 0x2000, 64).status == 0
@@ -157,7 +163,7 @@ def test_it_stays_for_the_next_guest(tmp_path: pathlib.Path, short_dir: pathlib.
     with subprocess.Popen(
         [sys.executable, "-m", "hcalld", *words], stdout=subprocess.PIPE, text=True
     ) as process:
-        wait_until(where.exists, "the socket")
+        wait_until_listening(process)
         for status in (0, H.FUNCTION):
             with FakeShim(connect(where)) as shim:
                 shim.negotiate(shim_hello())
