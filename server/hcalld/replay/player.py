@@ -512,6 +512,8 @@ class Player:
             self._strayed.add(name)
         elif head.type in _OVER:
             del self._early[name]
+            if name not in self.different:
+                self.tell(name, "order", "after what came meanwhile", "earlier")
             self._compare(event, early)
         elif name not in self.different:
             kind = f.FRAME_TYPES[type(early)].name
