@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import errno
 import math
 import os
 import pathlib
@@ -39,6 +40,7 @@ SLICE: Final = 16
 """Frames that are encoded between two turns of the event loop."""
 PAUSE_SECONDS: Final = 0.05
 """Frames are gathered for so long: a guest that calls now and then shares its processor less."""
+_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class CaptureFailed(HcalldError):
@@ -316,20 +318,26 @@ class Capture:
 
     def _open(self) -> int:
         path = self._path()
-        self._paths.append(path)
         try:
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            # A named pipe that nobody reads would hold up all guests until somebody does.
+            fd = os.open(path, _FLAGS, 0o600)
         except OSError as error:
+            expected = "a path in a directory that exists and that we may write"
+            if error.errno == errno.ENXIO:
+                expected = "a file, or a named pipe that is read already; start its reader first"
             raise ConfigError(
-                f"{path}: the capture cannot be made: {error.strerror}; expected a path in a "
-                "directory that exists and that we may write"
+                f"{path}: the capture cannot be made: {error.strerror}; expected {expected}"
             ) from None
+        os.set_blocking(fd, True)
+        self._paths.append(path)
+        return fd
 
     def _turn(self) -> None:
         """Go on in a new file."""
-        os.close(self._fd)
         try:
-            self._fd = self._open()
+            # The old one stays open until then: ``aclose`` closes one, whatever fails here.
+            fd, self._fd = self._fd, self._open()
+            os.close(fd)
             keep = self._options.files or math.inf
             while len(self._paths) > keep:
                 self._paths.popleft().unlink(missing_ok=True)

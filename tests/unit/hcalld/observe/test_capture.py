@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -198,6 +199,26 @@ def test_a_file_that_cannot_be_made_is_refused(tmp_path: Path):
     options = CaptureOptions(path=tmp_path / "absent" / "a.pcapng")
     with pytest.raises(ConfigError, match="cannot be made: No such file or directory"):
         Capture(options, "hcalld 0")
+
+
+def test_a_named_pipe_that_nobody_reads_is_refused_at_once(tmp_path: Path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    # It is opened in the event loop: waiting for a reader there would hold up all guests.
+    with pytest.raises(ConfigError, match="start its reader first"):
+        Capture(CaptureOptions(path=path), "hcalld 0")
+
+
+async def test_a_next_file_that_cannot_be_made_ends_the_capture_and_nothing_else(tmp_path: Path):
+    folder = tmp_path / "captures"
+    folder.mkdir()
+    capture = Capture(CaptureOptions(path=folder / "a.pcapng", file_bytes=1), "hcalld 0")
+    capture.tap("lpar7", PROFILE).received(READ, 144)
+    shutil.rmtree(folder)
+    with pytest.raises(CaptureFailed, match="the capture cannot be made"):
+        await capture.run()
+    # What was open is closed once, and not a descriptor that somebody has got since.
+    await capture.aclose()
 
 
 async def test_files_turn_and_the_oldest_go(tmp_path: Path):
