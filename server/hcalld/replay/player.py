@@ -93,6 +93,8 @@ class Player:
         """Among these."""
         self._is_odd = False
         """Among these is something that is not next in the capture."""
+        self._ahead: list[f.Frame] = []
+        """Sent, and what the capture has there has not been read yet."""
         self._early: dict[Name, f.Frame] = {}
         """Ends of calls that the capture has later."""
         self._late: dict[Name, collections.deque[Outbound]] = {}
@@ -167,6 +169,8 @@ class Player:
 
     def goes_on_for(self, name: Name) -> bool:
         """See Place."""
+        if len(self.events) == 1:
+            return not self.track.is_over
         for event in itertools.islice(self.events, 1, None):
             if isinstance(event, e.Answer | e.Turn):
                 if (event.vcpu, event.seq) == name:
@@ -270,6 +274,24 @@ class Player:
 
     def sent(self, frame: f.Frame, size: int, why: str) -> None:
         """See Tap."""
+        if self._ahead or not (self.events or self.track.is_over):
+            self._is_odd = True
+            self._ahead.append(frame)
+        else:
+            self._match(frame)
+
+    def _catch_up(self) -> bool:
+        """More has been read: look for frames in it that were sent before."""
+        if not self._ahead or not (self.events or self.track.is_over):
+            return False
+        ahead, self._ahead = self._ahead, []
+        for frame in ahead:
+            self.sent(frame, 0, "")
+        self._compare_sent()
+        return True
+
+    def _match(self, frame: f.Frame) -> None:
+        """See whether a frame is next in the capture."""
         events = self.events
         if events and type(events[0]) is Outbound:
             event = events[0]
@@ -323,7 +345,7 @@ class Player:
         if isinstance(event, e.Turn) and (event.vcpu, event.seq) == name:
             # It did not have to wait this time.
             self.take()
-            self.sent(frame, 0, "")
+            self._match(frame)
             return
         self._is_odd = True
         is_over = isinstance(frame, f.Reply | f.Cancelled)
@@ -457,6 +479,8 @@ class Player:
 
     def step(self) -> bool:
         """Do what has to be done when all tasks wait; False: nothing, more has to be read."""
+        if self._catch_up():
+            return True
         if self.has_ended and not self.why_out:
             self._ended()
         if self.why_out:

@@ -20,6 +20,7 @@ from hcalld.core.call import Call
 from hcalld.core.effects import Effect, Entropy, Flush, Now, ReadGuest
 from hcalld.core.outcome import Outcome
 from hcalld.faults.rules import Rule
+from hcalld.replay import incode
 from hcalld.replay.differences import Comparer
 from hcalld.replay.ignoring import Ignored
 from hcalld.replay.player import Player
@@ -298,6 +299,23 @@ async def test_replay_when_two_calls_may_go_on_then_they_do_in_the_captured_orde
     assert played.score.equal == 24
 
 
+@pytest.mark.parametrize("ahead", [1, 2, 3, 5])
+async def test_replay_when_little_is_read_at_a_time_then_nothing_differs(
+    daemon: Recorded, ahead: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(incode, "AHEAD", ahead)
+    shim = await daemon.guest()
+    await shim.call(ledger.PUT, 1, 11)
+    await load_twice(shim)
+    for hcall in (ledger.NOTE, ledger.FLUSH, ledger.GET, ledger.FLUSH_THEN_PUT, ledger.NOTE):
+        await shim.call(hcall, 1)
+    await shim.close()
+    await daemon.gone()
+    played = daemon.play()
+    assert played.told == []
+    assert played.score.equal == 8
+
+
 @pytest.mark.parametrize(
     ("after", "goes_on"),
     [
@@ -306,6 +324,7 @@ async def test_replay_when_two_calls_may_go_on_then_they_do_in_the_captured_orde
         ((ANSWER, TURN), False),
         ((SENT, TURN), False),
         ((FRAME,), False),
+        ((), True),  # nobody knows before more is read
     ],
 )
 def test_player_when_a_call_gave_way_after_an_answer_then_it_is_seen(
