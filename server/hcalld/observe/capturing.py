@@ -72,8 +72,9 @@ class Capturing:
         self.must_be_free()
         self._capture = Capture(options, self._program)
         self._ended = trio.Event()
-        self._guests.begin_taps(self._capture)
+        # First: whatever happens next, the capture can be ended.
         self._nursery.start_soon(self._run, self._capture, is_vital)
+        self._guests.begin_taps(self._capture)
         self._log.info("capture begun", path=str(options.path))
 
     def must_be_free(self) -> None:

@@ -123,6 +123,7 @@ class Session:
         self._figures_at_rest: tuple[int, PefFigures] | None = None
         """Calls answered, and what the secure VM was, when the store began to rest."""
         self._scope = trio.CancelScope()
+        self._is_ending = False
         self._why_stopped = "the daemon is stopping"
 
     def stop(self, why: str) -> None:
@@ -300,6 +301,7 @@ class Session:
                 return
 
     async def _end(self, why: str) -> None:
+        self._is_ending = True
         if self._tap is not None:
             self._tap.closed(why)
             self.end_tap()
@@ -473,12 +475,14 @@ class Session:
             )
 
     def begin_tap(self, *, is_continued: bool = True) -> None:
-        """Tell what keeps frames of this connection, if it is past its HELLO.
+        """Tell what keeps frames of this connection, if its HELLO was taken and it is not over.
 
         Args:
             is_continued: frames have passed that will not be told of.
         """
-        if self.partition is None or self._owner.taps is None:
+        if self.partition is None or self._calls is None or self._is_ending:
+            return
+        if self._owner.taps is None:
             return
         attributes = flatten(self.partition.attributes)
         profile = {name: str(value) for name, value in attributes.items()}
@@ -489,7 +493,6 @@ class Session:
             elif is_continued:
                 tap.sent(frame, 0, "")
         if tap.keeps_secrets:
-            assert self._calls is not None
             assert self.hello is not None
             run = Run(self.hello.instance, self.connection.reset)
             waiting = self._calls.pending

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 from tests.unit.hcalld.runtime import ledger
 from tests.unit.hcalld.runtime.daemon import Daemon
+from tests.unit.hcalld.runtime.shim import Shim, hello
 from tests.unit.hcalld.runtime.test_calls import Memory, memory, sharing_guest
 from tests.unit.hcalld.runtime.test_secure import Boot, boot
 from tests.unit.hcalld.runtime.test_tpm import Bench, bench, execute
@@ -20,6 +23,7 @@ from hcalld.faults import rules
 from hcalld.faults.rules import Rule
 from hcalld.runtime import orders
 from hcalld.runtime.recording import entry_of
+from hcalld.runtime.transport import StreamTransport
 from hcallproto.abi.families import svm
 from hcallproto.abi.returns import H
 from hcallproto.capture import entries as e
@@ -291,3 +295,37 @@ async def test_state_when_pages_are_wanted_out_then_it_is_said_that_it_is_not_al
     kept = Kept()
     guest.daemon.server.begin_taps(kept)
     assert kept.state.problem.startswith("memory was being plugged in or paged out")
+
+
+# -- connections that are over ----------------------------------------------------------------
+
+
+async def test_taps_when_a_guest_is_being_refused_then_nothing_is_told_of_it(
+    nursery: trio.Nursery, daemon: Daemon
+):
+    daemon.faults.begin_run = "no disk"
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    nursery.start_soon(daemon.server.serve_transport, StreamTransport(theirs, "memory"))
+    await Shim(StreamTransport(ours, "daemon")).send(hello())
+    await daemon.settle()
+    # It does not read why, so the session is still there.
+    assert list(daemon.server.sessions) == ["lpar7"]
+    kept = Kept()
+    daemon.server.begin_taps(kept)
+    assert kept.told == []
+
+
+async def test_taps_when_a_connection_has_ended_then_nothing_is_told_of_it(daemon: Daemon):
+    shim = await daemon.guest()
+    await shim.call(ledger.PUT, 1, 7)
+    daemon.faults.may_flush.clear()
+    try:
+        await shim.close()
+        await daemon.settle()
+        assert list(daemon.server.sessions) == ["lpar7"]
+        kept = Kept()
+        daemon.server.begin_taps(kept)
+        # Nobody would tell of its end.
+        assert kept.told == []
+    finally:
+        daemon.faults.may_flush.set()
