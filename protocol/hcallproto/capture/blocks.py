@@ -34,6 +34,8 @@ MAX_BLOCK: Final = 32 << 20
 """Bytes of the largest block that is read: the largest frame and much to spare."""
 MAX_INTERFACES: Final = 1 << 16
 """Of a section."""
+MAX_NAME: Final = 1024
+"""Bytes of an interface's name, or of its description: a guest's name has 512 at most."""
 
 _PACKET: Final = int(BlockType.PACKET)
 _MAX_TIME: Final = (1 << 63) - 1
@@ -104,7 +106,7 @@ class _Wrong(Exception):
 class Reader:
     """Turns bytes of a file into packets.
 
-    Memory is bounded by the largest block and by ``MAX_INTERFACES``.
+    Memory is bounded by the largest block, ``MAX_INTERFACES`` and ``MAX_NAME``.
 
     Args:
         problems: takes what is wrong within a block.
@@ -236,10 +238,13 @@ class Reader:
         self._clocks.append(_Clock(Interface(_UNKNOWN_LINK, ""), _DEFAULT_RESOLUTION, 0, False))
         link_type, _ = order.simple.unpack_from(block, _HEAD_SIZE)
         options = _options(order, block, _HEAD_SIZE + 8)
-        name, description = (
-            options.get(code, b"").decode(errors="replace")
-            for code in (Option.INTERFACE_NAME, Option.INTERFACE_DESCRIPTION)
-        )
+        names = [
+            options.get(code, b"") for code in (Option.INTERFACE_NAME, Option.INTERFACE_DESCRIPTION)
+        ]
+        size = max(map(len, names))
+        if size > MAX_NAME:
+            raise _Wrong(f"an interface whose name has {size} bytes, at most {MAX_NAME}")
+        name, description = (one.decode(errors="replace") for one in names)
         (resolution, *_) = options.get(Option.INTERFACE_RESOLUTION) or (_DEFAULT_RESOLUTION,)
         seconds = _number(order, options.get(Option.INTERFACE_OFFSET, b""), signed=True)
         self._clocks[-1] = _Clock(

@@ -23,7 +23,9 @@ from hcallproto.wire import schema as s
 MAX_LIVE: Final = s.MAX_VCPUS + len(s.ShimCall)
 """Calls that are followed at once: each vCPU makes one after another."""
 MAX_LIVE_BYTES: Final = 64 << 20
-"""Of guest memory in the frames of these."""
+"""Of guest memory in the frames of these, and of what tells where it is."""
+SEGMENT_BYTES: Final = 128
+"""That a piece of guest memory takes beside its bytes, of which it may have none."""
 
 
 class Fate(enum.Enum):
@@ -54,7 +56,7 @@ class Exchange:
     writes: list[f.WriteSegment] = dataclasses.field(default_factory=list)
     """What was written to guest memory before the reply, in order."""
     held: int = 0
-    """Bytes of guest memory in its frames until now."""
+    """Bytes of guest memory in its frames until now, and of what tells where it is."""
 
     @property
     def outputs(self) -> Mapping[int, int]:
@@ -124,7 +126,8 @@ class Exchanges:
                 exchange = self._live.get((frame.vcpu, frame.seq))
                 if exchange is not None:
                     exchange.writes += frame.segments
-                    self._hold(exchange, sum(len(one.data or b"") for one in frame.segments))
+                    size = sum(len(one.data or b"") for one in frame.segments)
+                    self._hold(exchange, size + SEGMENT_BYTES * len(frame.segments))
                     yield from self._bounded(time_ns)
             case f.Welcome() | f.Announce():
                 self._announced.take(frame.announcement)

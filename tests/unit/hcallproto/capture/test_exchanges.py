@@ -7,7 +7,14 @@ from tests.unit.hcallproto.capture.sample import call
 
 from hcallproto.abi import shim
 from hcallproto.abi.families import pks
-from hcallproto.capture.exchanges import MAX_LIVE, MAX_LIVE_BYTES, Exchange, Exchanges, Fate
+from hcallproto.capture.exchanges import (
+    MAX_LIVE,
+    MAX_LIVE_BYTES,
+    SEGMENT_BYTES,
+    Exchange,
+    Exchanges,
+    Fate,
+)
 from hcallproto.capture.selection import Selection, parse_calls
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -116,6 +123,18 @@ def test_take_when_calls_hold_too_much_then_the_oldest_are_given_up():
     assert [one.call.seq for one in ended] == [0, 1]
     ended += exchanges.take(f.Reply(3, 0, 3, 0), 6)
     assert [one.call.seq for one in [*ended, *exchanges.end(7)]] == [0, 1, 3, 2]
+
+
+def test_take_when_a_call_zeroes_memory_without_end_then_it_is_given_up():
+    """What has no bytes takes memory too: a small file may have a million such pieces."""
+    exchanges = Exchanges()
+    zeros = f.Write(3, 0, 1, 1, (f.WriteSegment(0, 1 << 16, None),) * s.MAX_SEGMENTS)
+    ended = list(exchanges.take(call(pks.READ_OBJECT, 1), 0))
+    most = MAX_LIVE_BYTES // SEGMENT_BYTES // s.MAX_SEGMENTS
+    for time_ns in range(most + 1):
+        assert ended == [], time_ns
+        ended += exchanges.take(zeros, time_ns)
+    assert [(one.call.seq, one.fate) for one in ended] == [(1, Fate.LOST)]
 
 
 def test_take_when_calls_overlap_then_they_are_told_apart():

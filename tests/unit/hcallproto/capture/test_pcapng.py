@@ -283,6 +283,18 @@ def test_feed_when_there_are_too_many_interfaces_then_it_is_refused(
         list(Reader().feed(data))
 
 
+@pytest.mark.parametrize("names", [("a" * 1025, ""), ("a", "b" * 1025)])
+def test_feed_when_a_name_is_too_long_then_it_is_not_kept(names: tuple[str, str]):
+    # Of 65536 interfaces each would be.
+    data = pcapng.section("hcalld 0") + pcapng.interface(LinkType.FRAMES, "a" * 1024, "b" * 1024)
+    data += pcapng.interface(LinkType.FRAMES, *names) + pcapng.packet(0, TIME, b"c")
+    reader = Reader()
+    (found,) = reader.feed(data)
+    assert found.interface[1:] == ("a" * 1024, "b" * 1024)
+    (problem,) = reader.problems
+    assert problem.endswith("an interface whose name has 1025 bytes, at most 1024")
+
+
 def test_feed_when_a_block_comes_in_many_pieces_then_each_is_looked_at_once():
     """A block of the greatest size, in pieces of a byte each, must not be joined each time."""
     begin = pcapng.section("hcalld 0") + pcapng.interface(LinkType.FRAMES, "a")
