@@ -55,7 +55,6 @@ class Connection:
         max_frame_size: bytes; what the peers agreed on, 128 KiB before that.
         features: in force since WELCOME.
         reset: the machine's reset count, as last told by the shim.
-        frame_size: bytes of the frame that ``next_frame`` gave last.
     """
 
     def __init__(self, role: Role) -> None:
@@ -63,7 +62,8 @@ class Connection:
         self.max_frame_size = MIN_MAX_FRAME
         self.features = Feature(0)
         self.reset = 0
-        self.frame_size = 0
+        self._last: tuple[bytes | bytearray | memoryview, int, int] = b"", 0, 0
+        """Of the last frame: its buffer, where it begins there, its size."""
         self.calls = CallTable()
         self._hello: f.Hello | None = None
         self._acknowledged_reset = 0
@@ -129,6 +129,12 @@ class Connection:
             self._enter(State.ERROR)
             raise
 
+    @property
+    def frame_data(self) -> bytes:
+        """The bytes of the frame that ``next_frame`` gave last, until more are received."""
+        buffer, offset, size = self._last
+        return bytes(memoryview(buffer)[offset : offset + size])
+
     def _next_frame(self) -> f.Frame | None:
         buffer, offset = self._buffer, self._offset
         available = len(buffer) - offset
@@ -146,7 +152,7 @@ class Connection:
             self._need_data(available)
             return None
         frame = decode(header, buffer, offset)
-        self.frame_size = size
+        self._last = buffer, offset, size
         if available == size:
             self._buffer = b""
             self._offset = 0

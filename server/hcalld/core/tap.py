@@ -19,20 +19,20 @@ class Tap(Protocol):
     keeps_secrets: bool
     """It wants to be told of what happened beside frames."""
 
-    def received(self, frame: f.Frame, size: int) -> None:
+    def received(self, frame: f.Frame, data: bytes) -> None:
         """A frame of the guest's side has come.
 
         Args:
             frame: what it says.
-            size: in bytes, as it came.
+            data: its bytes.
         """
 
-    def sent(self, frame: f.Frame, size: int, why: str) -> None:
+    def sent(self, frame: f.Frame, data: bytes, why: str) -> None:
         """A frame is on its way to the guest's side.
 
         Args:
             frame: what it says.
-            size: in bytes.
+            data: its bytes.
             why: what the guest is not told: why a call was refused.
         """
 

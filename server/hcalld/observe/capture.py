@@ -78,13 +78,13 @@ class _Tap:
         self.entries_lost = 0
         self._capture = capture
 
-    def received(self, frame: f.Frame, size: int) -> None:
+    def received(self, frame: f.Frame, data: bytes) -> None:
         """See Tap."""
-        self._capture.put(self, Direction.INBOUND, frame, size, "")
+        self._capture.put(self, Direction.INBOUND, frame, data, "")
 
-    def sent(self, frame: f.Frame, size: int, why: str) -> None:
+    def sent(self, frame: f.Frame, data: bytes, why: str) -> None:
         """See Tap."""
-        self._capture.put(self, Direction.OUTBOUND, frame, size, why)
+        self._capture.put(self, Direction.OUTBOUND, frame, data, why)
 
     def happened(self, entry: AnyEntry) -> None:
         """See Tap."""
@@ -96,9 +96,9 @@ class _Tap:
 
 
 _What = f.Frame | Record | AnyEntry
-_Pending = tuple[_Tap, int, Direction, _What, int, str]
-"""Whose, when, which way, what, how much memory it takes, and the comment: not a class, for
-making one must not cost a call a microsecond."""
+_Pending = tuple[_Tap, int, Direction, _What, bytes, int, str]
+"""Whose, when, which way, what, a frame's bytes, how much memory it takes, and the comment: not a
+class, for making one must not cost a call a microsecond."""
 
 
 class Capture:
@@ -169,14 +169,16 @@ class Capture:
         self._taps[tap] = None
         return tap
 
-    def put(self, tap: _Tap, direction: Direction, frame: f.Frame, size: int, comment: str) -> None:
+    def put(
+        self, tap: _Tap, direction: Direction, frame: f.Frame, data: bytes, comment: str
+    ) -> None:
         """Take a frame, or drop it."""
         # Each line costs every call: a twentieth of a microsecond, twice.
         tap.passed += 1
         pending = self._pending
         if not pending:
             self._wanted.set()
-        total = self._pending_bytes + size
+        total = self._pending_bytes + len(data)
         if len(pending) >= MAX_PENDING or total > self._max_bytes:
             tap.is_losing = True
             tap.dropped += 1
@@ -185,7 +187,7 @@ class Capture:
             return
         if tap.is_losing:
             self._tell_of_loss(tap)
-        pending.append((tap, self._clock(), direction, frame, size, comment))
+        pending.append((tap, self._clock(), direction, frame, data, len(data), comment))
         self._pending_bytes = total
 
     def put_entry(self, tap: _Tap, entry: AnyEntry) -> None:
@@ -201,7 +203,7 @@ class Capture:
             return
         if tap.is_losing:
             self._tell_of_loss(tap)
-        self._pending.append((tap, self._clock(), Direction.UNKNOWN, entry, size, ""))
+        self._pending.append((tap, self._clock(), Direction.UNKNOWN, entry, b"", size, ""))
         self._pending_bytes += size
 
     def close_tap(self, tap: _Tap, why: str) -> None:
@@ -214,17 +216,17 @@ class Capture:
                 self._tell_of_loss(tap)
             now = self._clock()
             if tap.keeps_secrets:
-                self._pending.append((tap, now, Direction.UNKNOWN, End(NOW, why), 0, ""))
-            self._pending.append((tap, now, Direction.UNKNOWN, Stop(why=why), 0, ""))
+                self._pending.append((tap, now, Direction.UNKNOWN, End(NOW, why), b"", 0, ""))
+            self._pending.append((tap, now, Direction.UNKNOWN, Stop(why=why), b"", 0, ""))
             self._wanted.set()
 
     def _tell_of_loss(self, tap: _Tap) -> None:
         now = self._clock()
         if tap.keeps_secrets:
             lost = Lost(NOW, tap.frames_lost, tap.entries_lost)
-            self._pending.append((tap, now, Direction.UNKNOWN, lost, 0, ""))
+            self._pending.append((tap, now, Direction.UNKNOWN, lost, b"", 0, ""))
         record = Dropped(frames=tap.frames_lost, entries=tap.entries_lost)
-        self._pending.append((tap, now, Direction.UNKNOWN, record, 0, ""))
+        self._pending.append((tap, now, Direction.UNKNOWN, record, b"", 0, ""))
         tap.frames_lost = tap.entries_lost = 0
         tap.is_losing = False
 
@@ -295,7 +297,7 @@ class Capture:
         )
 
     def _encode(self, one: _Pending) -> None:
-        tap, now, direction, what, size, comment = one
+        tap, now, direction, what, data, size, comment = one
         self._pending_bytes -= size
         pieces, track = self._pieces, tap.track
         if isinstance(what, Entry):
@@ -305,7 +307,7 @@ class Capture:
             if isinstance(what, Stop):
                 pieces.statistics(track, now, tap.passed, tap.dropped)
         else:
-            pieces.frame(track, now, direction, what, comment)
+            pieces.frame(track, now, direction, what, data, comment)
 
     # -- files -----------------------------------------------------------------------------
 

@@ -133,17 +133,34 @@ class Pieces:
         return len(self._body) >= PIECE_SIZE or self._entry_size >= e.MAX_SIZE
 
     def frame(
-        self, track: Track, time_ns: int, direction: Direction, frame: f.Frame, comment: str
+        self,
+        track: Track,
+        time_ns: int,
+        direction: Direction,
+        frame: f.Frame,
+        data: bytes,
+        comment: str,
     ) -> None:
-        """Add a frame, blanked; what is blanked of it is sealed."""
+        """Add a frame, blanked; what is blanked of it is sealed.
+
+        Args:
+            track: whose it is.
+            time_ns: when it passed.
+            direction: which way.
+            frame: what it says.
+            data: its bytes.
+            comment: what it does not say.
+        """
         number = self._interface_of(track, time_ns)
         shown = track.blanker.blank(frame)
         if isinstance(shown, _CONTEXT):
             track.context[type(shown)] = direction, shown
-        if self._seal is not None and shown is not frame and shown != frame:
-            self._add(track, e.Full(track.packets, encode(frame)))
+        if shown is not frame and shown != frame:
+            if self._seal is not None:
+                self._add(track, e.Full(track.packets, data))
+            data = encode(shown)
         track.packets += 1
-        self._body += pcapng.packet(number, time_ns, encode(shown), direction, comment)
+        self._body += pcapng.packet(number, time_ns, data, direction, comment)
 
     def entry(self, track: Track, time_ns: int, entry: e.AnyEntry) -> None:
         """Add what happened before the connection's next frame."""

@@ -253,7 +253,7 @@ class Player:
 
     # -- frames as they pass (core.tap.Tap) ----------------------------------------------
 
-    def received(self, frame: f.Frame, size: int) -> None:
+    def received(self, frame: f.Frame, data: bytes) -> None:
         """See Tap."""
         events = self.events
         event = events.popleft()
@@ -272,7 +272,7 @@ class Player:
         if events and type(events[0]) not in _PLAIN:
             self.look()
 
-    def sent(self, frame: f.Frame, size: int, why: str) -> None:
+    def sent(self, frame: f.Frame, data: bytes, why: str) -> None:
         """See Tap."""
         if self._ahead or not (self.events or self.track.is_over):
             self._is_odd = True
@@ -286,7 +286,7 @@ class Player:
             return False
         ahead, self._ahead = self._ahead, []
         for frame in ahead:
-            self.sent(frame, 0, "")
+            self.sent(frame, b"", "")
         self._compare_sent()
         return True
 

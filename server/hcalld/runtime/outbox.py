@@ -33,7 +33,7 @@ class Outbox:
         data = self._connection.send(frame, encoded)
         self._data += data
         if self.tap is not None:
-            self.tap.sent(frame, len(data), why)
+            self.tap.sent(frame, data, why)
 
     def send_now(self) -> bool:
         """Send what can be sent without waiting.

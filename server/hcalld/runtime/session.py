@@ -295,7 +295,7 @@ class Session:
                 # Past the connection, which sends nothing more after an error.
                 data = encode(goodbye)
                 if self._tap is not None:
-                    self._tap.sent(goodbye, len(data), "")
+                    self._tap.sent(goodbye, data, "")
                 await self.transport.send(data)
             except TransportClosed:
                 return
@@ -333,11 +333,11 @@ class Session:
             if type(frame) is f.Call:
                 assert self._calls is not None
                 if self._tap is not None:
-                    self._tap.received(frame, connection.frame_size)
+                    self._tap.received(frame, connection.frame_data)
                 self._calls.answer(frame)
             else:
                 if self._tap is not None:
-                    self._tap.received(frame, connection.frame_size)
+                    self._tap.received(frame, connection.frame_data)
                 await self._dispatch(frame)
             if connection.state is State.CLOSED:
                 return False
@@ -489,9 +489,9 @@ class Session:
         tap = self._owner.taps.tap(self.partition.id, profile, is_continued=is_continued)
         for frame in self._context.values():
             if not isinstance(frame, f.Welcome):
-                tap.received(frame, 0)
+                tap.received(frame, encode(frame))
             elif is_continued:
-                tap.sent(frame, 0, "")
+                tap.sent(frame, encode(frame), "")
         if tap.keeps_secrets:
             assert self.hello is not None
             run = Run(self.hello.instance, self.connection.reset)

@@ -20,6 +20,7 @@ from hcallproto.abi.families import pks
 from hcallproto.capture import entries as e
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
+from hcallproto.wire.encode import encode
 
 SECRET = b"a secret of the guest's, and long enough"
 RIGHT = Passphrase(Secret(b"correct horse"))
@@ -85,7 +86,7 @@ async def settle(capture: Capture) -> None:
 
 def begin(tap: Tap) -> None:
     """What a connection tells first."""
-    tap.received(HELLO, 100)
+    tap.received(HELLO, encode(HELLO))
     if tap.keeps_secrets:
         tap.happened(STATE)
 
@@ -93,10 +94,10 @@ def begin(tap: Tap) -> None:
 def talk(tap: Tap, count: int = 1) -> None:
     """Calls that are answered with a secret."""
     for _ in range(count):
-        tap.received(CALL, 144)
+        tap.received(CALL, encode(CALL))
         if tap.keeps_secrets:
             tap.happened(ENTROPY)
-        tap.sent(REPLY, 120, "")
+        tap.sent(REPLY, encode(REPLY), "")
 
 
 def read(data: bytes, unlock: Unlock | None = RIGHT) -> list[Event]:

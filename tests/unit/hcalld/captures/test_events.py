@@ -43,6 +43,7 @@ from hcallproto.capture.reading import CaptureReader
 from hcallproto.capture.records import Dropped, Key, Records, Sealed, Start, Stop, encode
 from hcallproto.errors import CaptureDamage, CaptureError
 from hcallproto.wire import frames as f
+from hcallproto.wire.encode import encode as encode_frame
 
 
 @pytest.fixture(autouse=True)
@@ -106,13 +107,13 @@ async def test_a_frame_that_shows_all_is_not_sealed_too(tmp_path: Path):
         tap = capture.tap("lpar7", {})
         begin(tap)
         for _ in range(calls):
-            tap.received(call_of_config, 144)
+            tap.received(call_of_config, encode_frame(call_of_config))
     with_secrets = (tmp_path / "a.pcapng").stat().st_size
     async with capturing(tmp_path / "b.pcapng", has_secrets=False) as capture:
         tap = capture.tap("lpar7", {})
         begin(tap)
         for _ in range(calls):
-            tap.received(call_of_config, 144)
+            tap.received(call_of_config, encode_frame(call_of_config))
     assert with_secrets < (tmp_path / "b.pcapng").stat().st_size * 1.1
 
 
@@ -149,10 +150,10 @@ async def test_large_answers_are_in_batches_of_their_own(tmp_path: Path):
     async with capturing(path) as capture:
         tap = capture.tap("lpar7", {})
         begin(tap)
-        tap.received(CALL, 144)
+        tap.received(CALL, encode_frame(CALL))
         for entry in large:
             tap.happened(entry)
-        tap.sent(REPLY, 120, "")
+        tap.sent(REPLY, encode_frame(REPLY), "")
     events = whats(read(path.read_bytes()))
     assert events[3:-1] == [CALL, *(at(one, 2) for one in large), REPLY]
     sizes = [len(e.encode(batch)) for batch in batches(path.read_bytes())]
@@ -339,7 +340,8 @@ async def ring(tmp_path: Path, rounds: int = 6) -> list[bytes]:
     async with capturing(tmp_path / "a.pcapng", file_bytes=2500) as capture:
         tap = capture.tap("lpar7", {})
         begin(tap)
-        tap.sent(f.Announce(f.Announcement(), 1, 0), 60, "")
+        announcement = f.Announce(f.Announcement(), 1, 0)
+        tap.sent(announcement, encode_frame(announcement), "")
         for _ in range(rounds):
             talk(tap, 4)
             await settle(capture)
@@ -434,7 +436,7 @@ async def test_a_state_that_is_not_all_is_told(tmp_path: Path):
     path = tmp_path / "a.pcapng"
     async with capturing(path) as capture:
         tap = capture.tap("lpar7", {}, is_continued=True)
-        tap.received(HELLO, 0)
+        tap.received(HELLO, encode_frame(HELLO))
         tap.happened(msgspec.structs.replace(STATE, problem="2 calls waited", is_begin=False))
         talk(tap)
     events = Events([path.read_bytes()], RIGHT)
@@ -446,7 +448,7 @@ async def test_a_capture_without_a_state_is_told(tmp_path: Path):
     path = tmp_path / "a.pcapng"
     async with capturing(path) as capture:
         tap = capture.tap("lpar7", {})
-        tap.received(HELLO, 0)
+        tap.received(HELLO, encode_frame(HELLO))
         talk(tap)
     events = Events([path.read_bytes()], RIGHT)
     assert len(list(events)) == 6

@@ -25,6 +25,7 @@ from hcallproto.capture.reading import CaptureReader, Entry
 from hcallproto.capture.records import Dropped, Start, Stop
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
+from hcallproto.wire.encode import encode
 
 PROFILE = {"secure_boot": "2"}
 READ = call(pks.READ_OBJECT, 1)
@@ -75,8 +76,8 @@ async def test_frames_and_their_connection_are_in_the_file(tmp_path: Path):
     path = tmp_path / "a.pcapng"
     async with capturing(path) as capture:
         tap = capture.tap("lpar7", PROFILE)
-        tap.received(READ, 144)
-        tap.sent(REPLY, 72, "no object has this label")
+        tap.received(READ, encode(READ))
+        tap.sent(REPLY, encode(REPLY), "no object has this label")
         tap.closed("closed by the peer")
         tap.closed("again")
     start, call_, reply, stop = read(path)
@@ -92,8 +93,10 @@ async def test_what_is_secret_is_blanked(tmp_path: Path):
     path = tmp_path / "a.pcapng"
     async with capturing(path) as capture:
         tap = capture.tap("lpar7", PROFILE)
-        tap.received(call(pks.READ_OBJECT, 1, out=0x3000, out_size=64), 144)
-        tap.sent(f.Reply(3, 0, 1, 0, (), (f.WriteSegment(0x3000, 9, b"my secret"),)), 90, "")
+        asked = call(pks.READ_OBJECT, 1, out=0x3000, out_size=64)
+        tap.received(asked, encode(asked))
+        reply = f.Reply(3, 0, 1, 0, (), (f.WriteSegment(0x3000, 9, b"my secret"),))
+        tap.sent(reply, encode(reply), "")
     assert b"my secret" not in path.read_bytes()
     assert len([one for one in read(path) if isinstance(one.what, f.Reply)]) == 1
 
@@ -103,7 +106,7 @@ async def test_guests_are_told_apart(tmp_path: Path):
     async with capturing(path) as capture:
         taps = [capture.tap(name, PROFILE) for name in ("lpar7", "lpar8", "lpar7")]
         for tap in taps:
-            tap.received(READ, 144)
+            tap.received(READ, encode(READ))
     guests = [(one.guest, one.connection) for one in read(path) if one.what == READ]
     assert guests == [("lpar7", 0), ("lpar8", 1), ("lpar7", 2)]
 
@@ -111,7 +114,7 @@ async def test_guests_are_told_apart(tmp_path: Path):
 async def test_a_connection_that_was_there_before_says_so(tmp_path: Path):
     path = tmp_path / "a.pcapng"
     async with capturing(path) as capture:
-        capture.tap("lpar7", PROFILE, is_continued=True).received(READ, 144)
+        capture.tap("lpar7", PROFILE, is_continued=True).received(READ, encode(READ))
     start = read(path)[0].what
     assert isinstance(start, Start)
     assert start.is_continued
@@ -125,9 +128,9 @@ async def test_frames_that_do_not_fit_are_dropped_and_counted(
     async with capturing(path) as capture:
         tap = capture.tap("lpar7", PROFILE)
         for _ in range(5):
-            tap.received(READ, 144)
+            tap.received(READ, encode(READ))
         await trio.testing.wait_all_tasks_blocked(0.05)
-        tap.received(READ, 144)
+        tap.received(READ, encode(READ))
         assert capture.dropped == 3
     kinds = [type(one.what) for one in read(path)]
     assert kinds == [Start, f.Call, f.Call, Dropped, f.Call, Stop]
@@ -137,11 +140,11 @@ async def test_frames_that_do_not_fit_are_dropped_and_counted(
 
 
 async def test_bytes_that_wait_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "MAX_PENDING_BYTES", 300)
+    monkeypatch.setattr(module, "MAX_PENDING_BYTES", 3 * len(encode(READ)) - 1)
     async with capturing(tmp_path / "a.pcapng") as capture:
         tap = capture.tap("lpar7", PROFILE)
         for _ in range(3):
-            tap.received(READ, 144)
+            tap.received(READ, encode(READ))
         assert capture.dropped == 1
 
 
@@ -152,9 +155,9 @@ async def test_a_slow_disk_holds_nobody_up(tmp_path: Path):
     async with capturing(path) as capture:
         tap = capture.tap("lpar7", PROFILE)
         for _ in range(2000):  # 300 KiB, and a pipe holds 64
-            tap.received(READ, 144)
+            tap.received(READ, encode(READ))
         await trio.sleep(0.05)
-        tap.received(READ, 144)
+        tap.received(READ, encode(READ))
         os.set_blocking(reader, True)
         data = b""
         while data.count(b"\6\0\0\0") < 2001:
@@ -179,7 +182,7 @@ async def test_what_comes_while_the_last_piece_is_written_is_not_lost(
     path = tmp_path / "a.pcapng"
     async with capturing(path) as capture:
         tap = capture.tap("lpar7", PROFILE)
-        tap.received(READ, 144)
+        tap.received(READ, encode(READ))
         await is_writing.wait()
         capture.close()
         may_go_on.set()
@@ -189,7 +192,7 @@ async def test_what_comes_while_the_last_piece_is_written_is_not_lost(
 async def test_a_full_disk_ends_the_capture_loudly():
     with pytest.raises(ExceptionGroup) as raised:
         async with capturing(Path("/dev/full")) as capture:
-            capture.tap("lpar7", PROFILE).received(READ, 144)
+            capture.tap("lpar7", PROFILE).received(READ, encode(READ))
     (error,) = raised.value.exceptions
     assert isinstance(error, CaptureFailed)
     assert "/dev/full: the capture cannot be written: No space left" in str(error)
@@ -213,7 +216,7 @@ async def test_a_next_file_that_cannot_be_made_ends_the_capture_and_nothing_else
     folder = tmp_path / "captures"
     folder.mkdir()
     capture = Capture(CaptureOptions(path=folder / "a.pcapng", file_bytes=1), "hcalld 0")
-    capture.tap("lpar7", PROFILE).received(READ, 144)
+    capture.tap("lpar7", PROFILE).received(READ, encode(READ))
     shutil.rmtree(folder)
     with pytest.raises(CaptureFailed, match="the capture cannot be made"):
         await capture.run()
@@ -226,10 +229,10 @@ async def test_files_turn_and_the_oldest_go(tmp_path: Path):
     announcement = f.Announce(f.Announcement(), 1, 0)
     async with capturing(path, file_bytes=2000, files=2) as capture:
         tap = capture.tap("lpar7", PROFILE)
-        tap.sent(announcement, 60, "")
+        tap.sent(announcement, encode(announcement), "")
         for _ in range(12):
             for _ in range(4):
-                tap.received(READ, 144)
+                tap.received(READ, encode(READ))
             await trio.testing.wait_all_tasks_blocked(0.02)
     paths = files(tmp_path)
     assert len(paths) == 2
@@ -245,7 +248,7 @@ async def test_files_turn_and_the_oldest_go(tmp_path: Path):
 async def test_a_connection_that_ends_between_files_is_in_the_next(tmp_path: Path):
     async with capturing(tmp_path / "a.pcapng", file_bytes=1) as capture:
         tap = capture.tap("lpar7", PROFILE)
-        tap.received(READ, 144)
+        tap.received(READ, encode(READ))
         await trio.testing.wait_all_tasks_blocked(0.05)
         tap.closed("ended")
     found = [
@@ -258,5 +261,5 @@ async def test_events_and_pages_are_kept(tmp_path: Path):
     path = tmp_path / "a.pcapng"
     event = f.Event(s.EventKind.RESET, s.NO_VCPU, 1, 1)
     async with capturing(path) as capture:
-        capture.tap("lpar7", PROFILE).received(event, 40)
+        capture.tap("lpar7", PROFILE).received(event, encode(event))
     assert event in [one.what for one in read(path)]

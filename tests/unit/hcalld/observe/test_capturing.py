@@ -15,6 +15,7 @@ from hcalld.observe import capture as module
 from hcalld.observe.capture import CaptureOptions
 from hcalld.observe.capturing import Capturing
 from hcallproto.abi.families import pks
+from hcallproto.wire.encode import encode
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,8 @@ class Guests:
         """See Guests."""
         if self.error is not None:
             raise self.error
-        taps.tap("lpar7", {}).received(call(pks.READ_OBJECT, 1), 144)
+        frame = call(pks.READ_OBJECT, 1)
+        taps.tap("lpar7", {}).received(frame, encode(frame))
 
     def end_taps(self) -> None:
         """See Guests."""

@@ -56,10 +56,10 @@ class _Tap:
             Event(self._guest, self._number, len(self._events), direction, "", what, False, 0)
         )
 
-    def received(self, frame: f.Frame, size: int) -> None:
+    def received(self, frame: f.Frame, data: bytes) -> None:
         self.put(frame, Direction.INBOUND)
 
-    def sent(self, frame: f.Frame, size: int, why: str) -> None:
+    def sent(self, frame: f.Frame, data: bytes, why: str) -> None:
         self.put(frame, Direction.OUTBOUND)
 
     def happened(self, entry: AnyEntry) -> None:

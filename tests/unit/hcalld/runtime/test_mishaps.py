@@ -60,10 +60,10 @@ class Comments:
     ) -> Comments:
         return self
 
-    def received(self, frame: f.Frame, size: int) -> None:
+    def received(self, frame: f.Frame, data: bytes) -> None:
         pass
 
-    def sent(self, frame: f.Frame, size: int, why: str) -> None:
+    def sent(self, frame: f.Frame, data: bytes, why: str) -> None:
         if why:
             self.sent_frames.append((frame, why))
 

@@ -45,10 +45,10 @@ class Kept:
     ) -> Kept:
         return self
 
-    def received(self, frame: f.Frame, size: int) -> None:
+    def received(self, frame: f.Frame, data: bytes) -> None:
         self.told.append(frame)
 
-    def sent(self, frame: f.Frame, size: int, why: str) -> None:
+    def sent(self, frame: f.Frame, data: bytes, why: str) -> None:
         self.told.append(frame)
 
     def happened(self, entry: e.AnyEntry) -> None:
