@@ -63,10 +63,12 @@ class Events:
     Attributes:
         inexact: why a connection cannot be replayed to the byte, by its number; of those that
             are not in it everything was there so far.
+        is_damaged: at the end, whether something in the file could not be understood.
     """
 
     def __init__(self, chunks: Iterable[bytes], unlock: Unlock | None = None) -> None:
         self.inexact: dict[int, str] = {}
+        self.is_damaged = False
         self._reader = CaptureReader(chunks)
         self._keys = None if unlock is None else Keys(unlock)
         self._followed: dict[int, _Followed] = {}
@@ -97,6 +99,8 @@ class Events:
                 raise CaptureError(f"at byte {entry.offset}: {error}") from None
             if followed.inexact:
                 self.inexact.setdefault(entry.connection, followed.inexact)
+        # A daemon that was killed leaves a file that only has no end.
+        self.is_damaged = bool(self.problems)
         for number, followed in self._followed.items():
             yield from followed.end()
             if not followed.is_over:

@@ -70,6 +70,9 @@ def command(
             what = "calls" if guest is None else f"calls of a guest {guest!r}"
             click.echo(f"hcalld: no {what} in the capture", err=True)
             sys.exit(EXIT_BROKEN)
+        if events.is_damaged:
+            # What is missing was not compared, whatever came of the rest.
+            sys.exit(EXIT_BROKEN)
     if score.differences or not score.compared:
         sys.exit(EXIT_DIFFERENT)
 
