@@ -17,6 +17,7 @@ from hcalld.runtime.partition import Partition
 from hcalld.runtime.tpm import TpmSession
 from hcalld.stores.memory import MemoryState, MemoryStore
 from hcallproto.capture import entries as e
+from hcallproto.errors import CaptureError
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 from hcallproto.wire.decode import decode, decode_header
@@ -24,7 +25,21 @@ from hcallproto.wire.encode import encode
 
 
 def partition_of(state: e.State, guest: str) -> Partition:
-    """A partition as it was."""
+    """A partition as it was.
+
+    Raises:
+        CaptureError: no partition was so.
+    """
+    try:
+        return _partition_of(state, guest)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise CaptureError(
+            f"the state that a connection of guest {guest!r} began with is what no hcalld wrote: "
+            f"{error}"
+        ) from None
+
+
+def _partition_of(state: e.State, guest: str) -> Partition:
     store = MemoryState()
     for one in state.records:
         record = Record(one.namespace, one.key, one.value, Lifetime(one.lifetime))

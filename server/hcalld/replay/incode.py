@@ -105,7 +105,13 @@ class Replay:
                 self._waiting.remove(player)
                 self.players.append(player)
                 self.guests[player.track.guest] += 1
-                has_begun |= player.begin(nursery)
+                try:
+                    has_begun |= player.begin(nursery)
+                except CaptureError as error:
+                    # The others are played first.
+                    self._error = error
+                    player.why_out = str(error)
+                    player.has_ended = True
         return has_begun
 
     # -- reading ----------------------------------------------------------------------------

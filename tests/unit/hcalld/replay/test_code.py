@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
+import msgspec
+import msgspec
 import pytest
 import trio
 from tests.unit.hcalld.replay.recorder import Played, Recorder
 from tests.unit.hcalld.runtime import ledger
 from tests.unit.hcalld.runtime.daemon import Daemon
+from tests.unit.hcalld.runtime.faketpm import FakeTpm
 from tests.unit.hcalld.runtime.ledger import Ledger
 from tests.unit.hcalld.runtime.shim import OTHER_INSTANCE, Shim, hello
+from tests.unit.hcalld.runtime.test_calls import Memory, memory, sharing_guest
 
 from hcalld.captures.events import Event
 from hcalld.core.call import Call
-from hcalld.core.effects import Effect, Entropy, Flush, Now, ReadGuest
+from hcalld.core.effects import Effect, Entropy, Flush, Now, ReadGuest, TpmTransmit
 from hcalld.core.outcome import Outcome
 from hcalld.faults.rules import Rule
 from hcalld.replay import incode
@@ -32,10 +37,12 @@ from hcallproto.abi.spec import Hcall
 from hcallproto.capture import entries as e
 from hcallproto.capture.blank import Blanker
 from hcallproto.capture.records import Dropped, Start, Stop
-from hcallproto.errors import CaptureDamage
+from hcallproto.errors import CaptureDamage, CaptureError
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 from hcallproto.wire.encode import encode
+
+__all__ = ["memory"]
 
 Handler = Callable[[Call, Ledger], Coroutine[Effect[Any], Any, Outcome]]
 
@@ -49,8 +56,8 @@ SENT = Outbound(encode(f.Reply(1, 0, 7, 0)), 0)
 class Recorded(Daemon):
     """A daemon whose connections are recorded."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        super().__init__(nursery, strict=False)
+    def __init__(self, nursery: trio.Nursery, **options: Any) -> None:
+        super().__init__(nursery, strict=False, **options)
         self.recorder = Recorder()
         self.server.taps = self.recorder
 
@@ -172,6 +179,26 @@ async def test_replay_when_two_guests_call_in_turns_then_each_has_its_own_state(
     played = daemon.play()
     assert played.told == []
     assert (played.score.compared, dict(played.replay.guests)) == (12, {"one": 1, "other": 1})
+
+
+async def test_replay_when_a_state_is_none_then_the_others_are_played_and_it_is_refused(
+    daemon: Recorded,
+):
+    """Whoever has a public key can seal what he likes."""
+    for name, instance in (("one", bytes(16)), ("other", OTHER_INSTANCE)):
+        shim = await daemon.guest(hello(name, instance=instance))
+        await shim.call(ledger.PUT, 1, 5)
+    events = [
+        one._replace(what=msgspec.structs.replace(one.what, profile=b"{}!"))
+        if isinstance(one.what, e.State) and one.guest == "one"
+        else one
+        for one in daemon.recorder.events
+    ]
+    score = Score(lambda where, difference: None)
+    replay = incode.Replay(events, score, Comparer())
+    with pytest.raises(CaptureError, match="guest 'one' began with is what no hcalld wrote"):
+        await trio.to_thread.run_sync(replay.run)
+    assert (score.equal, score.left_out.total()) == (1, 1)
 
 
 async def test_replay_when_calls_were_sent_again_then_their_replies_are_the_recorded_ones(
@@ -391,6 +418,89 @@ async def test_replay_when_a_handler_asks_for_something_else_then_that_is_told(
         f"lpar7, connection 0, vcpu 0, call {seq}: hcall 0xf004: {difference}" for seq in (1, 3)
     ]
     assert (played.score.equal, played.score.differ) == (1, 2)
+
+
+def as_version_1(events: list[Event]) -> list[Event]:
+    """Answers did not say what was asked then."""
+    return [
+        event._replace(what=msgspec.structs.replace(event.what, asked=None))
+        if isinstance(event.what, e.Answer)
+        else event
+        for event in events
+    ]
+
+
+async def test_replay_when_shared_memory_is_read_elsewhere_then_both_places_are_told(
+    daemon: Recorded, memory: Memory, handle: Callable[[Hcall, Handler], None]
+):
+    shim = await sharing_guest(daemon, memory)
+    for _ in range(2):
+        await shim.call(ledger.LARGE, 1, 0x1000, 64)
+    await shim.call(ledger.REFUSE, 1)
+    # It is not shared any more: the capture has no bytes.
+    os.ftruncate(memory.fd, 0x1000)
+    await shim.start(ledger.LARGE, 1, 0x1000, 64)
+    await shim.answer_read(await shim.expect(f.Read), bytes(64))
+    await shim.expect(f.Reply)
+    assert daemon.play().told == []
+
+    async def elsewhere(call: Call, model: Ledger) -> Outcome:
+        data = await ReadGuest(call["buffer"] + 0x1000, call["buffer_size"])
+        model.put(call["key"], data)
+        return Outcome(H.SUCCESS, ((4, len(data)),))
+
+    handle(ledger.LARGE, elsewhere)
+    played = daemon.play()
+    difference = (
+        "hcall 0xf02c: effect: 64 bytes of shared RAM at 0x2000, "
+        "expected 64 bytes of shared RAM at 0x1000"
+    )
+    assert [line for line in played.told if "effect" in line] == [
+        f"lpar7, connection 0, vcpu 0, call {seq}: {difference}" for seq in (1, 2, 4)
+    ]
+    assert (played.score.calls, played.score.equal) == (4, 1)
+
+
+async def test_replay_when_the_tpm_is_sent_another_command_then_that_is_told(
+    nursery: trio.Nursery,
+    logs: object,
+    ledger_served: None,
+    handle: Callable[[Hcall, Handler], None],
+):
+    """The TPM may say the same to both."""
+
+    def sends(command: bytes) -> Handler:
+        async def handler(call: Call, model: Ledger) -> Outcome:
+            return Outcome(H.SUCCESS, ((4, len(await TpmTransmit(command))),))
+
+        return handler
+
+    daemon = Recorded(nursery, open_tpm=lambda profile: FakeTpm())
+    handle(ledger.GET, sends(b"\x80\x01 a command"))
+    shim = await daemon.guest()
+    await shim.call(ledger.GET, 1)
+    await shim.call(ledger.PUT, 1, 5)
+    daemon.close()
+    assert daemon.play().told == []
+    handle(ledger.GET, sends(b"\x80\x01 b command"))
+    assert [line for line in daemon.play().told if "effect" in line] == [
+        "lpar7, connection 0, vcpu 0, call 1: hcall 0xf004: effect: the TPM's answer to a command "
+        "of 12 bytes, expected the TPM's answer to another command"
+    ]
+    older = as_version_1(daemon.recorder.events)
+    assert play(older).told == [], "of version 1 nobody knows"
+
+
+async def test_replay_when_an_old_capture_has_another_size_then_that_is_told(
+    daemon: Recorded, handle: Callable[[Hcall, Handler], None]
+):
+    handle(ledger.GET, asks_entropy)
+    shim = await daemon.guest()
+    await shim.call(ledger.GET, 1)
+    older = as_version_1(daemon.recorder.events)
+    assert play(older).told == []
+    handle(ledger.GET, asks_more_entropy)
+    assert play(older).told[0].endswith("effect: 8 bytes of entropy, expected 4 bytes of entropy")
 
 
 async def test_replay_when_a_handler_waits_that_did_not_then_others_are_compared(
