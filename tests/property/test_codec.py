@@ -9,6 +9,7 @@ For any bytes ``b`` that a connection would hand to ``decode``:
 2. If it succeeds, the frame has the schema's values, and ``encode`` gives ``b`` again. The one
    exception is HELLO's offer of features that nobody has defined, which is not seen.
 3. If it does not, the error is a RemoteProtocolError, whatever the bytes.
+4. Of what ``is_plain`` is true ``decode`` makes a frame.
 
 For any frame with values in range, ``encode`` gives bytes that decode to it; for one that breaks
 a rule it raises LocalProtocolError.
@@ -27,7 +28,7 @@ from tests.property.wire_model import broken_rules, frame_of, parse
 from hcallproto.errors import Breach, LocalProtocolError, RemoteProtocolError
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
-from hcallproto.wire.decode import decode, decode_header
+from hcallproto.wire.decode import decode, decode_header, is_plain
 from hcallproto.wire.encode import encode
 from hcallproto.wire.schema import FrameType
 
@@ -52,11 +53,23 @@ def read(data: bytes) -> f.Frame | RemoteProtocolError:
         return error
 
 
+def is_known_good(data: bytes) -> bool:
+    """What a reader that wants bytes alone finds of a frame."""
+    try:
+        header = decode_header(data)
+        return header.size <= len(data) and is_plain(header, data[: header.size])
+    except RemoteProtocolError:
+        return False
+
+
 def check(data: bytes) -> None:
-    """The three points above."""
+    """The points above."""
     found = read(data)
     parsed = parse(data)
     rules = ["the schema"] if parsed is None else broken_rules(*parsed)
+    if is_known_good(data):
+        assert not rules, f"bytes against {rules} are said to be a frame"
+        event("plain")
     if isinstance(found, RemoteProtocolError):
         assert rules, f"{found} is an error, and neither schema nor rules say so"
         event(f"refused by {found.breach.name}")

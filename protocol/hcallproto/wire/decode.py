@@ -19,7 +19,7 @@ from hcallproto.wire import layout
 from hcallproto.wire import schema as s
 from hcallproto.wire.layout import Layout
 
-__all__ = ["Header", "decode", "decode_header"]
+__all__ = ["Header", "decode", "decode_header", "is_plain"]
 
 EnumT = TypeVar("EnumT", bound=enum.IntEnum)
 
@@ -600,3 +600,43 @@ def decode(header: Header, data: bytes | bytearray, offset: int = 0) -> f.Frame:
     frame = _DECODERS[header.type](header, reader)
     reader.finish()
     return frame
+
+
+_REPLY = _T.REPLY
+_PLAIN_CALL_SIZE = s.HEADER_SIZE + layout.CALL.size
+_REPLY_VALUES = s.HEADER_SIZE + layout.REPLY.size
+
+
+def is_plain(header: Header, data: bytes) -> bool:
+    """Whether this is a CALL or REPLY as most are, of which ``decode`` can only make a frame.
+
+    For those who want a frame's bytes, and know that it is one. Of all others it says nothing.
+
+    Args:
+        header: what ``decode_header`` gave for the bytes.
+        data: of the frame, ``header.size`` of them.
+
+    Raises:
+        RemoteProtocolError: as ``decode``.
+    """
+    kind, _, size, _, _, request, _ = header
+    if request:
+        return False
+    if kind is _CALL:
+        if size != _PLAIN_CALL_SIZE:
+            return False
+        return not layout.CALL.unpack_from(data, s.HEADER_SIZE)[1]
+    if kind is not _REPLY or size < _REPLY_VALUES:
+        return False
+    _, mask, context, count, nip, msr, msr_mask = layout.REPLY.unpack(data, s.HEADER_SIZE)
+    if mask & ~REPLY_REGISTER_MASK or context or nip or msr or msr_mask or count > 1:
+        return False
+    end = _REPLY_VALUES + 8 * mask.bit_count()
+    if count:
+        if size < end + layout.WRITE_SEGMENT.size:
+            return False
+        _, held, flags = layout.WRITE_SEGMENT.unpack(data, end)
+        if flags:
+            return False
+        end += layout.WRITE_SEGMENT.size + held
+    return end == size

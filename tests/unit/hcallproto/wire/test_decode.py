@@ -17,7 +17,7 @@ from tests.unit.hcallproto.wire.raw import frame, header, part, read, text
 from hcallproto.errors import Breach, RemoteProtocolError
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
-from hcallproto.wire.decode import check_magic, decode, decode_header
+from hcallproto.wire.decode import check_magic, decode, decode_header, is_plain
 from hcallproto.wire.encode import encode
 from hcallproto.wire.schema import FrameType
 
@@ -652,3 +652,57 @@ def test_event_when_it_names_a_cpu_then_it_is_one_of_a_cpu(kind: s.EventKind, vc
     is_of_cpu = kind in (s.EventKind.VCPU_ADDED, s.EventKind.VCPU_REMOVED)
     is_fine = is_of_cpu is (vcpu != s.NO_VCPU)
     either(data, is_fine=is_fine, breach=Breach.LAYOUT, match=f"EVENT {kind.name} has vcpu")
+
+
+# -- frames that need not be taken apart ------------------------------------------------------
+
+_CALL = f.Call(3, 0, 9, False, 1, tuple(range(13)), 0, 0, 0, 0)
+_REPLY = f.Reply(3, 0, 9, 0, ((4, 1), (31, 2)), (f.WriteSegment(0x1000, 3, b"abc"),))
+
+
+def is_known(data: bytes) -> bool:
+    return is_plain(decode_header(data), data)
+
+
+@pytest.mark.parametrize(
+    "frame", [_CALL, _CALL._replace(is_resent=True), _REPLY, _REPLY._replace(writes=())]
+)
+def test_plain_when_a_frame_is_as_most_are_then_it_is_known_good(frame: f.Frame):
+    assert is_known(encode(frame))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        _CALL._replace(segments=(f.Segment(0, 0x1000, s.SegmentStatus.OK, b""),)),
+        _REPLY._replace(writes=(f.WriteSegment(0x1000, 3, None),)),
+        _REPLY._replace(writes=_REPLY.writes * 2),
+        _REPLY._replace(context=s.CONTEXT_NIP, nip=8),
+        f.Cancelled(3, 0, 9, s.Effect(0)),
+    ],
+)
+def test_plain_when_more_than_that_must_be_checked_then_it_is_not_said(frame: f.Frame):
+    assert not is_known(encode(frame))
+
+
+@pytest.mark.parametrize("frame", [_CALL, _REPLY])
+def test_plain_when_any_byte_is_changed_then_what_is_known_good_can_be_decoded(
+    frame: f.Call | f.Reply,
+):
+    data = encode(frame)
+    known = others = 0
+    for at in range(4, len(data)):
+        for byte in (0, 1, 2, 3, 4, 0x80, 0xFF):
+            changed = data[:at] + bytes([byte]) + data[at + 1 :]
+            try:
+                head = decode_header(changed)
+                is_good = head.size == len(data) and is_plain(head, changed)
+            except RemoteProtocolError:
+                is_good = False
+            if is_good:
+                known += 1
+                read(changed)
+            else:
+                others += 1
+    assert known > 100
+    assert others > 30
