@@ -631,7 +631,7 @@ def is_plain(header: Header, data: bytes) -> bool:
     _, mask, context, count, nip, msr, msr_mask = layout.REPLY.unpack(data, s.HEADER_SIZE)
     if mask & ~REPLY_REGISTER_MASK or context or nip or msr or msr_mask or count > 1:
         return False
-    end = _REPLY_VALUES + 8 * mask.bit_count()
+    end: int = _REPLY_VALUES + 8 * mask.bit_count()
     if count:
         if size < end + layout.WRITE_SEGMENT.size:
             return False
