@@ -294,6 +294,24 @@ def test_a_page_of_very_many_calls_opens(page: Browser, lab: Lab) -> None:
     assert "calls within" in page.one("#tip").text
 
 
+def test_a_page_whose_clock_was_set_zooms_as_far_as_its_numbers_go(page: Browser, lab: Lab) -> None:
+    capture = Capture()
+    now, capture.time_ns = capture.time_ns, 0
+    capture.guest("lpar7")
+    for seq in (1, 2):
+        capture.frame(call(pks.GET_CONFIG, seq))
+        capture.frame(f.Reply(3, 0, seq, -seq))
+        capture.time_ns = now
+    path = lab.artifacts / "set.pcapng"
+    path.write_bytes(capture.data)
+    page.open(report(path))
+    page.redrawn(page.all("#refusals tbody tr")[1].click)
+    for _ in range(60):
+        page.redrawn(page.one("button[data-do='in']").click)
+    at = page.run("return lanes.dataset")
+    assert 1e6 < float(at["to"]) - float(at["from"]) < 1e8
+
+
 def test_memory_of_a_secure_vm_is_shown_over_time(page: Browser, lab: Lab) -> None:
     path = lab.artifacts / "capture.pcapng"
     secure = SecureLab(lab, "page_shift = 12\n", "--capture", str(path))

@@ -3,7 +3,10 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const canvas = document.getElementById("lanes");
   if (!canvas) return;
-  const AXIS = 22, LANE = 26, GAP = 6, MARK = 5, NEAR = 3, MIN_SPAN = 50;
+  const AXIS = 22, LANE = 26, GAP = 6, MARK = 5, NEAR = 3;
+  // Further in, neighbouring times would be the same number: a clock that was set between two
+  // calls makes a capture of years.
+  const MIN_SPAN = Math.max(50, data.span / 2 ** 40);
   const MEMORY_HEIGHT = 110;
   const [START, END, NAME, KIND, COUNT, REFUSED, SAID] = [0, 1, 2, 3, 4, 5, 6];
   const BUSY = 1, UNANSWERED = 3;
