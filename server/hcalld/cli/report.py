@@ -41,12 +41,14 @@ def command(*, output: pathlib.Path | None, capture: IO[bytes]) -> None:
     from hcallproto.errors import CaptureError
 
     path = getattr(capture, "name", None)
-    is_piped = not isinstance(path, str) or path == "<stdin>"
-    name = path if isinstance(path, str) and not is_piped else STDIN
+    is_stdin = not isinstance(path, str) or path == "<stdin>"
+    name = path if isinstance(path, str) and not is_stdin else STDIN
     if output is None:
-        if is_piped:
-            raise click.UsageError("a capture from standard input has no name: give -o FILE")
+        if is_stdin or _size_of(capture) is None:
+            raise click.UsageError("a capture from a pipe has no name for its page: give -o FILE")
         output = pathlib.Path(name).with_suffix(".html")
+    if _is_same(output, capture):
+        raise click.UsageError(f"{output}: the page would take the capture's place: give -o FILE")
     progress = Progress(capture, name)
     try:
         gathered = Gathered(chunks(capture, before_wait=progress.show))
@@ -73,6 +75,16 @@ def command(*, output: pathlib.Path | None, capture: IO[bytes]) -> None:
         click.echo(f"hcalld: {name}: {problem}", err=True)
     if gathered.reader.problems:
         sys.exit(1)
+
+
+def _is_same(path: pathlib.Path, stream: IO[bytes]) -> bool:
+    """Whether a path leads to an open file that has a size."""
+    try:
+        return _size_of(stream) is not None and os.path.samestat(
+            path.stat(), os.fstat(stream.fileno())
+        )
+    except OSError:
+        return False
 
 
 def _size_of(stream: IO[bytes]) -> int | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import stat
 from pathlib import Path
 
@@ -52,6 +53,29 @@ def test_report_when_it_is_piped_then_both_ends_are_pipes(tmp_path: Path):
 
 def test_report_when_a_pipe_has_no_name_then_the_page_must_have_one():
     done = run("-", data=b"")
+    assert done.exit_code == 2
+    assert "give -o FILE" in done.output
+
+
+@pytest.mark.parametrize("words", [(), ("-o", "boot.html"), ("-o", "link")])
+def test_report_when_the_page_would_be_the_capture_then_it_is_refused(
+    words: tuple[str, ...], capture: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(capture.parent)
+    path = capture.rename("boot.html")
+    Path("link").symlink_to(path)
+    before = path.read_bytes()
+    done = run("boot.html", *words)
+    assert done.exit_code == 2
+    assert "would take the capture's place: give -o FILE" in done.output
+    assert path.read_bytes() == before
+
+
+def test_report_when_a_pipe_has_a_path_then_the_page_must_have_one_too(tmp_path: Path):
+    reading, writing = os.pipe()
+    os.close(writing)
+    done = run(f"/dev/fd/{reading}")
+    os.close(reading)
     assert done.exit_code == 2
     assert "give -o FILE" in done.output
 
