@@ -64,6 +64,12 @@ def command(*, ignored: Ignored, first: bool, left: pathlib.Path, right: pathlib
     from hcalld.core.errors import HcalldError
     from hcallproto.capture.compare import compare
 
+    for path in (left, right):
+        if not path.is_file():
+            raise click.UsageError(
+                f"{path}: expected a file: it is read once for each virtual CPU, and a pipe can be "
+                "read only once"
+            )
     count = 0
     try:
         for mine, its in _pairs(left, right):

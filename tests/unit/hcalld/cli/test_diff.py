@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,17 @@ def run(folder: Path, left: bytes, right: bytes, *words: str) -> Result:
 def test_the_same_captures_do_not_differ(tmp_path: Path):
     done = run(tmp_path, read_of_db().data, read_of_db().data)
     assert (done.exit_code, done.stdout) == (0, "no differences\n")
+
+
+def test_a_pipe_is_refused(tmp_path: Path):
+    path = tmp_path / "left.pcapng"
+    path.write_bytes(read_of_db().data)
+    reading, writing = os.pipe()
+    os.close(writing)
+    done = CliRunner().invoke(command, [str(path), f"/dev/fd/{reading}"])
+    os.close(reading)
+    assert done.exit_code == 2
+    assert "expected a file" in done.output
 
 
 def test_a_reply_that_differs_is_shown_with_its_call(tmp_path: Path):
