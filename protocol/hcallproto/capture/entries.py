@@ -55,15 +55,16 @@ class EffectKind(enum.IntEnum):
     """What the daemon asked of the world outside of it."""
 
     ENTROPY = 0
-    """Answered with bytes."""
+    """Answered with bytes. Asked: how many."""
     NOW = 1
     """With nanoseconds since the epoch."""
     READ_RAM = 2
-    """Shared RAM: with bytes; None: it is not shared, and the shim is asked by READ."""
+    """Shared RAM: with bytes; None: it is not shared, and the shim is asked by READ.
+    Asked: guest address and size."""
     FLUSH = 3
     """With None, when all is on stable storage."""
     TPM_TRANSMIT = 4
-    """With the response."""
+    """With the response. Asked: the first bytes of the command's SHA-256."""
     TPM_CLOSE = 5
     """With None."""
     LOAD = 6
@@ -72,6 +73,10 @@ class EffectKind(enum.IntEnum):
     """A transaction; only what failed is told, for it makes the models be loaded anew."""
     BEGIN = 8
     """A run of the machine, after a reset; only what failed is told. No call asks for it."""
+
+
+SAY_WHAT: Final = frozenset({EffectKind.ENTROPY, EffectKind.READ_RAM, EffectKind.TPM_TRANSMIT})
+"""Effects that can be asked for in more than one way: their answers say what was asked."""
 
 
 class Failure(enum.IntEnum):
@@ -94,6 +99,13 @@ class Raised(msgspec.Struct, frozen=True, array_like=True):
     text: str
 
 
+Asked = int | tuple[int, int] | bytes | None
+"""What an effect was about, as ``EffectKind`` says."""
+
+DIGEST_SIZE: Final = 16
+"""Bytes of a TPM command's SHA-256 that tell it from others."""
+
+
 class Answer(Entry, frozen=True, tag=1):
     """An effect was answered."""
 
@@ -103,9 +115,11 @@ class Answer(Entry, frozen=True, tag=1):
     effect: EffectKind
     value: bytes | int | None = None
     raised: Raised | None = None
+    asked: Asked = None
+    """None also in captures of version 1, which do not say it."""
 
     def __repr__(self) -> str:
-        """Without the value."""
+        """Without the value, and what was asked for."""
         what = "" if self.raised is None else f", {self.raised!r}"
         return f"Answer(at={self.at}, {self.vcpu}/{self.seq}, {self.effect.name}{what})"
 

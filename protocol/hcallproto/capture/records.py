@@ -14,7 +14,7 @@ import msgspec
 
 from hcallproto.errors import CaptureError, CaptureVersion
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the records; counts up when one changes its meaning or gets a field that must be there."""
 
 
@@ -22,8 +22,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit_d
     """Base of all records. Fields that a reader does not know are passed over."""
 
 
-class Start(Record, frozen=True, kw_only=True, tag="start"):
-    """The first record of a guest's connection, and of each file that goes on with it."""
+class Start(Record, frozen=True, kw_only=True, tag="start", omit_defaults=False):
+    """The first record of a guest's connection, and of each file that goes on with it.
+
+    All of it is written: a version that is not there is 1.
+    """
 
     version: int = VERSION
     program: str
@@ -33,6 +36,8 @@ class Start(Record, frozen=True, kw_only=True, tag="start"):
     """The partition's attributes, as text; none of them is secret."""
     has_secrets: bool = False
     """Sealed records follow, which hold what frames have blanked."""
+    says_asked: bool = True
+    """Their answers say what was asked. Since version 2; of version 1 a reader puts false."""
     is_continued: bool = False
     """The connection was there before the capture, or goes on from an earlier file."""
 
@@ -79,7 +84,15 @@ REPEATED: Final = "from an earlier file"
 Converter = Callable[[dict[str, Any]], dict[str, Any]]
 """Turns a record of one version into one of the next."""
 
-CONVERTERS: Final[Sequence[Converter]] = ()
+
+def _to_2(fields: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 says with each answer what was asked. What is sealed opens as it is."""
+    if fields.get("kind") != "start":
+        return fields
+    return {**fields, "version": 2, "says_asked": False}
+
+
+CONVERTERS: Final[Sequence[Converter]] = (_to_2,)
 """The first turns version 1 into version 2."""
 
 _ENCODER: Final = msgspec.json.Encoder()

@@ -64,11 +64,13 @@ class Events:
         inexact: why a connection cannot be replayed to the byte, by its number; of those that
             are not in it everything was there so far.
         is_damaged: at the end, whether something in the file could not be understood.
+        says_asked: what answers were given to, so that it can be compared.
     """
 
     def __init__(self, chunks: Iterable[bytes], unlock: Unlock | None = None) -> None:
         self.inexact: dict[int, str] = {}
         self.is_damaged = False
+        self.says_asked = True
         self._reader = CaptureReader(chunks)
         self._keys = None if unlock is None else Keys(unlock)
         self._followed: dict[int, _Followed] = {}
@@ -99,6 +101,7 @@ class Events:
                 raise CaptureError(f"at byte {entry.offset}: {error}") from None
             if followed.inexact:
                 self.inexact.setdefault(entry.connection, followed.inexact)
+            self.says_asked &= followed.says_asked
         # A daemon that was killed leaves a file that only has no end.
         self.is_damaged = bool(self.problems)
         for number, followed in self._followed.items():
@@ -127,6 +130,7 @@ class _Followed:
         """That it is in."""
         self._passed = 0
         """Frames of it in all of them."""
+        self.says_asked = True
         self._has_state = False
         self._last: Entry | None = None
         self._begin_file()
@@ -178,6 +182,7 @@ class _Followed:
         if self._files:
             yield from self._until(self._packets, entry)
         self._begin_file()
+        self.says_asked = start.says_asked
         self._files += 1
         if self._files > 1:
             return
@@ -221,8 +226,14 @@ class _Followed:
             at = one.at
             if isinstance(one, e.Full):
                 self._full[at] = one.data
+            elif type(one) is e.Answer and self._is_unsaid(one):
+                raise CaptureDamage(f"an answer of frame {at} does not say what was asked")
             else:
                 self._waiting.append(one)
+
+    def _is_unsaid(self, answer: e.Answer) -> bool:
+        """Whether an answer ought to say what was asked, and does not."""
+        return answer.asked is None and self.says_asked and answer.effect in e.SAY_WHAT
 
     def _gap(self, entry: Entry, frames: int) -> Iterator[Event]:
         """Earlier files are missing."""

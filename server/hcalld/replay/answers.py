@@ -25,7 +25,7 @@ from hcalld.faults.rules import Rule
 from hcalld.replay.track import Event, Name, Outbound, head_of
 from hcalld.runtime.orders import Order
 from hcalld.runtime.partition import Partition
-from hcalld.runtime.recording import FAILURES, KINDS
+from hcalld.runtime.recording import FAILURES, KINDS, asked_of
 from hcalld.runtime.world import MustWait, ReadShared
 from hcallproto.abi.spec import Hcall
 from hcallproto.capture import entries as e
@@ -178,17 +178,15 @@ class Answers:
     def _answered(self, event: e.Answer, name: Name, effect: Effect[Any]) -> Any:
         """The capture's answer, if it is one to this."""
         if event.effect is not KINDS[type(effect)]:
-            self._place.mismatch(name, asked(effect), _told(event))
+            self._place.mismatch(name, asked(effect), told(event))
+            return self._make_do(effect)
+        if not _is_about(event, effect):
+            self._place.mismatch(name, asked(effect), told(event, _ANOTHER))
             return self._make_do(effect)
         self._place.take()
         if event.raised is not None:
             raise _ERRORS[event.raised.failure](event.raised.text)
-        value = event.value
-        wanted = _size(effect)
-        if wanted is not None and isinstance(value, bytes) and len(value) != wanted:
-            self._place.mismatch(name, asked(effect), _told(event))
-            return self._make_do(effect)
-        return value
+        return event.value
 
     def _make_do(self, effect: Effect[Any]) -> Any:
         """An answer of our own, so that the call comes to its end."""
@@ -232,8 +230,14 @@ class _Faults:
         return Met(event.number, msgspec.json.decode(event.rule, type=Rule), event.count)
 
 
-def _size(effect: Effect[Any]) -> int | None:
-    return effect.size if isinstance(effect, Entropy | ReadShared) else None
+def _is_about(event: e.Answer, effect: Effect[Any]) -> bool:
+    """Whether an answer to this kind of effect is to this very one."""
+    if event.asked is not None:
+        return event.asked == asked_of(effect)
+    # Of version 1, or all such effects are the same. Then its size alone could tell.
+    if isinstance(effect, Entropy | ReadShared) and isinstance(event.value, bytes):
+        return len(event.value) == effect.size
+    return True
 
 
 _ASKED: Final[dict[type[Effect[Any]], Callable[[Any], str]]] = {
@@ -263,18 +267,32 @@ def asked(effect: Effect[Any]) -> str:
     return _ASKED[type(effect)](effect)
 
 
-def _told(event: e.Answer) -> str:
+_ANOTHER: Final = " to another command"
+"""What can be said of one whose digest alone is known; it may hold a password."""
+
+
+def told(event: e.Answer, digested: str = "") -> str:
+    """What the capture has answered, in words.
+
+    Args:
+        event: the answer.
+        digested: says to what, if that cannot be shown.
+    """
     what = _TOLD[event.effect]
-    return f"{len(event.value)} bytes of {what}" if isinstance(event.value, bytes) else what
+    match event.asked:
+        case int(size):
+            return f"{size} bytes of {what}"
+        case (gpa, size):
+            return f"{size} bytes of {what} at 0x{gpa:x}"
+        case bytes():
+            return what + digested
+        case _:
+            value = event.value
+            return f"{len(value)} bytes of {what}" if isinstance(value, bytes) else what
 
 
 def _captured(event: Event | None, name: Name) -> str:
     """What the capture has in the place of an answer."""
     if isinstance(event, e.Answer) and (event.vcpu, event.seq) == name:
-        return _told(event)
+        return told(event)
     return "nothing"
-
-
-def told(event: e.Answer) -> str:
-    """What the capture has answered, in words."""
-    return _told(event)

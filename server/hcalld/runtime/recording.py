@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +36,19 @@ KINDS: Final[dict[type[Effect[Any]], e.EffectKind]] = {
     TpmClose: e.EffectKind.TPM_CLOSE,
 }
 """What an effect is called in a capture."""
+
+_ASKED: Final[Mapping[type[Effect[Any]], Callable[[Any], e.Asked]]] = {
+    Entropy: lambda effect: effect.size,
+    ReadShared: lambda effect: (effect.gpa, effect.size),
+    TpmTransmit: lambda effect: hashlib.sha256(effect.command).digest()[: e.DIGEST_SIZE],
+}
+
+
+def asked_of(effect: Effect[Any]) -> e.Asked:
+    """What a capture says of what an effect asks for, beside its kind."""
+    tell = _ASKED.get(type(effect))
+    return None if tell is None else tell(effect)
+
 
 FAILURES: Final[dict[type[Exception], e.Failure]] = {
     StoreError: e.Failure.STORE,
@@ -74,7 +88,7 @@ class Recording:
         try:
             return self.world.model(family)
         except _Told as error:
-            self._answer(e.NO_CALL, 0, e.EffectKind.LOAD, None, error)
+            self._failed(e.NO_CALL, 0, e.EffectKind.LOAD, error)
             raise
 
     def _begin(self, run: Run) -> None:
@@ -82,7 +96,7 @@ class Recording:
         try:
             self.world.begin(run)
         except _Told as error:
-            self._answer(e.NO_CALL, 0, e.EffectKind.BEGIN, None, error)
+            self._failed(e.NO_CALL, 0, e.EffectKind.BEGIN, error)
             raise
 
     def answer(self, frame: f.Call, effect: Effect[Any]) -> Any:
@@ -90,9 +104,9 @@ class Recording:
         try:
             value = self.world.answer(frame, effect)
         except _Told as error:
-            self._answer(frame.vcpu, frame.seq, KINDS[type(effect)], None, error)
+            self._answered(frame, effect, None, error)
             raise
-        self._answer(frame.vcpu, frame.seq, KINDS[type(effect)], value)
+        self._answered(frame, effect, value)
         return value
 
     async def wait_for(self, frame: f.Call, effect: Effect[Any]) -> Any:
@@ -100,9 +114,9 @@ class Recording:
         try:
             value = await self.world.wait_for(frame, effect)
         except _Told as error:
-            self._answer(frame.vcpu, frame.seq, KINDS[type(effect)], None, error)
+            self._answered(frame, effect, None, error)
             raise
-        self._answer(frame.vcpu, frame.seq, KINDS[type(effect)], value)
+        self._answered(frame, effect, value)
         return value
 
     def give_up(self, frame: f.Call) -> None:
@@ -123,7 +137,7 @@ class Recording:
         try:
             self.world.commit(changes, reply)
         except _Told as error:
-            self._answer(reply.vcpu, reply.seq, e.EffectKind.COMMIT, None, error)
+            self._failed(reply.vcpu, reply.seq, e.EffectKind.COMMIT, error)
             raise
 
     def ordered(self, order: orders.Order) -> None:
@@ -131,16 +145,19 @@ class Recording:
         self._tap.happened(entry_of(order))
         self.world.ordered(order)
 
-    def _answer(
+    def _answered(
         self,
-        vcpu: int,
-        seq: int,
-        kind: e.EffectKind,
+        frame: f.Call,
+        effect: Effect[Any],
         value: bytes | int | None,
         error: Exception | None = None,
     ) -> None:
         raised = None if error is None else _raised(error)
-        self._tap.happened(e.Answer(NOW, vcpu, seq, kind, value, raised))
+        kind, asked = KINDS[type(effect)], asked_of(effect)
+        self._tap.happened(e.Answer(NOW, frame.vcpu, frame.seq, kind, value, raised, asked))
+
+    def _failed(self, vcpu: int, seq: int, kind: e.EffectKind, error: Exception) -> None:
+        self._tap.happened(e.Answer(NOW, vcpu, seq, kind, None, _raised(error)))
 
 
 class _Meeting:

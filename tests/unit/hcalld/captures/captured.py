@@ -31,7 +31,7 @@ REPLY = f.Reply(3, 0, 1, 0, (), (f.WriteSegment(0x3000, len(SECRET), SECRET),))
 STATE = e.State(
     NOW, "lpar7", b"{}", (e.StoredRecord("pks", b"k", SECRET, 0),), (), b"i", 0, 1, False, 16, False
 )
-ENTROPY = e.Answer(NOW, 3, 1, e.EffectKind.ENTROPY, SECRET[::-1])
+ENTROPY = e.Answer(NOW, 3, 1, e.EffectKind.ENTROPY, SECRET[::-1], None, len(SECRET))
 HELLO = f.Hello(
     s.VERSION,
     s.VERSION,

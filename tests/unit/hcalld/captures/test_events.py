@@ -40,7 +40,16 @@ from hcallproto.capture.blocks import Reader
 from hcallproto.capture.pcapng import LinkType, Packet
 from hcallproto.capture.problems import Problems
 from hcallproto.capture.reading import CaptureReader
-from hcallproto.capture.records import Dropped, Key, Records, Sealed, Start, Stop, encode
+from hcallproto.capture.records import (
+    VERSION,
+    Dropped,
+    Key,
+    Records,
+    Sealed,
+    Start,
+    Stop,
+    encode,
+)
 from hcallproto.errors import CaptureDamage, CaptureError
 from hcallproto.wire import frames as f
 from hcallproto.wire.encode import encode as encode_frame
@@ -144,8 +153,8 @@ async def test_guests_do_not_mix(tmp_path: Path):
 async def test_large_answers_are_in_batches_of_their_own(tmp_path: Path):
     path = tmp_path / "a.pcapng"
     large = [
-        e.Answer(NOW, 3, 1, e.EffectKind.READ_RAM, random.Random(n).randbytes(700_000))
-        for n in range(9)
+        e.Answer(NOW, 3, 1, e.EffectKind.READ_RAM, data, None, (0x1000, len(data)))
+        for data in (random.Random(n).randbytes(700_000) for n in range(9))
     ]
     async with capturing(path) as capture:
         tap = capture.tap("lpar7", {})
@@ -442,6 +451,26 @@ async def test_a_state_that_is_not_all_is_told(tmp_path: Path):
     events = Events([path.read_bytes()], RIGHT)
     assert [one.what for one in events][-2] == REPLY
     assert events.inexact == {0: "2 calls waited"}
+
+
+@pytest.mark.parametrize("effect", sorted(e.SAY_WHAT))
+async def test_an_answer_says_what_was_asked_since_version_2(tmp_path: Path, effect: e.EffectKind):
+    path = tmp_path / "a.pcapng"
+    unsaid = e.Answer(NOW, 3, 1, effect, SECRET)
+    async with capturing(path) as capture:
+        tap = capture.tap("lpar7", {})
+        begin(tap)
+        tap.received(CALL, encode_frame(CALL))
+        tap.happened(unsaid)
+        tap.sent(REPLY, encode_frame(REPLY), "")
+    data = path.read_bytes()
+    with pytest.raises(CaptureDamage, match="does not say what was asked"):
+        list(Events([data], RIGHT))
+    new, old = (b'"version":%d' % version for version in (VERSION, 1))
+    assert data.count(new) == 1
+    events = Events([data.replace(new, old)], RIGHT)
+    assert at(unsaid, 2) in whats(list(events))
+    assert not events.says_asked
 
 
 async def test_a_capture_without_a_state_is_told(tmp_path: Path):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Mapping
 
@@ -16,7 +17,7 @@ from tests.unit.hcalld.runtime.daemon import Daemon
 from tests.unit.hcalld.runtime.shim import Shim, hello
 from tests.unit.hcalld.runtime.test_calls import Memory, memory, sharing_guest
 from tests.unit.hcalld.runtime.test_secure import Boot, boot
-from tests.unit.hcalld.runtime.test_tpm import Bench, bench, execute
+from tests.unit.hcalld.runtime.test_tpm import COMMAND, Bench, bench, execute
 
 from hcalld.config import Profile
 from hcalld.faults import rules
@@ -76,8 +77,10 @@ def kept(daemon: Daemon) -> Kept:
     return kept
 
 
-def answer(seq: int, kind: e.EffectKind, value: bytes | int | None = None) -> e.Answer:
-    return e.Answer(-1, 0, seq, kind, value)
+def answer(
+    seq: int, kind: e.EffectKind, value: bytes | int | None = None, asked: e.Asked = None
+) -> e.Answer:
+    return e.Answer(-1, 0, seq, kind, value, None, asked)
 
 
 def turn(seq: int) -> e.Turn:
@@ -108,6 +111,9 @@ async def test_answers_when_nothing_waits_then_they_are_between_call_and_reply(
     assert (call, reply_told) == (f.Call, f.Reply)
     kinds = [one.effect for one in told if isinstance(one, e.Answer)]
     assert kinds == [e.EffectKind.NOW, e.EffectKind.ENTROPY]
+    time, entropy = (one for one in told if isinstance(one, e.Answer))
+    assert isinstance(entropy.value, bytes)
+    assert (time.asked, entropy.asked) == (None, len(entropy.value))
     assert reply.status == H.SUCCESS
 
 
@@ -196,9 +202,10 @@ async def test_tpm_when_it_answers_then_that_is_told(bench: Bench):
     kept = Kept()
     bench.daemon.server.begin_taps(kept)
     shim = await bench.daemon.guest()
-    await execute(shim, b"\x80\x01\0\0\0\x0a\0\0\1\x7b")
+    await execute(shim, COMMAND)
     told = [one for one in kept.told if isinstance(one, e.Answer)]
-    assert e.EffectKind.TPM_TRANSMIT in {one.effect for one in told}
+    asked = {one.effect: one.asked for one in told}
+    assert asked[e.EffectKind.TPM_TRANSMIT] == hashlib.sha256(COMMAND).digest()[:16]
     assert kept.state.has_tpm
 
 
@@ -262,14 +269,14 @@ async def test_shared_ram_when_it_is_read_then_that_is_told(
     shim = await sharing_guest(daemon, memory)
     os.pwrite(memory.fd, b"secrets!", 0x1000)
     reply = await shim.call(ledger.LARGE, 1, 0x1000, 8)
-    read = answer(reply.seq, e.EffectKind.READ_RAM, b"secrets!")
+    read = answer(reply.seq, e.EffectKind.READ_RAM, b"secrets!", (0x1000, 8))
     assert kept.since(f.Call) == [f.Call, read, f.Reply]
     os.ftruncate(memory.fd, 0x1000)
     call = await shim.start(ledger.LARGE, 1, 0x1000, 8)
     await shim.answer_read(await shim.expect(f.Read), b"secrets!")
     await shim.expect(f.Reply)
     told = kept.since(f.Call)
-    assert told[:2] == [f.Call, answer(call.seq, e.EffectKind.READ_RAM)]
+    assert told[:2] == [f.Call, answer(call.seq, e.EffectKind.READ_RAM, None, (0x1000, 8))]
     assert told[2:] == [turn(call.seq), f.Read, f.ReadReply, turn(call.seq), f.Reply]
 
 

@@ -27,7 +27,9 @@ ALL = (
         problem="a call waits",
     ),
     e.Full(at=2, data=SECRET),
-    e.Answer(at=3, vcpu=0, seq=7, effect=e.EffectKind.ENTROPY, value=SECRET),
+    e.Answer(at=3, vcpu=0, seq=7, effect=e.EffectKind.ENTROPY, value=SECRET, asked=15),
+    e.Answer(at=3, vcpu=0, seq=7, effect=e.EffectKind.READ_RAM, asked=(0x1000, 15)),
+    e.Answer(at=3, vcpu=0, seq=7, effect=e.EffectKind.TPM_TRANSMIT, value=SECRET, asked=SECRET),
     e.Answer(at=3, vcpu=0, seq=7, effect=e.EffectKind.NOW, value=1 << 62),
     e.Answer(
         at=4,

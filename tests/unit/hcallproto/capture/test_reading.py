@@ -12,7 +12,7 @@ from hcallproto.capture.exchanges import Fate
 from hcallproto.capture.pcapng import Direction
 from hcallproto.capture.problems import MAX_PROBLEMS
 from hcallproto.capture.reading import CaptureReader, Entry, exchanges
-from hcallproto.capture.records import Start, Stop
+from hcallproto.capture.records import VERSION, Start, Stop
 from hcallproto.errors import CaptureError
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -180,7 +180,7 @@ def test_a_newer_capture_is_refused():
     capture = Capture()
     capture.guest("lpar7", has_start=False)
     capture.record(b'{"kind": "start", "version": 99}')
-    with pytest.raises(CaptureError, match="version 99, this hcalld reads up to 1"):
+    with pytest.raises(CaptureError, match=f"version 99, this hcalld reads up to {VERSION}"):
         list(CaptureReader([capture.data]))
 
 

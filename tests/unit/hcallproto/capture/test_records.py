@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import msgspec
 import pytest
 
 from hcallproto.capture.records import (
@@ -24,9 +26,17 @@ from hcallproto.errors import CaptureError
 START = Start(program="hcalld 0", partition="lpar7", profile={"secure_boot": "2"})
 
 
-def started(*converters: Any) -> Records:
-    records = Records(converters)
+def started() -> Records:
+    records = Records()
     records.decode(encode(START))
+    return records
+
+
+def started_as_1(*converters: Any) -> Records:
+    """With other converters, and records of the version before them all."""
+    records = Records(converters)
+    with contextlib.suppress(CaptureError):
+        records.decode(b'{"kind": "start", "version": 1}')
     return records
 
 
@@ -60,9 +70,29 @@ def test_an_older_record_is_converted_step_by_step():
     def second(fields: dict[str, Any]) -> dict[str, Any]:
         return {**fields, "why": fields["why"] + "".join(fields["steps"])}
 
-    records = Records((first, second))
-    records.decode(encode(START))
+    records = started_as_1(first, second)
     assert records.decode(b'{"kind": "stop", "reason": "x"}') == Stop(why="xfirst")
+
+
+def test_the_version_is_written():
+    assert b'"version":%d' % VERSION in encode(START)
+
+
+OLD_START = b"""{"kind": "start", "version": 1, "program": "hcalld 0", "partition": "lpar7",
+"profile": {"secure_boot": "2"}, "has_secrets": true}"""
+
+
+def test_version_1_does_not_say_what_was_asked():
+    """Of version 2 on each answer does."""
+    records = Records()
+    assert records.decode(OLD_START) == msgspec.structs.replace(
+        START, has_secrets=True, says_asked=False
+    )
+    assert records.decode(encode(Sealed(number=0, data=b"x"))) == Sealed(number=0, data=b"x")
+    again = Records()
+    assert again.decode(OLD_START.replace(b"1", b"2", 1)) == msgspec.structs.replace(
+        START, has_secrets=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,10 +102,10 @@ def test_an_older_record_is_converted_step_by_step():
         (b"[]", "a malformed record"),
         (b'{"kind": "stop"}', "a malformed record"),
         (b'{"kind": "stop", "why": 1}', "a malformed record"),
-        (b'{"kind": "start", "version": "1"}', "version '1', expected 1 to 1"),
-        (b'{"kind": "start", "version": 0}', "version 0, expected 1 to 1"),
-        (b'{"kind": "start", "version": true}', "version True, expected 1 to 1"),
-        (b'{"kind": "start", "version": 2}', "version 2, this hcalld reads up to 1"),
+        (b'{"kind": "start", "version": "1"}', "version '1', expected 1 to 2"),
+        (b'{"kind": "start", "version": 0}', "version 0, expected 1 to 2"),
+        (b'{"kind": "start", "version": true}', "version True, expected 1 to 2"),
+        (b'{"kind": "start", "version": 3}', "version 3, this hcalld reads up to 2"),
         (b'{"kind":' + b'{"a":' * 100_000, "a malformed record"),
     ],
 )
@@ -105,6 +135,6 @@ def test_a_record_of_any_shape_is_malformed_and_nothing_worse(data: bytes):
             return fields
         return {**fields, "frames": fields["frames"]}
 
-    records = started(renamed)
+    records = started_as_1(renamed)
     with pytest.raises(CaptureError, match="a malformed record"):
         records.decode(data)
