@@ -18,6 +18,7 @@ from hcalld.core.errors import HcalldError
 from hcalld.replay.errors import Stopped
 from hcalld.replay.ignoring import Ignored, IgnoreError, parse_ignored
 from hcalld.replay.pace import PaceError, parse_pace
+from hcallproto.payloads.quoting import printable
 
 if TYPE_CHECKING:
     from hcalld.captures.events import Events
@@ -90,7 +91,8 @@ class Reporter:
                 got=difference.got,
             )
         elif not difference.by_nature:
-            click.echo(f"{where} {difference}")
+            # A capture's names and texts are anybody's.
+            click.echo(printable(f"{where} {difference}"))
         if self._stop and self.differences:
             raise Stopped
 
@@ -99,7 +101,7 @@ class Reporter:
         if self._as_json:
             self._json(kind="note", text=text)
         else:
-            click.echo(text)
+            click.echo(printable(text))
 
     def summary(self, **figures: object) -> None:
         """Print how it went: numbers by name."""

@@ -6,10 +6,13 @@ from __future__ import annotations
 import gzip
 import pathlib
 
+import pytest
 from click.testing import CliRunner, Result
 from tests.vectors.test_captures import path_of
 
 from hcalld.cli.replay import command
+from hcalld.cli.replay.options import Reporter
+from hcalld.replay.differences import Difference
 
 DATA = gzip.decompress(path_of("debian").read_bytes())
 
@@ -42,3 +45,15 @@ def test_code_when_only_its_end_is_missing_then_the_rest_counts(tmp_path: pathli
     done = run(whole, tmp_path)
     assert "its end is missing" in done.stdout
     assert done.exit_code == 0, done.output
+
+
+def test_reporter_when_a_capture_steers_terminals_then_it_does_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reporter = Reporter(as_json=False)
+    reporter.difference("lpar7\x1b[2J", Difference("connection", "end", "\x1b[1m", "\x9b1m"))
+    reporter.note("left out: \x1b]0;slow")
+    assert capsys.readouterr().out.splitlines() == [
+        "lpar7\\u001b[2J connection: end: \\u009b1m, expected \\u001b[1m",
+        "left out: \\u001b]0;slow",
+    ]
