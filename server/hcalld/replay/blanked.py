@@ -18,6 +18,7 @@ import trio
 
 from hcalld.config import Emulation, PefChoice, Profile
 from hcalld.core.effects import Effect, Entropy, Flush, Now, TpmClose, TpmTransmit
+from hcalld.core.errors import ConfigError
 from hcalld.domain.attribute_records import Value, flatten
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.families.registry import SERVED
@@ -35,6 +36,7 @@ from hcalld.runtime.tpm import TpmSession
 from hcalld.runtime.world import ReadShared
 from hcalld.stores.memory import MemoryState, MemoryStore
 from hcallproto.abi.registry import FAMILY_OF, find
+from hcallproto.errors import CaptureError
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
@@ -120,7 +122,13 @@ class BlankedPlayer(Player):
             self.why_out = CONTINUED
             self.has_ended = True
             return False
-        self.seat(self._empty(welcome))
+        try:
+            partition = self._empty(welcome)
+        except (ConfigError, ValueError) as error:
+            raise CaptureError(
+                f"the profile that the capture tells of guest {self.track.guest!r}: {error}"
+            ) from None
+        self.seat(partition)
         nursery.start_soon(self.run_session)
         return True
 
@@ -234,12 +242,16 @@ def _family(call: f.Call) -> str:
     return _SHARING.get(name, name)
 
 
+_NO_VALUE: Final = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
+"""What ``ast.literal_eval`` says of texts that anybody may have written."""
+
+
 def _orders(profile: dict[str, str]) -> dict[str, Value]:
     """Attributes from their texts."""
     known = flatten(PartitionAttributes())
     found: dict[str, Value] = {}
     for name in profile.keys() & known.keys():
-        with contextlib.suppress(ValueError, SyntaxError):
+        with contextlib.suppress(*_NO_VALUE):
             found[name] = ast.literal_eval(profile[name])
     return found
 

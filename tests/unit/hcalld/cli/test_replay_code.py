@@ -8,11 +8,16 @@ import pathlib
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.unit.hcalld.replay.peers import hello
+from tests.unit.hcallproto.capture.sample import Capture
 from tests.vectors.test_captures import path_of
 
 from hcalld.cli.replay import command
 from hcalld.cli.replay.options import Reporter
 from hcalld.replay.differences import Difference
+from hcallproto.capture.records import Start
+from hcallproto.wire import frames as f
+from hcallproto.wire import schema as s
 
 DATA = gzip.decompress(path_of("debian").read_bytes())
 
@@ -57,3 +62,27 @@ def test_reporter_when_a_capture_steers_terminals_then_it_does_not(
         "lpar7\\u001b[2J connection: end: \\u009b1m, expected \\u001b[1m",
         "left out: \\u001b]0;slow",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("70000", "the profile that the capture tells of guest 'lpar7': "),
+        ("'64'", "the profile that the capture tells of guest 'lpar7': "),
+        ("-" * 100_000 + "1", "no calls in the capture"),
+        ("{{}: 1}", "no calls in the capture"),
+    ],
+)
+def test_code_when_a_profile_is_none_then_it_is_refused_in_words(
+    value: str, text: str, tmp_path: pathlib.Path
+) -> None:
+    capture = Capture()
+    capture.guest("lpar7", has_start=False)
+    start = Start(program="hcalld 0", partition="lpar7", profile={"keystore_kbytes": value})
+    capture.record(start)
+    capture.frame(hello())
+    features = s.Feature(0)
+    capture.frame(f.Welcome(s.VERSION, 1 << 20, features, f.Announcement(), 0))
+    done = run(capture.data, tmp_path)
+    assert done.exit_code == 2, done.output
+    assert text in done.stderr
