@@ -2,7 +2,7 @@
 """The command line: one file a subcommand, loaded when it is used.
 
 Errors that a user can act on are one line on stderr and exit status 1; a wrong use of the
-command line is exit status 2.
+command line is exit status 2. Ctrl-C is never a traceback.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import click
 
 from hcalld.cli.lazy import LazyGroup
+from hcalld.cli.output import NO_ROOM, drop_output
 from hcalld.core.errors import HcalldError
 from hcalld.runtime import coredumps
 
@@ -33,6 +34,9 @@ COMMANDS = {
     "guest": "hcalld.cli.guest",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""
+
+EXIT_INTERRUPTED = 130
+"""As a shell says it of SIGINT."""
 
 
 @click.group(
@@ -69,3 +73,17 @@ def main() -> None:
     except HcalldError as error:
         click.echo(f"hcalld: {error}", err=True)
         sys.exit(1)
+    except OSError as error:
+        # One with a file's name is not of the output.
+        if error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        what = f"the output cannot be written: {error.strerror}; make room, or write elsewhere"
+        click.echo(f"hcalld: {what}", err=True)
+        drop_output()
+        sys.exit(1)
+    except BaseExceptionGroup as group:
+        # Ctrl-C within a nursery: click knows KeyboardInterrupt alone.
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        click.echo("Aborted!", err=True)
+        sys.exit(EXIT_INTERRUPTED)

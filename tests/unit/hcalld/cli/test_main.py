@@ -81,6 +81,32 @@ def test_main_when_a_user_can_act_then_it_is_one_line_and_status_1(
     assert err == f"hcalld: {error}\n"
 
 
+def test_main_when_interrupted_in_a_nursery_then_it_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(prog_name: str) -> None:
+        raise BaseExceptionGroup("a", [BaseExceptionGroup("b", [KeyboardInterrupt()])])
+
+    monkeypatch.setattr(cli, "cli", interrupted)
+    monkeypatch.setattr(coredumps, "forbid", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "Aborted!\n"
+
+
+def test_main_when_more_than_an_interrupt_is_in_a_group_then_all_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def failed(prog_name: str) -> None:
+        raise BaseExceptionGroup("a", [KeyboardInterrupt(), ValueError()])
+
+    monkeypatch.setattr(cli, "cli", failed)
+    monkeypatch.setattr(coredumps, "forbid", lambda: None)
+    with pytest.raises(BaseExceptionGroup):
+        cli.main()
+
+
 def test_module_when_run_then_it_is_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "hcalld", "--version"], capture_output=True, text=True, check=False
