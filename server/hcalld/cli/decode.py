@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from hcalld.cli.capturefiles import Progress, chunks
+from hcalld.cli.output import NO_ROOM
 
 if TYPE_CHECKING:
     from hcallproto.capture.exchanges import Exchange
@@ -92,21 +93,29 @@ def command(
     def write() -> None:
         """A write for each call would take longer than all else."""
         if lines:
-            sys.stdout.write("".join(lines))
-            sys.stdout.flush()
+            text = "".join(lines)
             lines.clear()
+            sys.stdout.write(text)
+            sys.stdout.flush()
         progress.show()
 
     reader = CaptureReader(chunks(capture, is_followed=is_followed, before_wait=write))
     wants = selection.wants
+    others: set[str] = set()
+    missing = set(guests)
     try:
         for entry, exchange in exchanges(reader):
             if wants(entry.guest, exchange):
                 lines.append(show(entry.guest, exchange) + "\n")
+            if missing:
+                missing.discard(entry.guest)
+                others.add(entry.guest)
     except CaptureError as error:
         raise HcalldError(f"{name}: {error}") from None
     except OSError as error:
-        if error.filename is None and error.strerror and not isinstance(error, BrokenPipeError):
+        # What a write has met is the output's, which is for main() to tell.
+        is_read = error.filename is None and error.strerror and error.errno not in NO_ROOM
+        if is_read and not isinstance(error, BrokenPipeError):
             raise HcalldError(f"{name}: cannot be read: {error.strerror}") from None
         raise
     finally:
@@ -117,6 +126,9 @@ def command(
             f"hcalld: {name}: {reader.dropped} frames were dropped: the disk was too slow",
             err=True,
         )
+    for guest in sorted(missing):
+        has = ", ".join(map(repr, sorted(others))) or "no calls at all"
+        click.echo(f"hcalld: {name}: no calls of a guest {guest!r}; there are: {has}", err=True)
     for problem in reader.problems:
         click.echo(f"hcalld: {name}: {problem}", err=True)
     if reader.problems:

@@ -246,3 +246,32 @@ def test_progress_is_shown_on_a_terminal_that_shows_nothing_else(
         shown = "\ra.pcapng: 25 %\x1b[K\r\x1b[K" if is_terminal else ""
         assert stderr.getvalue() == shown
     assert not Progress(io.BytesIO(), "-")._is_wanted
+
+
+def test_decode_tells_of_guests_that_the_capture_does_not_have():
+    done = run("--guest", "lpar9", "--guest", "lpar8")
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == 1
+    assert (
+        done.stderr
+        == "hcalld: standard input: no calls of a guest 'lpar9'; there are: 'lpar7', 'lpar8'\n"
+    )
+    assert run("--guest", "lpar8").stderr == ""
+
+
+def test_decode_when_its_output_is_full_then_it_says_so_in_one_line(tmp_path: Path):
+    path = tmp_path / "a.pcapng"
+    path.write_bytes(read_of_db().data)
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hcalld", "decode", str(path)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "hcalld: the output cannot be written: No space left on device; "
+        "make room, or write elsewhere\n"
+    )
