@@ -258,7 +258,8 @@ class Gathered:
             summary = self.refusals[key] = RefusalSummary(*key, time_ns, time_ns)
         summary.count += 1
         summary.last_ns = max(summary.last_ns, exchange.start_ns)
-        summary.vcpus.add(exchange.call.vcpu)
+        if len(summary.vcpus) < s.MAX_VCPUS:
+            summary.vcpus.add(exchange.call.vcpu)
 
 
 def _cut(text: str) -> str:

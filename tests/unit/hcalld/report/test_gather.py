@@ -149,6 +149,16 @@ def test_refusals_when_there_are_too_many_kinds_then_the_others_are_counted(
     assert found.other_refusals == 4
 
 
+def test_refusals_when_there_are_more_vcpus_than_can_be_then_some_are_told(capture: Capture):
+    capture.data = bytearray(capture.data)  # type: ignore[assignment]  # bytes take for ever
+    for vcpu in range(s.MAX_VCPUS + 10):
+        capture.frame(call(pks.GET_CONFIG, 1, vcpu=vcpu))
+        capture.frame(f.Reply(vcpu, 0, 1, -7))
+    (refusal,) = Gathered([bytes(capture.data)]).refusals.values()
+    assert refusal.count == s.MAX_VCPUS + 10
+    assert refusal.vcpus == set(range(s.MAX_VCPUS))
+
+
 def test_reasons_when_one_is_long_then_it_is_cut(capture: Capture):
     answered(capture, 1, H.P2, call(pks.GET_CONFIG, 1), "x" * 5000)
     (refusal,) = gathered(capture).refusals.values()
