@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from tests.bench.results import Results
 from tests.unit.hcalld.runtime.shim import RAM, hello
 
-from hcalld.captures.events import Events
+from hcalld.captures.events import Event, Events
 from hcalld.captures.sealing import CaptureKey
 from hcalld.cli.capturefiles import CHUNK_SIZE
 from hcalld.config import Profiles
@@ -30,6 +30,7 @@ from hcalld.replay.score import Score
 from hcalld.runtime.server import Server
 from hcalld.stores.memory import MemoryDirectory
 from hcallproto.abi.families import pks
+from hcallproto.capture.reading import Plain
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 from hcallproto.wire.encode import encode
@@ -106,9 +107,9 @@ async def _capture(path: Path) -> None:
     assert not capture.dropped
 
 
-def _events(data: bytes) -> Events:
+def _events(data: bytes) -> Iterator[Event | Plain]:
     chunks = (data[at : at + CHUNK_SIZE] for at in range(0, len(data), CHUNK_SIZE))
-    return Events(chunks, Identity(_PRIVATE))
+    return Events(chunks, Identity(_PRIVATE)).undecoded()
 
 
 def _best_us(function: Callable[[], object]) -> float:

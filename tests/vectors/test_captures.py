@@ -103,7 +103,7 @@ def replay(name: str, *, is_open: bool = True) -> Played:
     score = Score(tell)
     comparer = Comparer(is_blanked=not is_open)
     source = events(name, is_open=is_open)
-    Replay(source, score, comparer, is_blanked=not is_open).run()
+    Replay(source.undecoded(), score, comparer, is_blanked=not is_open).run()
     assert source.problems == []
     return Played(score, told, comparer)
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple, TypeVar
 
 from hcallproto.capture.blocks import Reader
 from hcallproto.capture.exchanges import Exchange, Exchanges
@@ -14,7 +14,7 @@ from hcallproto.capture.problems import Problems
 from hcallproto.capture.records import Record, Records, Stop
 from hcallproto.errors import CaptureDamage, CaptureError, CaptureVersion, RemoteProtocolError
 from hcallproto.wire import frames as f
-from hcallproto.wire.decode import decode, decode_header
+from hcallproto.wire.decode import Header, decode, decode_header, is_plain
 
 MAX_CONNECTIONS: Final = 1 << 16
 """That are told apart in one file."""
@@ -37,6 +37,26 @@ class Entry(NamedTuple):
     """In the file."""
     data: bytes = b""
     """The packet's."""
+
+
+class Plain(NamedTuple):
+    """A packet that is a frame, known to be one without being taken apart."""
+
+    guest: str
+    connection: int
+    time_ns: int
+    direction: Direction
+    comment: str
+    what: Header
+    offset: int
+    data: bytes
+
+    def decoded(self) -> Entry:
+        """The same, taken apart."""
+        return Entry(*self[:5], decode(self.what, self.data), *self[6:])
+
+
+_Read = TypeVar("_Read")
 
 
 class _Connection:
@@ -82,11 +102,18 @@ class CaptureReader:
         Raises:
             CaptureError: it is no capture of ours, or of a newer version.
         """
+        return self._each(self._entry)
+
+    def undecoded(self) -> Iterator[Entry | Plain]:
+        """The same for who wants bytes: ordinary frames are checked, and not taken apart."""
+        return self._each(self._plain)
+
+    def _each(self, read: Callable[[Packet], _Read | None]) -> Iterator[_Read]:
         feed = self._reader.feed
         try:
             for chunk in unpacked(self._chunks):
                 for packet in feed(chunk):
-                    entry = self._entry(packet)
+                    entry = read(packet)
                     if entry is not None:
                         yield entry
             self._reader.end()
@@ -103,6 +130,24 @@ class CaptureReader:
     def name_of(self, connection: int) -> tuple[str, str]:
         """The guest of a connection, and what tells it from the guest's others."""
         return list(self._connections)[connection]
+
+    def _plain(self, packet: Packet) -> Entry | Plain | None:
+        interface, time_ns, data, direction, comment, offset, missing = packet
+        if missing or interface.link_type != _FRAMES:
+            return self._entry(packet)
+        if interface is not self._interface:
+            self._connection = self._connection_of(interface)
+            self._interface = interface
+        try:
+            header = decode_header(data)
+            if header.size != len(data) or not is_plain(header, data):
+                return self._entry(packet)
+        except RemoteProtocolError:
+            return self._entry(packet)
+        number = self._connection.number
+        return tuple.__new__(
+            Plain, (interface.name, number, time_ns, direction, comment, header, offset, data)
+        )
 
     def _entry(self, packet: Packet) -> Entry | None:
         interface, time_ns, data, direction, comment, offset, missing = packet

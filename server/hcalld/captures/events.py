@@ -20,7 +20,7 @@ from hcalld.crypto.locks import Unlock
 from hcallproto.capture import entries as e
 from hcallproto.capture.blank import Blanker
 from hcallproto.capture.pcapng import Direction
-from hcallproto.capture.reading import CaptureReader, Entry
+from hcallproto.capture.reading import CaptureReader, Entry, Plain
 from hcallproto.capture.records import REPEATED, Dropped, Key, Record, Sealed, Start, Stop
 from hcallproto.errors import CaptureDamage, CaptureError, RemoteProtocolError
 from hcallproto.wire import frames as f
@@ -87,20 +87,36 @@ class Events:
             CaptureError: it is no capture, none with secrets, or not for this key.
             CaptureDamage: sealed records were altered, moved or removed.
         """
-        for entry in self._reader:
+        # Of entries that are none of Plain, only events are made.
+        return self._each(iter(self._reader))  # type: ignore[return-value]
+
+    def undecoded(self) -> Iterator[Event | Plain]:
+        """The same, but frames of which there is no more to say than their bytes stay bytes."""
+        return self._each(self._reader.undecoded())
+
+    def _each(self, entries: Iterator[Entry | Plain]) -> Iterator[Event | Plain]:
+        for entry in entries:
             followed = self._followed.get(entry.connection)
             if followed is None:
                 name = self._reader.name_of(entry.connection)
                 followed = _Followed(name, self._keys)
                 self._followed[entry.connection] = followed
+            if isinstance(entry, Plain):
+                if followed.is_shown():
+                    if followed.waiting:
+                        yield from followed.until_now(entry)
+                        self._keep(followed, entry)
+                    followed.take_plain(entry)
+                    yield entry
+                    continue
+                entry = entry.decoded()
             try:
                 yield from followed.take(entry)
             except CaptureDamage as error:
                 raise CaptureDamage(f"at byte {entry.offset}: {error}") from None
             except CaptureError as error:
                 raise CaptureError(f"at byte {entry.offset}: {error}") from None
-            if followed.inexact:
-                self.inexact.setdefault(entry.connection, followed.inexact)
+            self._keep(followed, entry)
             self.says_asked &= followed.says_asked
         # A daemon that was killed leaves a file that only has no end.
         self.is_damaged = bool(self.problems)
@@ -110,6 +126,11 @@ class Events:
                 why = "its end is missing: the capture was cut off, or goes on in another file"
                 self.problems.append(f"connection {number} of guest {followed.name[0]!r}: {why}")
                 self.inexact.setdefault(number, why)
+
+    def _keep(self, followed: _Followed, entry: Entry | Plain) -> None:
+        """The first reason for which a connection is inexact."""
+        if followed.inexact:
+            self.inexact.setdefault(entry.connection, followed.inexact)
 
 
 class _Followed:
@@ -132,7 +153,7 @@ class _Followed:
         """Frames of it in all of them."""
         self.says_asked = True
         self._has_state = False
-        self._last: Entry | None = None
+        self._last: Entry | Plain | None = None
         self._begin_file()
 
     def _begin_file(self) -> None:
@@ -141,7 +162,7 @@ class _Followed:
         self._is_sealed = False
         """Some of it was opened. So many frames are spoken of:"""
         self._covered = 0
-        self._waiting: collections.deque[e.AnyEntry] = collections.deque()
+        self.waiting: collections.deque[e.AnyEntry] = collections.deque()
         self._full: dict[int, bytes] = {}
         self._has_end = False
 
@@ -172,6 +193,25 @@ class _Followed:
                 yield _event(entry, what)
             case _:
                 yield from self._frame(entry, what)
+
+    def is_shown(self) -> bool:
+        """Whether the next packet's bytes are all that there is to say of its frame."""
+        number = self._packets
+        return (
+            number < self._covered
+            and number not in self._full
+            and (self._has_state or bool(self.inexact))
+        )
+
+    def until_now(self, entry: Entry | Plain) -> Iterator[Event]:
+        """What happened before the next packet."""
+        return self._until(self._packets, entry)
+
+    def take_plain(self, entry: Plain) -> None:
+        """The next packet, if ``is_shown``."""
+        self._last = entry
+        self._packets += 1
+        self._passed += 1
 
     def end(self) -> Iterator[Event]:
         """The file is over."""
@@ -229,7 +269,7 @@ class _Followed:
             elif type(one) is e.Answer and self._is_unsaid(one):
                 raise CaptureDamage(f"an answer of frame {at} does not say what was asked")
             else:
-                self._waiting.append(one)
+                self.waiting.append(one)
 
     def _is_unsaid(self, answer: e.Answer) -> bool:
         """Whether an answer ought to say what was asked, and does not."""
@@ -269,9 +309,9 @@ class _Followed:
         else:
             yield _event(entry, _whole(frame, data))._replace(data=data)
 
-    def _until(self, number: int, entry: Entry) -> Iterator[Event]:
+    def _until(self, number: int, entry: Entry | Plain) -> Iterator[Event]:
         """What happened before the connection's frame of a number."""
-        waiting = self._waiting
+        waiting = self.waiting
         while waiting and waiting[0].at <= number:
             one = waiting.popleft()
             match one:
@@ -304,7 +344,7 @@ class _Followed:
             self.inexact = f"{count} frames or answers are missing: the disk was too slow"
 
 
-def _event(entry: Entry, what: f.Frame | Record, *, is_blanked: bool = False) -> Event:
+def _event(entry: Entry | Plain, what: f.Frame | Record, *, is_blanked: bool = False) -> Event:
     return Event(
         entry.guest,
         entry.connection,

@@ -8,12 +8,13 @@ read. The clock stands still: what then took its time needs none.
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Iterable, Iterator
 
 import trio
 import trio.testing
 
-from hcalld.captures.events import Event as Told
+from hcalld.captures.events import Event as Happened
 from hcalld.replay.blanked import BlankedPlayer, Memory
 from hcalld.replay.differences import Comparer
 from hcalld.replay.player import Player
@@ -21,9 +22,12 @@ from hcalld.replay.score import Score
 from hcalld.replay.track import Event, Gap, Inbound, Outbound, Track
 from hcallproto.capture.entries import Entry
 from hcallproto.capture.pcapng import Direction
+from hcallproto.capture.reading import Plain
 from hcallproto.capture.records import Dropped, Record, Start, Stop
 from hcallproto.errors import CaptureError
 from hcallproto.wire.encode import encode
+
+Told = Happened | Plain
 
 AHEAD = 4096
 """Events that are read at a time."""
@@ -117,27 +121,33 @@ class Replay:
     # -- reading ----------------------------------------------------------------------------
 
     def _read(self) -> None:
-        for _ in range(AHEAD):
-            try:
-                told = next(self._source, None)
-            except CaptureError as error:
-                # What was read is played first.
-                told, self._error = None, error
-            if told is None:
-                self._is_over = True
-                for track in self._tracks.values():
-                    track.is_over = True
-                return
-            if self._guest is None or told.guest == self._guest:
-                self._take(told)
+        count = 0
+        try:
+            for told in itertools.islice(self._source, AHEAD):
+                count += 1
+                if self._guest is None or told.guest == self._guest:
+                    self._take(told)
+        except CaptureError as error:
+            # What was read is played first.
+            self._error = error
+        if count < AHEAD or self._error is not None:
+            self._is_over = True
+            for track in self._tracks.values():
+                track.is_over = True
 
     def _take(self, told: Told) -> None:
         track = self._tracks.get(told.connection)
         if track is None:
             track = self._track(told)
+        direction = told.direction
+        if isinstance(told, Plain):
+            if direction is Direction.INBOUND:
+                track.events.append(Inbound(told.data, told.time_ns))
+            elif direction is Direction.OUTBOUND:
+                track.events.append(Outbound(told.data, told.time_ns, told.comment))
+            return
         what = told.what
         event: Event
-        direction = told.direction
         if direction is Direction.INBOUND:
             data = told.data or encode(what)  # type: ignore[arg-type]  # only frames have one
             track.events.append(Inbound(data, told.time_ns, told.is_blanked))

@@ -63,7 +63,7 @@ def command(
         score = Score(tell, stop=stop)
         is_blanked = secrets is None
         comparer = Comparer(ignored, is_blanked=is_blanked, is_live=is_blanked)
-        replay = Replay(events, score, comparer, guest, is_blanked=is_blanked)
+        replay = Replay(events.undecoded(), score, comparer, guest, is_blanked=is_blanked)
         replay.run()
         _report(reporter, score, comparer, events.problems, is_all=is_all)
         if not score.calls:

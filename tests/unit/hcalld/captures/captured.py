@@ -18,6 +18,7 @@ from hcalld.crypto.locks import Passphrase, Unlock
 from hcalld.observe.capture import Capture, CaptureOptions
 from hcallproto.abi.families import pks
 from hcallproto.capture import entries as e
+from hcallproto.capture.reading import Plain
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 from hcallproto.wire.encode import encode
@@ -105,7 +106,18 @@ def read(data: bytes, unlock: Unlock | None = RIGHT) -> list[Event]:
     events = Events([data], unlock)
     found = list(events)
     assert list(events.problems) == []
+    again = Events([data], unlock)
+    assert [whole(one) for one in again.undecoded()] == found
+    assert again.inexact == events.inexact
     return found
+
+
+def whole(one: Event | Plain) -> Event:
+    """An event whose frame is taken apart."""
+    if not isinstance(one, Plain):
+        return one
+    entry = one.decoded()
+    return Event(*entry[:6], False, *entry[6:])
 
 
 def files(folder: Path) -> list[bytes]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import pytest
 from tests.unit.hcallproto.capture.sample import TIME, Capture, call, read_of_db
 
@@ -11,7 +13,7 @@ from hcallproto.capture import pcapng, reading
 from hcallproto.capture.exchanges import Fate
 from hcallproto.capture.pcapng import Direction
 from hcallproto.capture.problems import MAX_PROBLEMS
-from hcallproto.capture.reading import CaptureReader, Entry, exchanges
+from hcallproto.capture.reading import CaptureReader, Entry, Plain, exchanges
 from hcallproto.capture.records import VERSION, Start, Stop
 from hcallproto.errors import CaptureError
 from hcallproto.wire import frames as f
@@ -88,6 +90,30 @@ def test_packets_that_a_tool_cut_short_are_told():
     reader = CaptureReader([capture.data + bytes(block)])
     assert len(list(reader)) == 1
     assert "bytes of a packet were cut off" in reader.problems[0]
+
+
+def told(read: Callable[[CaptureReader], Iterable[Entry | Plain]], data: bytes) -> object:
+    """All that a reader says of a file."""
+    reader = CaptureReader([data])
+    found: list[object] = []
+    try:
+        found.extend(one.decoded() if isinstance(one, Plain) else one for one in read(reader))
+    except CaptureError as error:
+        found.append(str(error))
+    return found, list(reader.problems)
+
+
+def test_who_wants_bytes_is_told_the_same_of_a_file_whatever_is_wrong_with_it():
+    capture = Capture()
+    capture.guest("lpar7")
+    capture.frame(call(pks.GET_CONFIG, 1))
+    capture.frame(f.Reply(3, 0, 1, 0, ((4, 1),), (f.WriteSegment(0x5000, 4, b"data"),)))
+    data = capture.data
+    assert [type(one) for one in CaptureReader([data]).undecoded()] == [Entry, Plain, Plain]
+    for at in range(len(data)):
+        for bit in (1, 0x80):
+            changed = data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
+            assert told(CaptureReader.undecoded, changed) == told(CaptureReader.__iter__, changed)
 
 
 def test_problems_of_a_bad_file_are_bounded():
