@@ -281,7 +281,8 @@ class Partition:
             StoreError: the store cannot be used.
         """
         if not self._models:
-            assert self._store is not None
+            if self._store is None:
+                raise StoreError("the partition's store is not open: its guest is turned away")
             self._load(self._store)
         return self._models[family]
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+import trio
+import trio.testing
 from tests.unit.hcalld.control.conftest import Control
 from tests.unit.hcalld.control.test_commands import Start, boot, plain, secure
-from tests.unit.hcalld.runtime.daemon import Daemon
-from tests.unit.hcalld.runtime.shim import hello
+from tests.unit.hcalld.runtime.daemon import Daemon, FaultyStore
+from tests.unit.hcalld.runtime.shim import Shim, hello
 
+from hcalld.config import Profile
+from hcalld.core.errors import StoreError
+from hcalld.runtime.transport import StreamTransport
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
 
@@ -54,6 +60,26 @@ async def test_stats_when_guests_call_then_their_calls_are_counted(plain: Daemon
     (gone,) = (await client.ask(command="stats"))["guests"]
     assert (gone["guest"], gone["keystore"]) == (None, None)
     assert gone["calls"] == guest["calls"]
+
+
+async def test_stats_when_a_guest_without_a_store_is_turned_away_then_the_others_are_told(
+    plain: Daemon, control: Control, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+):
+    """It may take its time to read why, and come again and again."""
+    await plain.guest(hello("a"))
+
+    def locked(profile: Profile) -> FaultyStore:
+        raise StoreError("another daemon has it")
+
+    monkeypatch.setattr(plain.server, "_open_store", locked)
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    nursery.start_soon(plain.server.serve_transport, StreamTransport(theirs, "memory"))
+    await Shim(StreamTransport(ours, "test")).send(hello("b", instance=bytes(16)))
+    await plain.settle()
+    client = await control.client()
+    one, other = (await client.ask(command="stats"))["guests"]
+    assert (one["partition"], other["partition"]) == ("a", "b")
+    assert (one["keystore"]["total"], other["keystore"]) == (65536, None)
 
 
 async def test_stats_when_a_store_rests_then_it_is_loaded_once_a_call_at_most(
