@@ -11,6 +11,7 @@ from __future__ import annotations
 import getpass
 import os
 import pathlib
+import shlex
 from collections.abc import Callable
 from typing import Annotated, Final
 
@@ -80,10 +81,11 @@ class PassphraseFrom:
 def from_file(path: pathlib.Path) -> PassphraseFrom:
     """A passphrase in a file that only its owner may use."""
 
-    def read(_is_new: bool) -> bytes:
+    def read(is_new: bool) -> bytes:
         content = read_private(path, "passphrase file", MAX_PASSPHRASE_SIZE + 1)
         if content is None:
-            raise ConfigError(f"{path}: no such passphrase file")
+            make = f"; to make one: (umask 077; openssl rand -hex 16 > {shlex.quote(str(path))})"
+            raise ConfigError(f"{path}: no such passphrase file{make if is_new else ''}")
         return content
 
     return PassphraseFrom(read, f"passphrase file {path}")

@@ -8,6 +8,7 @@ import hashlib
 import os
 import pathlib
 import pty
+import re
 import subprocess
 import sys
 from typing import Any
@@ -190,8 +191,10 @@ def test_it_is_read_once_and_forgotten_when_it_has_served():
 
 def test_a_file_must_be_its_owners(tmp_path: pathlib.Path):
     path = tmp_path / "passphrase"
-    with pytest.raises(ConfigError, match="no such passphrase file"):
+    with pytest.raises(ConfigError, match=r"no such passphrase file$"):
         from_file(path).get()
+    with pytest.raises(ConfigError, match=rf"umask 077; .* > {re.escape(str(path))}"):
+        from_file(path).get(is_new=True)
     path.write_bytes(b"correct horse\n")
     path.chmod(0o640)
     with pytest.raises(StoreError, match="chmod 0600"):
