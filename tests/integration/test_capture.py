@@ -111,7 +111,7 @@ def passphrase_file(tmp_path: Path) -> Path:
 def opened(path: Path, unlock: Unlock) -> tuple[list[Event], Events]:
     events = Events([path.read_bytes()], unlock)
     found = list(events)
-    assert list(events.problems) == []
+    assert events.problems == events.remarks == []
     return found, events
 
 

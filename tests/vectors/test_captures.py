@@ -104,7 +104,7 @@ def replay(name: str, *, is_open: bool = True) -> Played:
     comparer = Comparer(is_blanked=not is_open)
     source = events(name, is_open=is_open)
     Replay(source.undecoded(), score, comparer, is_blanked=not is_open).run()
-    assert source.problems == []
+    assert source.problems == source.remarks == []
     return Played(score, told, comparer)
 
 

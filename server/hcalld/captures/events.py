@@ -20,6 +20,7 @@ from hcalld.crypto.locks import Unlock
 from hcallproto.capture import entries as e
 from hcallproto.capture.blank import Blanker
 from hcallproto.capture.pcapng import Direction
+from hcallproto.capture.problems import Problems
 from hcallproto.capture.reading import CaptureReader, Entry, Plain
 from hcallproto.capture.records import REPEATED, Dropped, Key, Record, Sealed, Start, Stop
 from hcallproto.errors import CaptureDamage, CaptureError, RemoteProtocolError
@@ -63,13 +64,14 @@ class Events:
     Attributes:
         inexact: why a connection cannot be replayed to the byte, by its number; of those that
             are not in it everything was there so far.
-        is_damaged: at the end, whether something in the file could not be understood.
-        says_asked: what answers were given to, so that it can be compared.
+        remarks: at the end, which connections have none: a daemon that was killed leaves a file
+            that is whole otherwise.
+        says_asked: of all answers that were opened it is known what they were given to.
     """
 
     def __init__(self, chunks: Iterable[bytes], unlock: Unlock | None = None) -> None:
         self.inexact: dict[int, str] = {}
-        self.is_damaged = False
+        self.remarks = Problems()
         self.says_asked = True
         self._reader = CaptureReader(chunks)
         self._keys = None if unlock is None else Keys(unlock)
@@ -77,7 +79,7 @@ class Events:
 
     @property
     def problems(self) -> list[str]:
-        """What could not be understood, in words; at the end also what is cut off."""
+        """What is damaged and could not be understood, in words."""
         return self._reader.problems
 
     def __iter__(self) -> Iterator[Event]:
@@ -118,13 +120,12 @@ class Events:
                 raise CaptureError(f"at byte {entry.offset}: {error}") from None
             self._keep(followed, entry)
             self.says_asked &= followed.says_asked
-        # A daemon that was killed leaves a file that only has no end.
-        self.is_damaged = bool(self.problems)
         for number, followed in self._followed.items():
             yield from followed.end()
             if not followed.is_over:
                 why = "its end is missing: the capture was cut off, or goes on in another file"
-                self.problems.append(f"connection {number} of guest {followed.name[0]!r}: {why}")
+                what = f"connection {number} of guest {followed.name[0]!r}: {why}"
+                self.remarks.add(followed.last_offset, what)
                 self.inexact.setdefault(number, why)
 
     def _keep(self, followed: _Followed, entry: Entry | Plain) -> None:
@@ -194,6 +195,11 @@ class _Followed:
             case _:
                 yield from self._frame(entry, what)
 
+    @property
+    def last_offset(self) -> int:
+        """Where its last packet is."""
+        return 0 if self._last is None else self._last.offset
+
     def is_shown(self) -> bool:
         """Whether the next packet's bytes are all that there is to say of its frame."""
         number = self._packets
@@ -222,7 +228,7 @@ class _Followed:
         if self._files:
             yield from self._until(self._packets, entry)
         self._begin_file()
-        self.says_asked = start.says_asked
+        self.says_asked = start.says_asked or self._keys is None
         self._files += 1
         if self._files > 1:
             return

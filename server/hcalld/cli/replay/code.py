@@ -19,6 +19,7 @@ from hcalld.cli.replay.options import (
 )
 
 if TYPE_CHECKING:
+    from hcalld.captures.events import Events
     from hcalld.replay.differences import Comparer, Difference
     from hcalld.replay.ignoring import Ignored
     from hcalld.replay.score import Score, Where
@@ -65,12 +66,12 @@ def command(
         comparer = Comparer(ignored, is_blanked=is_blanked, is_live=is_blanked)
         replay = Replay(events.undecoded(), score, comparer, guest, is_blanked=is_blanked)
         replay.run()
-        _report(reporter, score, comparer, events.problems, is_all=is_all)
+        _report(reporter, score, comparer, events, is_all=is_all)
         if not score.calls:
             what = "calls" if guest is None else f"calls of a guest {guest!r}"
             click.echo(f"hcalld: no {what} in the capture", err=True)
             sys.exit(EXIT_BROKEN)
-        if events.is_damaged:
+        if events.problems:
             # What is missing was not compared, whatever came of the rest.
             sys.exit(EXIT_BROKEN)
     if score.differences or not score.compared:
@@ -81,10 +82,15 @@ _SHOWN = 10
 
 
 def _report(
-    reporter: Reporter, score: Score, comparer: Comparer, problems: list[str], *, is_all: bool
+    reporter: Reporter, score: Score, comparer: Comparer, events: Events, *, is_all: bool
 ) -> None:
-    for problem in problems:
+    for problem in (*events.problems, *events.remarks):
         reporter.note(problem)
+    if not events.says_asked:
+        reporter.note(
+            "the capture is of version 1, which does not say what was asked of the TPM and read of "
+            "shared memory: that may differ unseen"
+        )
     for note in score.notes:
         reporter.note(note)
     for why, count in sorted(score.left_out.items()):

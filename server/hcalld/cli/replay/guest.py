@@ -100,6 +100,8 @@ def command(
                 trio.run(player.play)
         finally:
             figures = player.figures
+            for remark in events.remarks:
+                reporter.note(remark)
             for field, times in sorted(comparer.left_out.items()):
                 reporter.note(f"left out, for the capture has no secrets: {field}, {times} times")
             if figures.unknown_bytes:

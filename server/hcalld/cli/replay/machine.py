@@ -95,13 +95,16 @@ def command(
                 if not isinstance(entry.what, Record) and guest in (None, entry.guest):
                     refuse_secure(entry.what)
             capture.seek(0)
-        matcher = Matcher(Script(events_of(capture, secrets), guest), is_strict=strict_order)
+        events = events_of(capture, secrets)
+        matcher = Matcher(Script(events, guest), is_strict=strict_order)
         player = MachinePlayer(matcher, reporter, ignored=ignored, pace=Pace(pace), unknown=unknown)
         try:
             with contextlib.suppress(Stopped, KeyboardInterrupt):
                 run = functools.partial(serve, player, socket_path, reporter.note, stay=stay)
                 trio.run(run)
         finally:
+            for remark in events.remarks:
+                reporter.note(remark)
             reporter.summary(
                 answered=player.figures.answered,
                 not_in_the_capture=player.figures.unknown,

@@ -105,7 +105,7 @@ def read(data: bytes, unlock: Unlock | None = RIGHT) -> list[Event]:
     """The events of a file that is whole."""
     events = Events([data], unlock)
     found = list(events)
-    assert list(events.problems) == []
+    assert events.problems == events.remarks == []
     again = Events([data], unlock)
     assert [whole(one) for one in again.undecoded()] == found
     assert again.inexact == events.inexact

@@ -389,7 +389,7 @@ async def test_a_file_that_is_cut_off_is_read_up_to_there(tmp_path: Path):
         with contextlib.suppress(CaptureDamage):  # before the first packet
             found = [one.what for one in events]
         assert found == whole[: len(found)]
-        assert found == whole or events.problems or not found
+        assert found == whole or events.problems or events.remarks or not found
         assert found == whole or len(found) < 3 or 0 in events.inexact
         reached.add(len(found))
     assert len(reached) > 6
@@ -415,9 +415,11 @@ async def test_each_file_is_opened_by_itself(tmp_path: Path):
     assert len(parts) > 3
     events = Events([parts[0]], RIGHT)
     assert [at(STATE, 1)] == [one.what for one in events if isinstance(one.what, e.State)]
-    assert events.inexact == {
-        0: "its end is missing: the capture was cut off, or goes on in another file"
-    }
+    missing = "its end is missing: the capture was cut off, or goes on in another file"
+    assert events.inexact == {0: missing}
+    (remark,) = events.remarks
+    assert remark.endswith(f": connection 0 of guest 'lpar7': {missing}")
+    assert events.problems == []
     for data in parts[1:-1]:
         events = Events([data], RIGHT)
         found = list(events)
@@ -434,7 +436,7 @@ async def test_all_files_are_read_as_one(tmp_path: Path):
     found = [one.what for one in events if isinstance(one.what, f.Frame.__args__)]
     assert found == [HELLO, f.Announce(f.Announcement(), 1, 0), *[CALL, REPLY] * 24]
     assert events.inexact == {}
-    assert events.problems == []
+    assert events.problems == events.remarks == []
 
 
 async def test_a_file_that_is_missing_is_told(tmp_path: Path):

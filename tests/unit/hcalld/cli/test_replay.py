@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hcalld replay guest`` and ``machine``: how they are used, and how they end."""
+"""``hcalld replay``: how it is used, and how it ends."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ from tests.e2e.fakeshim import FakeShim, connect
 from tests.e2e.fakeshim import hello as shim_hello
 from tests.e2e.patience import patience
 from tests.unit.hcalld.replay.peers import GET, Capture, call, greeted, reply, written
+from tests.vectors.test_captures import path_of
 
 from hcalld.cli.replay import command
 from hcallproto.abi.families import uv
@@ -129,6 +131,89 @@ def test_a_live_daemon_answers_as_captured(tmp_path: pathlib.Path, short_dir: pa
         assert status == 1
         assert told[0]["kind"] == "difference"
         assert [one["kind"] for one in told].count("difference") == 1
+
+
+def without_end(data: bytes) -> bytes:
+    """As a daemon that is killed leaves it: whole blocks, and no end of the connection."""
+    while b'"kind":"stop"' in data:
+        data = data[: -int.from_bytes(data[-4:], "little")]
+    return data
+
+
+MISSING = "connection 0 of guest 'lpar7': its end is missing: the capture was cut off"
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_a_capture_of_a_killed_daemon_is_played_to_a_daemon_and_to_the_code(
+    tmp_path: pathlib.Path, short_dir: pathlib.Path, is_answered: bool
+) -> None:
+    path = tmp_path / "made.pcapng"
+    made, again = tmp_path / "made", tmp_path / "again"
+    made.mkdir()
+    again.mkdir()
+    with (
+        Daemon(made, short_dir, ["--memory", "--capture", str(path)], name="made") as daemon,
+        FakeShim(connect(daemon.socket)) as shim,
+    ):
+        shim.negotiate(shim_hello("lpar7"))
+        for _ in range(2):
+            assert shim.call(GET.number, 0x1000, 520).status == 0
+    cut = without_end(path.read_bytes())
+    if not is_answered:
+        cut = cut[: -int.from_bytes(cut[-4:], "little")]
+    with Daemon(again, short_dir, ["--memory"], name="again") as daemon:
+        for words in (("code",), ("guest", "--socket-path", daemon.socket)):
+            path.write_bytes(cut)
+            status, said, error = run(*words, path)
+            assert MISSING in said, words
+            assert (status, error) == (0, ""), said
+            path.write_bytes(cut[:-5])
+            status, said, error = run(*words, path)
+            assert "bytes into a block; all before it was read" in said + error
+            assert status == 2, words
+            assert said.splitlines()[-1].startswith("no differences, ")
+
+
+def test_what_a_capture_of_version_1_does_not_say_is_told(tmp_path: pathlib.Path) -> None:
+    path, note = path_of("debian"), "the capture is of version 1"
+    # It did not write it.
+    assert b'"version":' not in gzip.decompress(path.read_bytes())[:1000]
+    passphrase = tmp_path / "passphrase"
+    passphrase.touch(0o600)
+    passphrase.write_bytes((path.parent / "passphrase").read_bytes())
+    status, said, _ = run("code", "--secrets", f"passphrase-file:{passphrase}", path)
+    assert status == 0
+    assert said.count(note) == 1
+    # Nothing is compared that it could have said.
+    status, said, _ = run("code", path)
+    assert (status, note in said) == (0, False)
+
+
+@pytest.mark.parametrize(("cut", "status"), [(0, 0), (5, 2)])
+def test_a_capture_of_a_killed_daemon_is_played_to_a_guest(
+    tmp_path: pathlib.Path, short_dir: pathlib.Path, cut: int, status: int
+) -> None:
+    capture = greeted(ONE, reply(ONE), reply(ONE), has_end=False)
+    path = tmp_path / "capture.pcapng"
+    path.write_bytes(capture.data[: len(capture.data) - cut])
+    where = short_dir / "socket"
+    words = ["replay", "machine", "--ignore", f"{GET.name}.call", "--socket-path", str(where)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "hcalld", *words, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until_listening(process)
+        with FakeShim(connect(where)) as shim:
+            shim.negotiate(shim_hello())
+            assert shim.call(GET.number, 0x2000, 64).status == 0
+            # It is looked for up to the end.
+            assert shim.call(GET.number, 0x2000, 64).status == H.FUNCTION
+        said, error = process.communicate(timeout=patience(20))
+    assert MISSING in said
+    assert ("bytes into a block" in error) == bool(cut)
+    assert process.returncode == status
 
 
 def test_a_guest_is_answered_as_captured(tmp_path: pathlib.Path, short_dir: pathlib.Path) -> None:

@@ -361,7 +361,7 @@ async def test_no_greeting_no_replay() -> None:
     capture = Capture()
     capture.guest("lpar7")
     capture.frame(hello())
-    with pytest.raises(ReplayError, match="its end is missing"):
+    with pytest.raises(ReplayError, match="no daemon says WELCOME"):
         await MachinePlayer(Matcher(script(capture)), Told()).begin()
 
 
