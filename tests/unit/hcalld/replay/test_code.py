@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import msgspec
-import msgspec
 import pytest
 import trio
 from tests.unit.hcalld.replay.recorder import Played, Recorder
