@@ -288,7 +288,13 @@ async def serve(
         while True:
             sock = await accept(listener, structlog.get_logger(), "cannot accept")
             sock.setblocking(False)
-            why = await player.serve(Link(sock, Role.DAEMON))
+            try:
+                why = await player.serve(Link(sock, Role.DAEMON))
+            except BaseExceptionGroup as group:
+                # Ctrl-C while a guest is there, in a connection's nursery.
+                if group.split(KeyboardInterrupt)[1] is not None:
+                    raise
+                raise KeyboardInterrupt from None
             say(f"the connection has ended{f': {why}' if why else ''}")
             if not stay:
                 return

@@ -258,3 +258,26 @@ def test_it_stays_for_the_next_guest(tmp_path: pathlib.Path, short_dir: pathlib.
     assert process.returncode == 1
     assert said.count("the connection has ended") >= 1
     assert not where.exists()
+
+
+def test_ctrl_c_while_a_guest_is_there_ends_it_with_the_figures(
+    tmp_path: pathlib.Path, short_dir: pathlib.Path
+) -> None:
+    path = kept(tmp_path, greeted(ONE, reply(ONE)))
+    where = short_dir / "socket"
+    words = ["replay", "machine", "--stay", "--socket-path", str(where), str(path)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "hcalld", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until_listening(process)
+        with FakeShim(connect(where)) as shim:
+            shim.negotiate(shim_hello())
+            assert shim.call(GET.number, 0x2000, 64).status == 0
+            process.send_signal(2)
+            said, complaints = process.communicate(timeout=patience(20))
+    assert complaints == ""
+    assert "no differences, 1 answered, " in said.splitlines()[-1]
+    assert process.returncode == 0
