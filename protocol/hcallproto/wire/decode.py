@@ -376,9 +376,11 @@ def _reply(h: Header, r: _Reader) -> f.Reply:
         _breach(Breach.BOUNDS, f"REPLY sets registers 0x{mask:x}")
     if context or nip or msr or msr_mask:
         check_context(context, nip, msr, msr_mask)
-    numbers = [n for n in s.REGISTERS if mask >> n & 1]
-    values = struct.unpack(f">{len(numbers)}Q", r.take(8 * len(numbers)))
-    registers = tuple(zip(numbers, values, strict=True))
+    registers: tuple[tuple[int, int], ...] = ()
+    if mask:
+        numbers = [n for n in s.REGISTERS if mask >> n & 1]
+        values = struct.unpack(f">{len(numbers)}Q", r.take(8 * len(numbers)))
+        registers = tuple(zip(numbers, values, strict=True))
     writes = _write_segments(r, write_count) if write_count else ()
     pages: tuple[f.PageRange, ...] = ()
     if context & s.CONTEXT_PAGES:
@@ -388,8 +390,9 @@ def _reply(h: Header, r: _Reader) -> f.Reply:
             _breach(Breach.LAYOUT, "REPLY announces page states and has none")
         if any(s.PageState.PAGED_OUT in state for _, _, state in pages):
             _breach(Breach.BOUNDS, "REPLY pages out, which only PAGES can")
-    return f.Reply(
-        *(h.vcpu, h.reset, h.seq, status, registers, writes, context, nip, msr, msr_mask, pages)
+    return _new(
+        f.Reply,
+        (h.vcpu, h.reset, h.seq, status, registers, writes, context, nip, msr, msr_mask, pages),
     )
 
 

@@ -101,8 +101,9 @@ class Layout:
                 Breach.LAYOUT,
                 f"{self.name} needs {self.size} bytes, {max(0, len(data) - offset)} are there",
             ) from None
-        if self._constants:
-            self.check_constants(data, offset)
+        for at, constant in self._constants:
+            if not data.startswith(constant, offset + at):
+                self.check_constants(data, offset)
         return values
 
 
