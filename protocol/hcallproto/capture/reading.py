@@ -85,6 +85,8 @@ class CaptureReader:
         self._reader = Reader(self.problems)
         self._connections: dict[tuple[str, str], _Connection] = {}
         """By guest and description of an interface."""
+        self._names: list[tuple[str, str]] = []
+        """The same, by number."""
         self._interface: Interface | None = None
         """The newest packet's, and whose it is:"""
         self._connection = _Connection(0)
@@ -129,7 +131,7 @@ class CaptureReader:
 
     def name_of(self, connection: int) -> tuple[str, str]:
         """The guest of a connection, and what tells it from the guest's others."""
-        return list(self._connections)[connection]
+        return self._names[connection]
 
     def _plain(self, packet: Packet) -> Entry | Plain | None:
         interface, time_ns, data, direction, comment, offset, missing = packet
@@ -202,6 +204,7 @@ class CaptureReader:
                     "read fewer files at once"
                 )
             found = self._connections[name] = _Connection(len(self._connections))
+            self._names.append(name)
         return found
 
 
