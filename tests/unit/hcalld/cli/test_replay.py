@@ -86,8 +86,9 @@ def test_no_capture_is_exit_status_2(side: str, data: bytes, tmp_path: pathlib.P
 
 def test_nobody_listening_is_exit_status_2(tmp_path: pathlib.Path) -> None:
     path = kept(tmp_path, greeted(ONE, reply(ONE)))
-    status, _, error = run("guest", "--socket-path", tmp_path / "socket", path)
+    status, said, error = run("guest", "--socket-path", tmp_path / "socket", path)
     assert status == 2
+    assert said == ""
     assert "cannot connect" in error
     assert "hcalld serve" in error
 
