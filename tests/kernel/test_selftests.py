@@ -90,6 +90,7 @@ def test_a_few_of_the_kernels_selftests(run: Run, artifacts: Path, require: Requ
     done = run("--tests", tests, "--junit", artifacts / "junit.xml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed: 3 tests in 1 boots ended as expected" in done.stdout
+    assert f"consoles, logs and captures are in {artifacts / 'runs'}\n" in done.stdout
     (suite,) = ElementTree.parse(artifacts / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "0", "1")
     folder = artifacts / "runs" / "short"

@@ -57,3 +57,5 @@ def lines(boots: Sequence[Booted]) -> Iterator[str]:
         )
     else:
         yield f"passed: {total} tests in {len(boots)} boots ended as expected"
+        for folder in sorted({booted.folder.parent for booted in boots}):
+            yield f"consoles, logs and captures are in {folder}"
