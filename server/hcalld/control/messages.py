@@ -174,6 +174,9 @@ class CaptureState(Reply, frozen=True, tag="capture"):
     """Of these frames are not in the file."""
     answers_dropped: int = 0
     """Of what a capture with secrets has beside frames, so much is not in it."""
+    is_whole: bool = True
+    """False: its end was not waited for, or failed; these are not in the file either:"""
+    not_written: int = 0
 
 
 class PassphraseFile(
@@ -206,7 +209,7 @@ class BeginCapture(Request[CaptureState], frozen=True, tag="capture-begin"):
 
 
 class EndCapture(Request[CaptureState], frozen=True, tag="capture-end"):
-    """Keep no more frames; answered when all are written."""
+    """Keep no more frames; answered when all are written, or given up."""
 
 
 class ShowCapture(Request[CaptureState], frozen=True, tag="capture-show"):

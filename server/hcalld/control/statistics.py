@@ -146,4 +146,6 @@ def capture_of(captured: Captured | None) -> CaptureState:
         frames=captured.frames,
         dropped=captured.dropped,
         answers_dropped=captured.entries_dropped,
+        is_whole=captured.is_whole,
+        not_written=captured.unwritten,
     )

@@ -5,6 +5,9 @@ Guests are never held up. A connection hands its frames over as they are and goe
 are blanked, encoded and written afterwards, between other work. If the disk is slower than
 the guests, frames are dropped and counted, and the file says where. If it fails, the
 capture ends the daemon: who asked for one would take what is in it for all there was.
+
+A file may be one that takes nothing for ever, such as a pipe whose reader sleeps. Nobody waits
+for it longer than he wants to: threads that write are left behind, with the file.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import errno
 import math
 import os
 import pathlib
+import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
@@ -36,11 +40,20 @@ MAX_PENDING_BYTES_SEALED: Final = 256 << 20
 """With secrets: a secure VM's start reads its kernel faster than it is compressed."""
 MAX_PENDING: Final = 1 << 16
 """Frames and entries that are not written yet."""
+MAX_PENDING_ENDS: Final = 1 << 12
+"""Beside these, what is said of connections that end while nothing can be written."""
+WRITE_BYTES: Final = 1 << 16
+"""At a time, that it be seen whether a slow file takes anything."""
+CLOSE_SECONDS: Final = 5
 SLICE: Final = 16
 """Frames that are encoded between two turns of the event loop."""
 PAUSE_SECONDS: Final = 0.05
 """Frames are gathered for so long: a guest that calls now and then shares its processor less."""
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 
 class CaptureFailed(HcalldError):
@@ -123,6 +136,21 @@ class Capture:
         """Tells connections in this capture from those in others."""
         self.dropped = 0
         self.entries_dropped = 0
+        self.ends_dropped = 0
+        """Connections of whose end the capture says nothing."""
+        self.bytes_written = 0
+        """In all files."""
+        self.is_whole = False
+        """It has ended, and all that was not dropped is in the files."""
+        self._scope = trio.CancelScope()
+        self._limiter = trio.CapacityLimiter(1)
+        """Its own: threads that are left behind must not be missed elsewhere."""
+        self._lock = threading.Lock()
+        self._is_busy = False
+        """A thread uses the file; once ``aclose`` has come, it closes the file at its end:"""
+        self._is_closed = False
+        self._frames_taken = 0
+        """Frames that are encoded, but not written yet."""
         self._options = options
         self._max_bytes = MAX_PENDING_BYTES if options.key is None else MAX_PENDING_BYTES_SEALED
         self._clock = clock
@@ -144,6 +172,12 @@ class Capture:
     def passed(self) -> int:
         """Frames that there were, those that were dropped included."""
         return self._passed_before + sum(tap.passed for tap in self._taps)
+
+    @property
+    def unwritten(self) -> int:
+        """Frames that were not dropped, and are not written."""
+        waiting = (not isinstance(what, Entry | Record) for _, _, _, what, *_ in self._pending)
+        return self._frames_taken + sum(waiting)
 
     @property
     def path(self) -> pathlib.Path:
@@ -210,8 +244,11 @@ class Capture:
         """A connection has ended."""
         if tap in self._taps:
             del self._taps[tap]
-            # Never dropped: so few there are.
             self._passed_before += tap.passed
+            # Not dropped with the frames, so few there are; but a guest may come and go for ever.
+            if len(self._pending) >= MAX_PENDING + MAX_PENDING_ENDS:
+                self.ends_dropped += 1
+                return
             if tap.is_losing:
                 self._tell_of_loss(tap)
             now = self._clock()
@@ -233,20 +270,22 @@ class Capture:
     # -- writing ---------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Write what comes, until ``close``.
+        """Write what comes, until ``close``, or ``give_up``.
 
         Raises:
             CaptureFailed: the file cannot be written.
         """
-        while True:
-            await self._wanted.wait()
-            self._wanted = trio.Event()
-            if not self._is_closing:
-                await trio.sleep(PAUSE_SECONDS)
-            await self._drain()
-            # It may have been closed while the last piece was written.
-            if self._is_closing and not self._pending:
-                return
+        with self._scope:
+            while True:
+                await self._wanted.wait()
+                self._wanted = trio.Event()
+                if not self._is_closing:
+                    await trio.sleep(PAUSE_SECONDS)
+                await self._drain()
+                # It may have been closed while the last piece was written.
+                if self._is_closing and not self._pending:
+                    self.is_whole = True
+                    return
 
     def close(self, why: str = "the capture was ended") -> None:
         """Have ``run`` write what there is, and end."""
@@ -255,9 +294,43 @@ class Capture:
         self._is_closing = True
         self._wanted.set()
 
+    def give_up(self) -> None:
+        """Have ``run`` end, whatever is not written."""
+        self._scope.cancel()
+
     async def aclose(self) -> None:
         """Close the file, after ``run``."""
-        await trio.to_thread.run_sync(os.close, self._fd)
+        with self._lock:
+            self._is_closed = True
+            if self._is_busy:
+                # Its number may be another file's before the thread has gone on.
+                return
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            await trio.to_thread.run_sync(
+                os.close, self._fd, abandon_on_cancel=True, limiter=self._limiter
+            )
+
+    async def _in_thread(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> _T:
+        """Use the file, for as long as it takes or until ``give_up``."""
+
+        def use() -> _T:
+            with self._lock:
+                if self._is_closed:
+                    # Left behind before it began.
+                    raise trio.ClosedResourceError
+                self._is_busy = True
+            try:
+                return function(*args)
+            finally:
+                self._release()
+
+        return await trio.to_thread.run_sync(use, abandon_on_cancel=True, limiter=self._limiter)
+
+    def _release(self) -> None:
+        with self._lock:
+            self._is_busy = False
+            if self._is_closed:
+                os.close(self._fd)
 
     async def _drain(self) -> None:
         pending, pieces = self._pending, self._pieces
@@ -274,10 +347,11 @@ class Capture:
     async def _write(self) -> None:
         piece = self._pieces.take()
         if piece is not None:
-            self._written += await trio.to_thread.run_sync(self._write_now, piece)
+            self._written += await self._in_thread(self._write_now, piece)
+            self._frames_taken = 0
         limit = self._options.file_bytes
         if limit is not None and self._written >= limit:
-            await trio.to_thread.run_sync(self._turn)
+            await self._in_thread(self._turn)
             self._pieces.begin_file()
 
     def _write_now(self, piece: Piece) -> int:
@@ -285,7 +359,9 @@ class Capture:
         rest = memoryview(data)
         try:
             while rest:
-                rest = rest[os.write(self._fd, rest) :]
+                count = os.write(self._fd, rest[:WRITE_BYTES])
+                self.bytes_written += count
+                rest = rest[count:]
         except OSError as error:
             raise self._failed(error) from None
         return len(data)
@@ -307,6 +383,7 @@ class Capture:
             if isinstance(what, Stop):
                 pieces.statistics(track, now, tap.passed, tap.dropped)
         else:
+            self._frames_taken += 1
             pieces.frame(track, now, direction, what, data, comment)
 
     # -- files -----------------------------------------------------------------------------

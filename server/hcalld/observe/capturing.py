@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 import trio
@@ -13,6 +13,11 @@ import trio
 from hcalld.core.errors import ConfigError
 from hcalld.core.tap import Taps
 from hcalld.observe.capture import Capture, CaptureFailed, CaptureOptions
+
+STALL_SECONDS: Final = 10
+"""At its end a capture is given up if none of it was written for so long,"""
+END_SECONDS: Final = 60
+"""or if it takes so long; a service manager waits for 90 s before it kills."""
 
 
 class Guests(Protocol):
@@ -34,6 +39,9 @@ class Captured:
     dropped: int
     entries_dropped: int = 0
     """Of what a capture with secrets has beside frames."""
+    is_whole: bool = True
+    """All that was not dropped is in the file; if not, so many frames are missing beside:"""
+    unwritten: int = 0
 
 
 class Capturing:
@@ -90,14 +98,22 @@ class Capturing:
             )
 
     async def end(self) -> Captured | None:
-        """End the capture, if one goes on, and wait until all of it is written."""
+        """End the capture, if one goes on, and wait until all of it is written.
+
+        What a file does not take in time is given up, and told.
+        """
         capture = self._capture
         if capture is None:
             return None
+        ended = self._ended
         self._guests.end_taps()
         capture.close()
-        await self._ended.wait()
-        return _captured(capture)
+        with trio.move_on_after(END_SECONDS):
+            await _wait_while_written(capture, ended)
+        if not ended.is_set():
+            capture.give_up()
+            await ended.wait()
+        return _over(capture)
 
     async def _run(self, capture: Capture, is_vital: bool) -> None:
         try:
@@ -112,16 +128,40 @@ class Capturing:
             self._ended.set()
             with trio.CancelScope(shield=True):
                 await capture.aclose()
-            done = _captured(capture)
-            say = self._log.warning if done.dropped or done.entries_dropped else self._log.info
-            say(
-                "capture ended",
-                path=str(done.path),
-                frames=done.frames,
-                dropped=done.dropped,
-                answers_dropped=done.entries_dropped,
-            )
+            self._tell(_over(capture), capture.ends_dropped)
+
+    def _tell(self, done: Captured, ends_dropped: int) -> None:
+        counts = {
+            "path": str(done.path),
+            "frames": done.frames,
+            "dropped": done.dropped,
+            "answers_dropped": done.entries_dropped,
+        }
+        if ends_dropped:
+            counts["ends_dropped"] = ends_dropped
+        if not done.is_whole:
+            self._log.error("the capture is not whole", **counts, not_written=done.unwritten)
+        elif done.dropped or done.entries_dropped or ends_dropped:
+            self._log.warning("capture ended", **counts)
+        else:
+            self._log.info("capture ended", **counts)
+
+
+async def _wait_while_written(capture: Capture, ended: trio.Event) -> None:
+    """Wait for the capture's end, or until nothing is written any more."""
+    before = -1
+    while not ended.is_set() and capture.bytes_written != before:
+        before = capture.bytes_written
+        with trio.move_on_after(STALL_SECONDS):
+            await ended.wait()
 
 
 def _captured(capture: Capture) -> Captured:
     return Captured(capture.path, capture.passed, capture.dropped, capture.entries_dropped)
+
+
+def _over(capture: Capture) -> Captured:
+    """A capture that has ended."""
+    return dataclasses.replace(
+        _captured(capture), is_whole=capture.is_whole, unwritten=capture.unwritten
+    )

@@ -80,11 +80,22 @@ def _secrets(how: str | None) -> RecipientKey | PassphraseFile | None:
 @command.command(name="stop", short_help="End the capture.")
 @daemon_options
 def stop(*, control: pathlib.Path) -> None:
-    """End the capture; all of it is in its file then."""
+    """End the capture; all of it is in its file then.
+
+    A file that takes nothing for 10 s, such as a pipe whose reader sleeps, is given up, and the
+    exit status is 1.
+    """
     from hcalld.control.client import ask
     from hcalld.control.messages import EndCapture
+    from hcalld.core.errors import HcalldError
 
-    _show(ask(control, EndCapture(), seconds=None))
+    state = ask(control, EndCapture(), seconds=None)
+    _show(state)
+    if not state.is_whole:
+        raise HcalldError(
+            f"{state.path}: the capture is not whole: {state.not_written} frames not written; the "
+            "log has the reason. Make room, or have its reader read, and capture anew"
+        )
 
 
 @command.command(name="show", short_help="Show how the capture goes.")

@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hcalld.cli import cli
+from hcalld.control import client
+from hcalld.control.messages import CaptureState
 from hcalld.core.errors import HcalldError
 from hcalld.domain import hmc
 from hcalld.domain.attribute_records import load
@@ -281,3 +283,17 @@ def test_check_when_the_profile_is_for_a_guest_of_another_name_then_it_is_the_pa
     where = profiles(tmp_path / "profiles", 'secure_boot = 1\n[hcalld]\nname = "other"')
 
     assert "secure_boot: 0 -> 1" in good("check", "guest", "--profile-dir", where)
+
+
+# -- capture --------------------------------------------------------------------------------
+
+
+def test_capture_stop_when_it_is_not_whole_then_that_is_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    state = CaptureState(path="/a.pcapng", frames=9, is_whole=False, not_written=4)
+    monkeypatch.setattr(client, "ask", lambda *_, **__: state)
+    result = run("capture", "stop")
+    assert isinstance(result.exception, HcalldError)
+    assert "/a.pcapng: the capture is not whole: 4 frames not written" in str(result.exception)
+    assert result.stdout.startswith("/a.pcapng: 9 frames")

@@ -31,6 +31,8 @@ async def test_stats_when_no_guest_has_come_then_there_are_none(plain: Daemon, c
         "frames": 0,
         "dropped": 0,
         "answers_dropped": 0,
+        "is_whole": True,
+        "not_written": 0,
     }
 
 

@@ -263,3 +263,19 @@ async def test_events_and_pages_are_kept(tmp_path: Path):
     async with capturing(path) as capture:
         capture.tap("lpar7", PROFILE).received(event, encode(event))
     assert event in [one.what for one in read(path)]
+
+
+async def test_connections_that_come_and_go_while_nothing_is_written_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "MAX_PENDING", 10)
+    monkeypatch.setattr(module, "MAX_PENDING_ENDS", 10)
+    path = tmp_path / "a.pcapng"
+    async with capturing(path) as capture:
+        for _ in range(100):
+            tap = capture.tap("lpar7", {})
+            tap.received(READ, encode(READ))
+            tap.closed("gone")
+        assert capture.unwritten + capture.dropped == capture.passed == 100
+        assert capture.ends_dropped > 70
+    assert len([one for one in read(path) if isinstance(one.what, Stop)]) < 20
