@@ -2,7 +2,8 @@
 """Where Prometheus fetches the metrics: HTTP/1.1, and no more of it than that takes.
 
 Whoever connects may be anybody on this machine. He gets the metrics or an error, is not
-waited for long, and holds up nobody else.
+waited for long, and holds up nobody else: if all places are taken, whoever has asked nothing for
+the longest time makes room.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from hcalld.runtime.transport import accept
 PATH: Final = b"/metrics"
 MAX_CLIENTS: Final = 16
 IDLE_SECONDS: Final = 120
-"""A client that asks nothing for so long is ended; Prometheus keeps its connection."""
+"""A client that asks nothing more for so long is ended; Prometheus keeps its connection."""
 REQUEST_SECONDS: Final = 10
-"""A request that has begun, or a reply, is through by then."""
+"""A client's first request, one that has begun, or a reply, is through by then."""
 LINGER_SECONDS: Final = 1
 SOCKET_MODE: Final = 0o600
 
@@ -102,7 +103,7 @@ class MetricsEndpoint:
 
     Args:
         now: gives the numbers.
-        max_clients: how many at a time; more are turned away.
+        max_clients: how many at a time.
     """
 
     def __init__(self, now: Callable[[], Stats], *, max_clients: int = MAX_CLIENTS) -> None:
@@ -110,6 +111,8 @@ class MetricsEndpoint:
         self._rendering = trio.CapacityLimiter(1)
         self._max_clients = max_clients
         self.client_count = 0
+        self._waited_for: dict[trio.CancelScope, None] = {}
+        """Clients that are to ask, or to take their reply; the longest first."""
         self._log = structlog.get_logger()
 
     async def listen(self, listener: socket.socket) -> None:
@@ -118,27 +121,41 @@ class MetricsEndpoint:
         async with trio.open_nursery() as nursery:
             while True:
                 sock = await accept(listener, self._log, "cannot accept at the metrics' address")
-                if self.client_count >= self._max_clients:
+                if self.client_count >= self._max_clients and not self._make_room():
                     sock.close()
                     continue
                 self.client_count += 1
-                nursery.start_soon(self._serve, sock)
+                place = trio.CancelScope()
+                self._waited_for[place] = None
+                nursery.start_soon(self._serve, sock, place)
 
-    async def _serve(self, sock: socket.socket) -> None:
+    def _make_room(self) -> bool:
+        """End whoever is waited for longest; False: all are being answered."""
+        place = next(iter(self._waited_for), None)
+        if place is None:
+            return False
+        del self._waited_for[place]
+        place.cancel()
+        return True
+
+    async def _serve(self, sock: socket.socket, place: trio.CancelScope) -> None:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         try:
-            await self._answer_all(stream)
+            with place:
+                await self._answer_all(stream, place)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass
         finally:
             self.client_count -= 1
+            self._waited_for.pop(place, None)
             await trio.aclose_forcefully(stream)
 
-    async def _answer_all(self, stream: trio.SocketStream) -> None:
+    async def _answer_all(self, stream: trio.SocketStream, place: trio.CancelScope) -> None:
         connection = h11.Connection(h11.SERVER)
+        seconds = REQUEST_SECONDS
         while True:
             try:
-                request = await _request(connection, stream)
+                request = await _request(connection, stream, seconds)
             except h11.RemoteProtocolError as error:
                 if connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
                     await self._send(connection, stream, error.error_status_hint, b"GET", b"")
@@ -146,11 +163,14 @@ class MetricsEndpoint:
                 return
             if request is None:
                 return
+            self._waited_for.pop(place, None)
             status, text = await self._answer(request)
+            self._waited_for[place] = None
             await self._send(connection, stream, status, request.method, text)
             if connection.our_state is h11.MUST_CLOSE:
                 return
             connection.start_next_cycle()
+            seconds = IDLE_SECONDS
 
     async def _answer(self, request: h11.Request) -> tuple[int, bytes]:
         if request.target.partition(b"?")[0] != PATH:
@@ -197,15 +217,22 @@ async def _let_read(stream: trio.SocketStream) -> None:
             pass
 
 
-async def _request(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
+async def _request(
+    connection: h11.Connection, stream: trio.SocketStream, seconds: float
+) -> h11.Request | None:
     """The next request with its end; None: there is none any more.
+
+    Args:
+        connection: that it belongs to.
+        stream: where it comes from.
+        seconds: it has begun by then.
 
     Raises:
         h11.RemoteProtocolError: it is none.
         trio.TooSlowError: it does not come, or not to its end.
     """
     request: h11.Request | None = None
-    with trio.fail_after(IDLE_SECONDS) as scope:
+    with trio.fail_after(seconds) as scope:
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:

@@ -9,6 +9,7 @@ import io
 import pathlib
 import socket
 import stat
+import threading
 from typing import Final
 
 import pytest
@@ -19,6 +20,7 @@ from tests.unit.hcalld.metrics.test_collector import guest_stats, stats
 
 from hcalld.control.messages import Stats
 from hcalld.core.errors import ConfigError
+from hcalld.metrics import endpoint
 from hcalld.metrics.collector import render
 from hcalld.metrics.endpoint import (
     IDLE_SECONDS,
@@ -149,20 +151,47 @@ async def test_get_when_there_is_a_bug_then_it_costs_this_client_its_reply(daemo
     assert [entry["event"] for entry in logs] == ["bug in the metrics"]
 
 
-async def test_clients_when_there_are_too_many_then_the_last_is_turned_away(daemon: Daemon):
+async def test_clients_when_there_are_too_many_then_the_one_idle_longest_makes_room(daemon: Daemon):
     daemon.start()
-    first, _ = await daemon.connect(), await daemon.connect()
+    first = await daemon.connect()
     await trio.testing.wait_all_tasks_blocked()
+    second = await daemon.connect()
+    await trio.testing.wait_all_tasks_blocked()
+    # It has asked since the second came.
+    assert response(await ask(first, GET))[0] == 200
+    assert response(await ask(await daemon.connect(), GET))[0] == 200
+    assert await ask(second, GET) == b""
+    assert response(await ask(first, GET))[0] == 200
+    assert daemon.endpoint is not None
+    assert daemon.endpoint.client_count == 2
+
+
+async def test_clients_when_all_are_being_answered_then_the_last_is_turned_away(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    may_go_on = threading.Event()
+
+    def slowly(numbers: Stats) -> bytes:
+        assert may_go_on.wait(20)
+        return render(numbers)
+
+    monkeypatch.setattr(endpoint, "render", slowly)
+    daemon.start()
+    clients = [await daemon.connect(), await daemon.connect()]
+    for client in clients:
+        await client.send_all(GET)
+    await trio.testing.wait_all_tasks_blocked(0.05)
     third = await daemon.connect()
     with contextlib.suppress(trio.BrokenResourceError):
-        assert await ask(third, GET) == b""
-    await first.aclose()
-    await trio.testing.wait_all_tasks_blocked(0.05)
-    assert response(await ask(await daemon.connect(), GET))[0] == 200
+        assert await third.receive_some() == b""
+    may_go_on.set()
+    for client in clients:
+        assert response(await said(client))[0] == 200
 
 
 @pytest.mark.parametrize(
-    ("begin", "seconds"), [(b"", IDLE_SECONDS), (b"GET /met", REQUEST_SECONDS)]
+    ("begin", "seconds"),
+    [(b"", REQUEST_SECONDS), (b"GET /met", REQUEST_SECONDS), (GET, IDLE_SECONDS)],
 )
 async def test_clients_when_one_does_not_go_on_then_it_is_ended(
     daemon: Daemon,
@@ -177,6 +206,8 @@ async def test_clients_when_one_does_not_go_on_then_it_is_ended(
     while daemon.endpoint.client_count == 0:  # noqa: ASYNC110  # nothing tells of it
         await trio.sleep(0.01)
     began = trio.current_time()
+    if begin == GET:
+        assert response(await stream.receive_some(1 << 20))[0] == 200
     with contextlib.suppress(trio.BrokenResourceError):
         assert await stream.receive_some() == b""
     assert trio.current_time() - began <= seconds + 1
