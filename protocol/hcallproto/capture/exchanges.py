@@ -75,13 +75,13 @@ class Exchange:
             for buffer in self.hcall.buffers
             if buffer.direction is Direction.OUT
         }
-        found: dict[str, bytes] = {}
+        found: dict[str, list[bytes]] = {}
         for segment in writes:
             name = ends.pop(segment.gpa, None)
             if name is not None and segment.data is not None:
-                found[name] = found.get(name, b"") + segment.data
+                found.setdefault(name, []).append(segment.data)
                 ends[segment.gpa + segment.size] = name
-        return found
+        return {name: b"".join(pieces) for name, pieces in found.items()}
 
 
 class Exchanges:

@@ -66,6 +66,21 @@ def test_written_when_it_comes_in_pieces_then_they_are_joined():
     assert found.written() == {"out": b"abcde"}
 
 
+class Joined(bytes):
+    """A piece that is not added to others one by one, which would copy them each time."""
+
+    def __radd__(self, other: object) -> bytes:
+        raise AssertionError("all before is copied for each piece")
+
+
+def test_written_when_it_comes_in_many_pieces_then_they_are_joined_at_once():
+    writes = tuple(f.WriteSegment(0x3000 + n, 1, Joined(bytes((n,)))) for n in range(256))
+    (found,) = follow(
+        call(pks.READ_OBJECT, 1, out=0x3000, out_size=256), f.Reply(3, 0, 1, 0, (), writes)
+    )
+    assert found.written() == {"out": bytes(range(256))}
+
+
 def test_take_when_a_buffers_beginning_is_read_before_the_whole_then_the_whole_is_kept():
     ok = s.AccessStatus.OK
     (found,) = follow(
