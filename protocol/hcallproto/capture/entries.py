@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -25,6 +25,8 @@ MAX_SIZE: Final = 1 << 20
 """Bytes of a batch before it is compressed; one entry that is larger has its own."""
 MAX_PLAIN: Final = 64 << 20
 """Bytes of the largest batch that is read: the largest entry and much to spare."""
+MAX_ENTRIES: Final = 1 << 16
+"""Of a batch that is read: four times what fits into ``MAX_SIZE``, as ``size_of`` counts."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, tag_field="kind"):
@@ -274,7 +276,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     """Frames of the connection in earlier files of the capture."""
     context: int
     """So many frames at the file's begin are repeated from earlier ones."""
-    entries: Sequence[AnyEntry]
+    entries: Annotated[Sequence[AnyEntry], msgspec.Meta(max_length=MAX_ENTRIES)]
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -287,12 +289,26 @@ def size_of(entry: Entry) -> int:
         case Full():
             return _OVERHEAD + len(entry.data)
         case Answer():
-            return _OVERHEAD + (len(entry.value) if isinstance(entry.value, bytes) else 0)
+            size = _OVERHEAD + (len(entry.value) if isinstance(entry.value, bytes) else 0)
+            if isinstance(entry.asked, bytes):
+                size += len(entry.asked)
+            return size if entry.raised is None else size + len(entry.raised.text)
         case State():
-            records = sum(len(one.key) + len(one.value) + _OVERHEAD for one in entry.records)
-            return records + sum(len(one.frame) + _OVERHEAD for one in entry.replies) + _OVERHEAD
+            return (
+                sum(
+                    len(one.namespace) + len(one.key) + len(one.value) + _OVERHEAD
+                    for one in entry.records
+                )
+                + sum(len(one.frame) + _OVERHEAD for one in entry.replies)
+                + sum(map(len, (entry.partition, entry.profile, entry.instance, entry.problem)))
+                + _OVERHEAD * (1 + len(entry.waiting))
+            )
         case PageOut() | Withdraw():
             return _OVERHEAD + 9 * len(entry.gpas)
+        case Fault():
+            return _OVERHEAD + len(entry.rule)
+        case Stop() | End():
+            return _OVERHEAD + len(entry.why)
         case _:
             return _OVERHEAD
 

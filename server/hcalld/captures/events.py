@@ -30,6 +30,14 @@ from hcallproto.wire.decode import decode, decode_header
 _MARK: Final = 0xA5
 """Takes the place of blanked bytes, to see where they are."""
 
+MAX_HELD: Final = 512 << 20
+"""Bytes of what was opened and waits for the frame before which it happened, of all
+connections: a piece of a file holds 1 MiB of it and one entry that is larger."""
+_RECORD_BYTES: Final = 128
+"""That a record or reply of a state takes in memory beyond what ``size_of`` counts."""
+_ADDRESS_BYTES: Final = 32
+"""That a guest address does."""
+
 _BEFORE_STATE: Final = (f.Hello, f.Welcome, f.Announce, f.Accept, f.Ram)
 """Frames that may come before the state; those that begin a capture in mid-connection."""
 
@@ -76,6 +84,7 @@ class Events:
         self._reader = CaptureReader(chunks)
         self._keys = None if unlock is None else Keys(unlock)
         self._followed: dict[int, _Followed] = {}
+        self._held = _Held()
 
     @property
     def problems(self) -> list[str]:
@@ -101,7 +110,7 @@ class Events:
             followed = self._followed.get(entry.connection)
             if followed is None:
                 name = self._reader.name_of(entry.connection)
-                followed = _Followed(name, self._keys)
+                followed = _Followed(name, self._keys, self._held)
                 self._followed[entry.connection] = followed
             if isinstance(entry, Plain):
                 if followed.is_shown():
@@ -134,19 +143,44 @@ class Events:
             self.inexact.setdefault(entry.connection, followed.inexact)
 
 
+class _Held:
+    """What was opened of all connections and was not given out yet."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        """So many bytes more, or less.
+
+        Raises:
+            CaptureDamage: these are too many.
+        """
+        self.size += size
+        if size > 0 and self.size > MAX_HELD:
+            raise CaptureDamage(
+                f"more than {MAX_HELD >> 20} MiB of what is sealed waits for its frames, as in no "
+                "capture of hcalld's"
+            )
+
+
 class _Followed:
     """One connection.
 
     Args:
         name: its interfaces' name and description.
         keys: of whoever reads.
+        held: the sum over all connections.
     """
 
-    def __init__(self, name: tuple[str, str], keys: Keys | None) -> None:
+    def __init__(self, name: tuple[str, str], keys: Keys | None, held: _Held) -> None:
         self.name = name
         self.inexact = ""
         self.is_over = False
         self._keys = keys
+        self._all_held = held
+        self._held = 0
+        """Of these this connection's: entries, and parts of sealed records."""
+        self._parts = 0
         self._marker = Blanker(_MARK)
         self._files = 0
         """That it is in."""
@@ -158,13 +192,15 @@ class _Followed:
         self._begin_file()
 
     def _begin_file(self) -> None:
+        self._hold(-self._held)
+        self._parts = 0
         self._opener: FileOpener | None = None
         self._packets = 0
         self._is_sealed = False
         """Some of it was opened. So many frames are spoken of:"""
         self._covered = 0
         self.waiting: collections.deque[e.AnyEntry] = collections.deque()
-        self._full: dict[int, bytes] = {}
+        self._full: dict[int, e.Full] = {}
         self._has_end = False
 
     def take(self, entry: Entry) -> Iterator[Event]:
@@ -250,6 +286,8 @@ class _Followed:
                 "removed or added"
             )
         batch = opener.open(self.name, record)
+        parts, self._parts = self._parts, opener.held
+        self._hold(self._parts - parts)
         if batch is None:
             return
         if not self._is_sealed:
@@ -265,17 +303,25 @@ class _Followed:
         self._is_sealed = True
         self._covered = batch.end
         self._full = {}
+        # All that waited was given out; of frames there were as many as were spoken of.
+        self._hold(-self._held)
         at = batch.first
         for one in batch.entries:
             if not at <= one.at <= batch.end:
                 raise CaptureDamage(f"an entry of frame {one.at}, expected {at} to {batch.end}")
             at = one.at
             if isinstance(one, e.Full):
-                self._full[at] = one.data
+                self._full[at] = one
             elif type(one) is e.Answer and self._is_unsaid(one):
                 raise CaptureDamage(f"an answer of frame {at} does not say what was asked")
             else:
                 self.waiting.append(one)
+            self._hold(_size_of(one))
+
+    def _hold(self, size: int) -> None:
+        """More is kept, or less."""
+        self._held += size
+        self._all_held.add(size)
 
     def _is_unsaid(self, answer: e.Answer) -> bool:
         """Whether an answer ought to say what was asked, and does not."""
@@ -309,17 +355,19 @@ class _Followed:
         self._passed += 1
         if not (self._has_state or self.inexact or isinstance(frame, _BEFORE_STATE)):
             self.inexact = "the partition's state at its begin is missing"
-        data = self._full.pop(number, None)
-        if data is None:
+        full = self._full.pop(number, None)
+        if full is None:
             yield _event(entry, frame)
         else:
-            yield _event(entry, _whole(frame, data))._replace(data=data)
+            self._hold(-_size_of(full))
+            yield _event(entry, _whole(frame, full.data))._replace(data=full.data)
 
     def _until(self, number: int, entry: Entry | Plain) -> Iterator[Event]:
         """What happened before the connection's frame of a number."""
         waiting = self.waiting
         while waiting and waiting[0].at <= number:
             one = waiting.popleft()
+            self._hold(-_size_of(one))
             match one:
                 case e.End():
                     self._has_end = True
@@ -348,6 +396,18 @@ class _Followed:
     def _miss(self, count: int) -> None:
         if not self.inexact:
             self.inexact = f"{count} frames or answers are missing: the disk was too slow"
+
+
+def _size_of(entry: e.AnyEntry) -> int:
+    """About how many bytes an entry takes in memory."""
+    size = e.size_of(entry)
+    match entry:
+        case e.State():
+            return size + _RECORD_BYTES * (len(entry.records) + len(entry.replies))
+        case e.PageOut() | e.Withdraw():
+            return size + _ADDRESS_BYTES * len(entry.gpas)
+        case _:
+            return size
 
 
 def _event(entry: Entry | Plain, what: f.Frame | Record, *, is_blanked: bool = False) -> Event:

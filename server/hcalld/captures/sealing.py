@@ -101,7 +101,12 @@ class FileOpener:
         self._sealer = Sealer(key, salt)
         self._salt = salt
         self._count = 0
-        self._parts = b""
+        self._parts = bytearray()
+
+    @property
+    def held(self) -> int:
+        """Bytes of parts whose last one has not come."""
+        return len(self._parts)
 
     def open(self, connection: tuple[str, str], record: Sealed) -> e.Batch | None:
         """What ``FileSeal.seal`` was given; None: a part of it.
@@ -129,7 +134,7 @@ class FileOpener:
             raise CaptureDamage("sealed records hold what no hcalld wrote: too much at once")
         if plain[:1] == _MORE:
             return None
-        parts, self._parts = self._parts, b""
+        parts, self._parts = self._parts, bytearray()
         return e.decode(_decompress(parts))
 
 
@@ -178,7 +183,7 @@ def _identity(salt: bytes, connection: tuple[str, str], number: int) -> bytes:
     return b"hcalld capture\0" + salt + number.to_bytes(8, "big") + names
 
 
-def _decompress(data: bytes) -> bytes:
+def _decompress(data: bytearray) -> bytes:
     decompressor = zlib.decompressobj()
     try:
         plain = decompressor.decompress(data, e.MAX_PLAIN)

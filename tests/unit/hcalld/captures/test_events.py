@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -30,7 +30,9 @@ from tests.unit.hcalld.captures.captured import (
     whole,
 )
 
+from hcalld.captures import events as reading
 from hcalld.captures.events import Event, Events
+from hcalld.captures.sealing import CaptureKey, FileSeal
 from hcalld.core.tap import NOW
 from hcalld.crypto import passphrase as passphrases
 from hcalld.crypto.locks import Unlock
@@ -537,3 +539,107 @@ async def test_a_capture_without_a_state_is_told(tmp_path: Path):
     events = Events([path.read_bytes()], RIGHT)
     assert len(list(events)) == 6
     assert events.inexact == {0: "the partition's state at its begin is missing"}
+
+
+# -- bounds -------------------------------------------------------------------------------------
+
+
+def opened(
+    seal: FileSeal, batches: Iterable[tuple[int, Sequence[e.AnyEntry]]], guests: int
+) -> bytes:
+    """A file in which each connection has these batches, each before so many frames."""
+    packed = [pcapng.section("x")]
+    for number in range(guests):
+        name = f"lpar{number}", "d"
+        packed += [pcapng.interface(link, *name) for link in (LinkType.FRAMES, LinkType.RECORDS)]
+        start = Start(program="x", partition=name[0], profile={}, has_secrets=True)
+        packed += [pcapng.packet(2 * number + 1, 1, encode(one)) for one in (start, seal.record)]
+        frames = 0
+        for count, entries in batches:
+            records = seal.seal(name, e.Batch(frames, frames + count, 0, 0, entries))
+            packed += [pcapng.packet(2 * number + 1, 1, encode(one)) for one in records]
+            packed += [pcapng.packet(2 * number, 1, encode_frame(HELLO))] * count
+            frames += count
+    return b"".join(packed)
+
+
+def answer(number: int, size: int) -> e.Answer:
+    return e.Answer(number, 0, 0, e.EffectKind.ENTROPY, bytes(size), None, size)
+
+
+ENTRIES_THAT_WAIT: dict[str, e.AnyEntry] = {
+    "an answer": answer(1, 1 << 20),
+    "an error": e.Answer(
+        1, 0, 0, e.EffectKind.NOW, None, e.Raised(e.Failure.STORE, "x" * (1 << 20))
+    ),
+    "a rule": e.Fault(1, 0, 0, 0, "x" * (1 << 20)),
+    "a farewell": e.Stop(1, "x" * (1 << 20)),
+    "a state": msgspec.structs.replace(STATE, at=1, profile=bytes(1 << 20)),
+    "records": msgspec.structs.replace(
+        STATE, at=1, records=(e.StoredRecord("", b"", b"", 0),) * (1 << 14)
+    ),
+    "addresses": e.PageOut(1, (1,) * (1 << 15)),
+    "a frame": e.Full(0, bytes(1 << 20)),
+}
+
+
+@pytest.mark.parametrize("what", ENTRIES_THAT_WAIT)
+def test_what_waits_on_all_connections_is_bounded(what: str, monkeypatch: pytest.MonkeyPatch):
+    """Each of them holds little enough."""
+    seal = CaptureKey(RIGHT).of_file()
+    waiting = [(1, [ENTRIES_THAT_WAIT[what]])]
+    monkeypatch.setattr(reading, "MAX_HELD", 4 << 20)
+    data = opened(seal, waiting, 8)
+    for number in range(8):
+        data = data.replace(pcapng.packet(2 * number, 1, encode_frame(HELLO)), b"")
+    with pytest.raises(CaptureDamage, match="MiB of what is sealed waits for its frames"):
+        list(Events([data], RIGHT))
+
+
+def test_what_was_given_out_does_not_count(monkeypatch: pytest.MonkeyPatch):
+    seal = CaptureKey(RIGHT).of_file()
+    full = encode_frame(HELLO)
+    batches = [(1, (answer(n, 1 << 20), e.Full(n, full))) for n in range(4)]
+    data = opened(seal, batches, 4)
+    monkeypatch.setattr(reading, "MAX_HELD", 5 << 19)
+    events = Events([data], RIGHT)
+    assert sum(isinstance(one.what, e.Answer) for one in events) == 16
+    assert events._held.size == 0
+
+
+def test_a_new_file_forgets_what_waits_in_the_one_before():
+    key = CaptureKey(RIGHT)
+    frame = pcapng.packet(0, 1, encode_frame(HELLO))
+    full = e.Full(0, encode_frame(HELLO))
+    files = [opened(key.of_file(), [(1, [full])], 1).replace(frame, b"") for _ in range(2)]
+    sizes = []
+    for data in (files[:1], files, [*files, opened(key.of_file(), [(1, [full])], 1)]):
+        events = Events(data, RIGHT)
+        list(events)
+        sizes.append(events._held.size)
+    assert sizes == [e.size_of(full)] * 2 + [0]
+
+
+def test_parts_of_what_is_sealed_are_bounded(monkeypatch: pytest.MonkeyPatch):
+    """Of each connection the last part is missing."""
+    seal = CaptureKey(RIGHT).of_file()
+    noise = random.Random(1).randbytes(1 << 20)
+    entry = e.Answer(0, 0, 0, e.EffectKind.ENTROPY, noise, None, len(noise))
+    found = packets(opened(seal, [(0, [entry])], 6))
+    last = [
+        place
+        for place, packet in enumerate(found)
+        if is_sealed(packet) and (place + 1 == len(found) or not is_sealed(found[place + 1]))
+    ]
+    assert len(last) == 6
+    data = rebuilt([packet for place, packet in enumerate(found) if place not in last])
+    monkeypatch.setattr(reading, "MAX_HELD", 4 << 20)
+    with pytest.raises(CaptureDamage, match="MiB of what is sealed waits for its frames"):
+        list(Events([data], RIGHT))
+
+
+def test_many_entries_are_refused_before_they_are_read():
+    seal = CaptureKey(RIGHT).of_file()
+    data = opened(seal, [(0, [e.Attend(0)] * (e.MAX_ENTRIES + 1))], 1)
+    with pytest.raises(CaptureError, match="length <= 65536"):
+        list(Events([data], RIGHT))
