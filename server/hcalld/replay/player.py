@@ -610,6 +610,7 @@ class Player:
         """What follows cannot be replayed."""
         assert self._transport is not None
         self.why_out = why
+        self.score.lacking.add(why)
         self._transport.end()
 
     def _drop(self) -> bool:
@@ -622,6 +623,7 @@ class Player:
             if head_of(event.data).type == _T.CALL:
                 self.score.calls += 1
                 self.score.left_out[self.why_out] += 1
+                self.score.lacking.add(self.why_out)
             if self.why_out == ENDED_EARLY and not self._is_forced:
                 self._is_forced = True
                 self.tell(None, "end", "none yet", self._why_ended)

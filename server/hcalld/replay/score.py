@@ -42,6 +42,8 @@ class Score:
         """Also between calls: in negotiations, at the end."""
         self.left_out: collections.Counter[str] = collections.Counter()
         """Why calls were not compared, to how many."""
+        self.lacking: set[str] = set()
+        """Why not all of the capture was compared that came before its end."""
         self.fields_left_out: collections.Counter[str] = collections.Counter()
         """CALL.FIELD that was not compared in calls that were, to how often."""
         self.notes: list[str] = []
