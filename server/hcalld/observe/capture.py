@@ -15,7 +15,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import errno
-import math
 import os
 import pathlib
 import threading
@@ -28,6 +27,7 @@ import trio
 from hcalld.captures.sealing import CaptureKey
 from hcalld.core.errors import ConfigError, HcalldError
 from hcalld.core.tap import NOW
+from hcalld.observe.files import CaptureFiles
 from hcalld.observe.pieces import Piece, Pieces, Track
 from hcallproto.capture.entries import AnyEntry, End, Entry, Lost, size_of
 from hcallproto.capture.pcapng import Direction
@@ -162,8 +162,9 @@ class Capture:
         self._passed_before = 0
         """Frames of connections that have ended."""
         self._count = 0
-        self._paths: collections.deque[pathlib.Path] = collections.deque()
-        self._file_number = 0
+        self._files = CaptureFiles(
+            options.path, is_ring=options.file_bytes is not None, keep=options.files
+        )
         self._written = 0
         self._fd = self._open()
         self._pieces = Pieces(program, options.key)
@@ -180,9 +181,14 @@ class Capture:
         return self._frames_taken + sum(waiting)
 
     @property
+    def put_aside(self) -> pathlib.Path | None:
+        """Where what had this capture's name before is now."""
+        return self._files.put_aside
+
+    @property
     def path(self) -> pathlib.Path:
         """The file that is being written."""
-        return self._paths[-1]
+        return self._files.paths[-1]
 
     # -- what connections do ---------------------------------------------------------------
 
@@ -368,7 +374,7 @@ class Capture:
 
     def _failed(self, error: OSError) -> CaptureFailed:
         return CaptureFailed(
-            f"{self._paths[-1]}: the capture cannot be written: {error.strerror}; make room or "
+            f"{self.path}: the capture cannot be written: {error.strerror}; make room or "
             "give another file, and start again: guests wait"
         )
 
@@ -388,19 +394,16 @@ class Capture:
 
     # -- files -----------------------------------------------------------------------------
 
-    def _path(self) -> pathlib.Path:
-        path = self._options.path
-        self._file_number += 1
-        if self._options.file_bytes is None:
-            return path
-        return path.with_name(f"{path.stem}_{self._file_number:05}{path.suffix}")
-
     def _open(self) -> int:
-        path = self._path()
+        path, fd = self._options.path, -1
         try:
+            path = self._files.next_path()
             # A named pipe that nobody reads would hold up all guests until somebody does.
             fd = os.open(path, _FLAGS, 0o600)
+            self._files.begun(path)
         except OSError as error:
+            if fd >= 0:
+                os.close(fd)
             expected = "a path in a directory that exists and that we may write"
             if error.errno == errno.ENXIO:
                 expected = "a file, or a named pipe that is read already; start its reader first"
@@ -408,7 +411,6 @@ class Capture:
                 f"{path}: the capture cannot be made: {error.strerror}; expected {expected}"
             ) from None
         os.set_blocking(fd, True)
-        self._paths.append(path)
         return fd
 
     def _turn(self) -> None:
@@ -417,9 +419,6 @@ class Capture:
             # The old one stays open until then: ``aclose`` closes one, whatever fails here.
             fd, self._fd = self._fd, self._open()
             os.close(fd)
-            keep = self._options.files or math.inf
-            while len(self._paths) > keep:
-                self._paths.popleft().unlink(missing_ok=True)
         except OSError as error:
             raise self._failed(error) from None
         except ConfigError as error:

@@ -84,6 +84,9 @@ class Capturing:
         self._nursery.start_soon(self._run, self._capture, is_vital)
         self._guests.begin_taps(self._capture)
         self._log.info("capture begun", path=str(options.path))
+        if self._capture.put_aside is not None:
+            aside = str(self._capture.put_aside)
+            self._log.warning("an earlier capture has another name now", path=aside)
 
     def must_be_free(self) -> None:
         """See whether a capture can begin.

@@ -67,9 +67,26 @@ async def test_captures_when_hundreds_come_and_go_then_nothing_of_them_stays(tmp
             done = await capturing.end()
             assert done is not None
             assert done.frames == 1
-    # The same files each time: the oldest of a capture goes, and those of others are written over.
+    # Two are kept, of all captures.
     assert len(os.listdir(tmp_path)) == 2
     assert os.listdir("/proc/self/fd") == before
+
+
+async def test_begin_when_there_is_a_capture_of_this_name_then_it_stays(tmp_path: Path):
+    options = CaptureOptions(path=tmp_path / "a.pcapng")
+    async with trio.open_nursery() as nursery:
+        capturing = Capturing(Guests(), nursery, "hcalld 0")
+        capturing.begin(options)
+        await capturing.end()
+        first = options.path.read_bytes()
+        assert first
+        with structlog.testing.capture_logs() as logs:
+            capturing.begin(options)
+            await capturing.end()
+    assert (tmp_path / "a.1.pcapng").read_bytes() == first
+    assert options.path.read_bytes() != first
+    warned = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert [entry["path"] for entry in warned] == [str(tmp_path / "a.1.pcapng")]
 
 
 class BusyGuests(Guests):
