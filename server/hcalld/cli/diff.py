@@ -14,8 +14,8 @@ from hcalld.cli.capturefiles import chunks
 from hcalld.replay.ignoring import Ignored, IgnoreError, parse_ignored
 
 if TYPE_CHECKING:
+    from hcalld.captures.bycaller import Caller, CallsByCaller
     from hcallproto.capture.compare import Difference
-    from hcallproto.capture.exchanges import Exchange
 
 EXIT_DIFFERENT = 1
 EXIT_BROKEN = 2
@@ -61,28 +61,26 @@ def command(*, ignored: Ignored, first: bool, left: pathlib.Path, right: pathlib
     each capture has one guest, its name does not matter. The exit status is 1 if there is a
     difference, and 2 if a capture cannot be read whole.
     """
+    from hcalld.captures.bycaller import CallsByCaller
     from hcalld.core.errors import HcalldError
     from hcallproto.capture.compare import compare
 
-    for path in (left, right):
-        if not path.is_file():
-            raise click.UsageError(
-                f"{path}: expected a file: it is read once for each virtual CPU, and a pipe can be "
-                "read only once"
-            )
     count = 0
     try:
-        for mine, its in _pairs(left, right):
-            for difference in compare(
-                _calls(left, *mine),
-                _calls(right, *its),
-                lambda call, names: ignored.covers(call, *names),
-            ):
-                count += 1
-                for line in _lines(mine, difference):
-                    click.echo(line)
-                if first:
-                    sys.exit(EXIT_DIFFERENT)
+        with CallsByCaller(str(left)) as ours, CallsByCaller(str(right)) as theirs:
+            _read(left, ours)
+            _read(right, theirs)
+            for mine, its in _pairs(ours.callers, theirs.callers):
+                for difference in compare(
+                    ours.calls(mine),
+                    theirs.calls(its),
+                    lambda call, names: ignored.covers(call, *names),
+                ):
+                    count += 1
+                    for line in _lines(mine, difference):
+                        click.echo(line)
+                    if first:
+                        sys.exit(EXIT_DIFFERENT)
     except HcalldError as error:
         click.echo(f"hcalld: {error}", err=True)
         sys.exit(EXIT_BROKEN)
@@ -92,28 +90,15 @@ def command(*, ignored: Ignored, first: bool, left: pathlib.Path, right: pathlib
     click.echo("no differences")
 
 
-def _pairs(
-    left: pathlib.Path, right: pathlib.Path
-) -> list[tuple[tuple[str, int], tuple[str, int]]]:
-    """The (guest, vCPU) of both sides that are compared."""
-    mine, its = _callers(left), _callers(right)
+def _pairs(mine: set[Caller], its: set[Caller]) -> list[tuple[Caller, Caller]]:
+    """The callers of both sides that are compared."""
     guests = {guest for guest, _ in mine}, {guest for guest, _ in its}
     name = dict(zip(*guests, strict=True)) if len(guests[0]) == len(guests[1]) == 1 else {}
     renamed = {(name.get(guest, guest), vcpu): (guest, vcpu) for guest, vcpu in mine}
     return [(renamed.get(caller, caller), caller) for caller in sorted(renamed.keys() | its)]
 
 
-def _callers(path: pathlib.Path) -> set[tuple[str, int]]:
-    return {(guest, exchange.call.vcpu) for guest, exchange in _all_calls(path)}
-
-
-def _calls(path: pathlib.Path, guest: str, vcpu: int) -> Iterator[Exchange]:
-    for name, exchange in _all_calls(path):
-        if name == guest and exchange.call.vcpu == vcpu:
-            yield exchange
-
-
-def _all_calls(path: pathlib.Path) -> Iterator[tuple[str, Exchange]]:
+def _read(path: pathlib.Path, calls: CallsByCaller) -> None:
     from hcalld.core.errors import HcalldError
     from hcallproto.capture.reading import CaptureReader, exchanges
     from hcallproto.errors import CaptureError
@@ -122,14 +107,14 @@ def _all_calls(path: pathlib.Path) -> Iterator[tuple[str, Exchange]]:
         reader = CaptureReader(chunks(file))
         try:
             for entry, exchange in exchanges(reader):
-                yield entry.guest, exchange
+                calls.add((entry.guest, exchange.call.vcpu), exchange)
         except CaptureError as error:
             raise HcalldError(f"{path}: {error}") from None
         if reader.problems:
             raise HcalldError(f"{path}: {reader.problems[0]}")
 
 
-def _lines(caller: tuple[str, int], difference: Difference) -> Iterator[str]:
+def _lines(caller: Caller, difference: Difference) -> Iterator[str]:
     from hcalld.cli.decode import call_line
 
     guest, _ = caller
