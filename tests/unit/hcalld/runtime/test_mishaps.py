@@ -202,6 +202,20 @@ async def test_delay_when_something_else_goes_wrong_too_then_it_does_so_later(
     assert noted(daemon) == ("fault 1: delay 600000 ms, return H_BUSY",)
 
 
+async def test_delay_when_its_rule_is_removed_then_who_waits_has_met_it_all_the_same(
+    daemon: Daemon, mock_clock: MockClock
+):
+    rule = daemon.server.faults.add(Rule(call=PUT, delay_ms=LONG, returns="H_BUSY"))
+    shim = await daemon.guest()
+    late = await shim.start(ledger.PUT, 1, 1, vcpu=0)
+    await daemon.settle()
+    daemon.server.faults.remove(rule.number)
+    assert (await shim.call(ledger.PUT, 2, 2, vcpu=1)).status == H.SUCCESS
+    mock_clock.jump(LONG / 1000)
+    reply = await shim.expect(f.Reply)
+    assert (reply.seq, reply.status) == (late.seq, H.BUSY)
+
+
 async def test_delay_when_the_handler_waits_too_then_it_goes_on_where_it_would(
     daemon: Daemon, mock_clock: MockClock
 ):
