@@ -92,6 +92,11 @@ class Track:
         self.events: collections.deque[Event] = collections.deque()
         self.is_over = False
         """No more events will come."""
+        self.before_begin = 0
+        """Bytes of events that were read before it was begun to be played."""
+        self.has_begun = False
+        self.is_played = False
+        """All has been done with its events that could be, and more of them are of no use."""
         self.end = ""
         """Why the connection or the capture ended, if the capture says so."""
 

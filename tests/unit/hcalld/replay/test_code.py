@@ -27,6 +27,7 @@ from hcalld.faults.rules import Rule
 from hcalld.replay import incode
 from hcalld.replay.differences import Comparer
 from hcalld.replay.ignoring import Ignored
+from hcalld.replay.incode import Replay
 from hcalld.replay.player import Player
 from hcalld.replay.score import Score
 from hcalld.replay.track import Inbound, Outbound, Track
@@ -35,6 +36,7 @@ from hcallproto.abi.returns import H
 from hcallproto.abi.spec import Hcall
 from hcallproto.capture import entries as e
 from hcallproto.capture.blank import Blanker
+from hcallproto.capture.pcapng import Direction
 from hcallproto.capture.records import Dropped, Start, Stop
 from hcallproto.errors import CaptureDamage, CaptureError
 from hcallproto.wire import frames as f
@@ -638,6 +640,83 @@ async def test_replay_when_the_capture_ends_before_an_answer_then_it_is_left_out
     assert played.told == []
     assert played.score.equal == 1
     assert played.score.left_out == {"the capture has no answer to them": 1}
+
+
+# -- captures that anybody may have made ---------------------------------------------------------
+
+
+async def test_replay_when_a_connection_that_is_over_goes_on_then_nothing_of_it_is_kept(
+    daemon: Recorded, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(incode, "AHEAD", 8)
+    shim = await daemon.guest()
+    for _ in range(3):
+        await shim.call(ledger.PUT, 1, 5)
+    first = list(daemon.recorder.events)
+    again = [event._replace(connection=1) for event in first]
+    late = [event for event in first if event.direction is not Direction.UNKNOWN]
+    played = play([*first, *again, *late * 9])
+    assert played.told == []
+    assert played.score.equal == 6
+    assert played.score.left_out == {"they come after their connection's end": 27}
+    assert played.score.lacking == set(played.score.left_out)
+    assert [len(track.events) for track in played.replay._tracks.values()] == [0, 0]
+
+
+class Counted(Track):
+    """Counts how often somebody asks whose it is."""
+
+    asked = 0
+
+    @property
+    def guest(self) -> str:
+        Counted.asked += 1
+        return self._name
+
+    @guest.setter
+    def guest(self, name: str) -> None:
+        self._name = name
+
+
+@pytest.mark.parametrize("guests", [1, 400])
+async def test_replay_when_there_are_many_connections_then_each_is_looked_at_a_few_times(
+    guests: int, daemon: Recorded, monkeypatch: pytest.MonkeyPatch
+):
+    await daemon.guest()
+    hello = next(event for event in daemon.recorder.events if isinstance(event.what, f.Hello))
+    monkeypatch.setattr(incode, "Track", Counted)
+    monkeypatch.setattr(Counted, "asked", 0)
+    monkeypatch.setattr(incode, "AHEAD", 16)
+    play([hello._replace(guest=f"{n % guests}", connection=n) for n in range(400)])
+    assert 400 < Counted.asked < 400 * 20
+
+
+@pytest.mark.parametrize("kind", ["answers", "frames"])
+async def test_replay_when_no_state_comes_then_what_is_kept_is_bounded(
+    kind: str, daemon: Recorded, monkeypatch: pytest.MonkeyPatch
+):
+    await daemon.guest()
+    events = daemon.recorder.events
+    welcome = next(event for event in events if isinstance(event.what, f.Welcome))
+    answer = e.Answer(0, 0, 0, e.EffectKind.ENTROPY, bytes(1 << 20))
+    entry = events[0]._replace(what=answer)
+    monkeypatch.setattr(incode, "AHEAD_BYTES", 8 << 20)
+    replay: Replay
+    kept = []
+
+    def endless() -> Iterator[Event]:
+        for number in range(200 if kind == "answers" else 40_000):
+            one = entry if kind == "answers" else welcome
+            yield one._replace(guest=f"{number % 5}", connection=number % 5)
+            kept.append(sum(len(track.events) for track in replay._tracks.values()))
+
+    replay = Replay(endless(), Score(lambda where, difference: None), Comparer())
+    thread = threading.Thread(target=replay.run)
+    thread.start()
+    thread.join()
+    assert len(kept) == (200 if kind == "answers" else 40_000)
+    # Twice: what is kept before a piece is read, and the piece.
+    assert max(kept) <= (18 if kind == "answers" else 2 * (8 << 10) + 10)
 
 
 # -- without secrets -----------------------------------------------------------------------------
