@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,8 @@ async def test_end_when_nobody_reads_the_pipe_then_it_is_given_up_and_told(
     pipe: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(ending, "STALL_SECONDS", 0.1)
+    # Whoever comes to wait for a close, with the write going on, fails.
+    monkeypatch.setattr(module, "CLOSE_SECONDS", math.nan)
     path, reader = pipe
     before = len(os.listdir("/proc/self/fd"))
     with structlog.testing.capture_logs() as said:
