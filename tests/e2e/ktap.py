@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from hcalld.guest import ktap as protocol
 from hcalld.guest.boot import EXIT
 
+UNNAMED = protocol.UNNAMED
 _EXIT = re.compile(EXIT, re.MULTILINE)
 
 

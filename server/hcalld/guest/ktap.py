@@ -92,6 +92,8 @@ class Report:
 _VERSION: Final = re.compile(r"(?:K?TAP) version \d+$")
 _PLAN: Final = re.compile(r"1\.\.(\d{1,9})(?:\s*#\s*SKIP\b\s*(.*))?\s*$", re.IGNORECASE)
 _RESULT: Final = re.compile(r"(ok|not ok)\s+(\d{1,9})(?:\s+(.*))?$")
+UNNAMED: Final = "(unnamed)"
+"""What a test is called that never came to its own line."""
 _DIRECTIVE: Final = re.compile(r"(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b:?\s*(.*)$", re.IGNORECASE)
 _BAIL_OUT: Final = re.compile(r"Bail out!\s*(.*)$")
 _SUBUNIT: Final = re.compile(r"(success|failure|error|skip|xfail): (.+)$")
@@ -176,7 +178,7 @@ class Parser:
         parts = self._close_deeper(0)
         # A runner that was ended by Bail out! owes nothing.
         if not self._is_over and (parts or self._current):
-            name = f"selftests: {self._current}" if self._current else "(unnamed)"
+            name = f"selftests: {self._current}" if self._current else UNNAMED
             self._levels[0].results.append(
                 Result(name, Outcome.CUT_OFF, parts=parts, notes=tuple(self._notes))
             )
@@ -255,7 +257,7 @@ class Parser:
             result.reason = skip_all
         level = self._levels[depth]
         if number != level.next_number:
-            self._problem(f"{name or '(unnamed)'} has the number {number}, not {level.next_number}")
+            self._problem(f"{name or UNNAMED} has the number {number}, not {level.next_number}")
         level.next_number = number + 1
         if depth == 0:
             self._current = ""
@@ -307,7 +309,7 @@ class Parser:
             self._check_plan(level, deeper)
             if parts and deeper > depth:
                 # The level between has no result for them.
-                level.results.append(Result("(unnamed)", Outcome.CUT_OFF, parts=parts))
+                level.results.append(Result(UNNAMED, Outcome.CUT_OFF, parts=parts))
             parts = level.results
         del self._levels[depth + 1 :]
         return parts
