@@ -19,6 +19,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -35,6 +36,11 @@ Require = Callable[[str], Path]
 
 
 # -- tools ------------------------------------------------------------------------------
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As for what a shell runs in the background: programs under test would ignore it as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclasses.dataclass(frozen=True)
