@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 
 from hcalld import app
@@ -63,12 +62,6 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Fake:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     return fake
-
-
-@pytest.fixture(autouse=True)
-def _log_defaults() -> Any:
-    yield
-    structlog.reset_defaults()
 
 
 def run(*words: str) -> Result:
