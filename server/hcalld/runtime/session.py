@@ -330,14 +330,12 @@ class Session:
         connection = self.connection
         connection.receive_data(data)
         while (frame := connection.next_frame()) is not None:
+            if self._tap is not None:
+                self._tap.received(frame, connection.frame_data)
             if type(frame) is f.Call:
                 assert self._calls is not None
-                if self._tap is not None:
-                    self._tap.received(frame, connection.frame_data)
                 self._calls.answer(frame)
             else:
-                if self._tap is not None:
-                    self._tap.received(frame, connection.frame_data)
                 await self._dispatch(frame)
             if connection.state is State.CLOSED:
                 return False

@@ -15,7 +15,6 @@ from hcalld.cli.replay.options import (
     broken_is_2,
     events_of,
     replay_options,
-    secrets_option,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 @click.command(name="code", short_help="Play against the code, without a daemon or a guest.")
 @replay_options
-@secrets_option
 @click.option("--all", "is_all", is_flag=True, help="Show all fields that were left out.")
 def command(
     *,

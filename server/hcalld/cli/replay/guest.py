@@ -18,7 +18,6 @@ from hcalld.cli.replay.options import (
     events_of,
     pace_option,
     replay_options,
-    secrets_option,
     socket_option,
 )
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 @click.command(name="guest", short_help="Play the guest to a running daemon.")
 @replay_options
-@secrets_option
 @socket_option
 @pace_option
 @click.option("--name", help="Call the guest so, as QEMU's -name does.")

@@ -19,7 +19,6 @@ from hcalld.cli.replay.options import (
     events_of,
     pace_option,
     replay_options,
-    secrets_option,
     socket_option,
 )
 
@@ -39,7 +38,6 @@ def _code(ctx: click.Context, param: click.Parameter, word: str) -> int:
 
 @click.command(name="machine", short_help="Play the daemon to a guest under QEMU.")
 @replay_options
-@secrets_option
 @socket_option
 @pace_option
 @click.option(

@@ -38,12 +38,21 @@ def _ignored(ctx: click.Context, param: click.Parameter, words: tuple[str, ...])
 
 
 def replay_options(command: _Command) -> _Command:
-    """Adds CAPTURE, ``--guest``, ``--ignore``, ``--stop`` and ``--json``.
+    """Adds CAPTURE, ``--guest``, ``--ignore``, ``--stop``, ``--json`` and ``--secrets``.
 
-    They arrive as ``capture`` (an open file), ``guest``, ``ignored``, ``stop``, ``as_json``.
+    They arrive as ``capture`` (an open file), ``guest``, ``ignored``, ``stop``, ``as_json``,
+    ``secrets``.
     """
     for decorate in (
         click.argument("capture", type=click.File("rb")),
+        click.option(
+            "--secrets",
+            is_flag=False,
+            flag_value="passphrase:",
+            metavar="[HOW]",
+            help="Open what --capture-secrets has sealed, and play it with its secrets. "
+            f"By: {UNLOCKS}.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="A JSON object on each line."),
         click.option("--stop", is_flag=True, help="Stop at the first difference."),
         click.option(
@@ -144,15 +153,6 @@ socket_option = click.option(
     required=True,
     metavar="SOCKET",
     help="The unix socket that a daemon listens on.",
-)
-
-
-secrets_option = click.option(
-    "--secrets",
-    is_flag=False,
-    flag_value="passphrase:",
-    metavar="[HOW]",
-    help=f"Open what --capture-secrets has sealed, and play it with its secrets. By: {UNLOCKS}.",
 )
 
 
