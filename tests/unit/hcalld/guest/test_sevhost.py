@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What QEMU is told about SEV, and how the processor is asked."""
+
+from __future__ import annotations
+
+import mmap
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hcalld.guest import sevhost
+from hcalld.guest.sevhost import SevHostError
+
+IS_X86 = platform.machine() == "x86_64"
+
+
+def cpuid_by_compiler(leaf: int, folder: Path) -> int:
+    """EBX as a program of GCC's reads it."""
+    source, program = folder / "cpuid.c", folder / "cpuid"
+    source.write_text(
+        "#include <cpuid.h>\n#include <stdio.h>\n#include <stdlib.h>\n"
+        "int main(int argc, char **argv)\n{\n\tunsigned a, b, c, d;\n"
+        "\t__cpuid_count(strtoul(argv[argc - 1], 0, 0), 0, a, b, c, d);\n"
+        '\tprintf("%u\\n", b);\n}\n'
+    )
+    subprocess.run(["gcc", "-o", program, source], check=True)
+    return int(subprocess.run([program, hex(leaf)], capture_output=True, check=True).stdout)
+
+
+if IS_X86:
+    # Leaf 0 has a fixed name in EBX; 0x80000002 part of the processor's; the last is ours.
+    @pytest.mark.parametrize("leaf", [0, 7, 0x80000002, sevhost.SEV_LEAF])
+    def test_cpuid_ebx_when_a_leaf_is_read_then_it_is_what_gcc_reads(leaf: int, tmp_path: Path):
+        assert sevhost.cpuid_ebx(leaf) == cpuid_by_compiler(leaf, tmp_path)
+
+    def test_cbitpos_when_asked_then_it_is_six_bits_of_the_leaf():
+        assert sevhost.cbitpos() == sevhost.cpuid_ebx(sevhost.SEV_LEAF) & 0x3F
+
+
+def test_cbitpos_when_the_machine_is_no_x86_then_it_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(platform, "machine", lambda: "ppc64le")
+    with pytest.raises(SevHostError, match="ppc64le; a guest with SEV needs KVM on x86_64"):
+        sevhost.cbitpos()
+
+
+def test_cbitpos_when_no_memory_may_be_run_then_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def refuse(*_words: object, **_named: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(SevHostError, match="give cbitpos by hand"):
+        sevhost.cbitpos()
+
+
+def test_sev_arguments_when_all_is_given_then_commas_are_doubled():
+    words = sevhost.sev_arguments(
+        policy=5,
+        dh_cert=Path("/x/a,b"),
+        session=Path("/x/s"),
+        kernel_hashes=True,
+        c_bit=51,
+    )
+    assert words == [
+        "-object",
+        "sev-guest,id=sev0,cbitpos=51,reduced-phys-bits=1,policy=0x5,dh-cert-file=/x/a,,b,"
+        "session-file=/x/s,kernel-hashes=on",
+        "-machine",
+        "confidential-guest-support=sev0",
+    ]
+
+
+def test_sev_arguments_when_nothing_is_given_then_policy_is_qemus_default():
+    words = sevhost.sev_arguments(c_bit=0)
+    assert words[1] == "sev-guest,id=sev0,cbitpos=0,reduced-phys-bits=1,policy=0x1"
+
+
+def test_sev_environment_when_the_platform_is_unnamed_then_no_variable_names_it():
+    library, socket_path = Path("/l.so"), Path("/s")
+    assert sevhost.sev_environment(library, socket_path) == {
+        "LD_PRELOAD": "/l.so",
+        "HCALLD_SEV_SOCKET": "/s",
+    }
+    named = sevhost.sev_environment(library, socket_path, platform_name="")
+    assert named["HCALLD_SEV_PLATFORM"] == ""
