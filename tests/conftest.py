@@ -9,7 +9,8 @@ Tiers. With ``HCALLD_REQUIRE``, a run is also judged as a whole: each named tier
 at least one test and nothing may have been skipped; ``tests/provision/tiers.py`` does so by
 folder where ``make`` loads it, and here it is done by marker.
 
-Soak and bench tests run only when ``-m`` names them.
+Soak and bench tests run only when ``-m`` names them. Tests of a tier that this machine cannot run,
+as kvm without ``/dev/kvm``, are left out, and the head and the summary of the run say why.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Final
 
 import hypothesis
 import pytest
-from tests.provision.tiers import TierCheck, is_worker
+from tests.provision.tiers import TierCheck, is_worker, unable
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 ARTIFACTS: Final = ROOT / "tests" / "artifacts"
@@ -211,13 +212,18 @@ def pytest_configure(config: pytest.Config) -> None:
     required = required_tiers()
     if required and not config.getoption("tiers", "") and not is_worker(config):
         # Asked for alone, soak or bench tests need not use every tool.
-        check = TierCheck(sorted(on_demand(config) or required))
+        check = TierCheck(sorted(on_demand(config) or required), unable())
         config.pluginmanager.register(check, "hcalld-markers")
 
 
+def pytest_report_header() -> list[str]:
+    """Says which tiers this machine cannot run."""
+    return [f"{tier}: not run: {reason}" for tier, reason in unable().items()]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what runs only on demand."""
-    left_out = {"soak", "bench"} - on_demand(config)
+    """Leaves out what runs only on demand, or not on this machine."""
+    left_out = ({"soak", "bench"} - on_demand(config)) | unable().keys()
     deselected = [item for item in items if left_out & {m.name for m in item.iter_markers()}]
     if deselected:
         config.hook.pytest_deselected(items=deselected)

@@ -6,14 +6,20 @@ like nothing at all. ``make test`` loads this with ``-p tests.provision.tiers --
 named tier, a folder below ``tests/`` or a marker, must have run at least one test, and no test may
 be skipped unless :data:`EXPECTED_SKIPS` says so. The check is made inside pytest's session, so that
 pytest's closing line stays the last of its output.
+
+Some machines cannot run a tier at all: :data:`UNABLE` says which, and the summary then says that
+it did not run and why. On a machine that can, it must.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
+
+from . import kvm
 
 if TYPE_CHECKING:
     # This package runs without pytest; only this module is loaded by it.
@@ -23,12 +29,27 @@ if TYPE_CHECKING:
 EXPECTED_SKIPS: Final[tuple[re.Pattern[str], ...]] = ()
 """Reasons of skips that are right on every machine."""
 
+UNABLE: Final[Mapping[str, Callable[[], str | None]]] = {"kvm": kvm.why_not}
+"""Who says why this machine cannot run a tier."""
+
+
+def unable() -> dict[str, str]:
+    """Gives the tiers that this machine cannot run, and why."""
+    reasons = {tier: why_not() for tier, why_not in UNABLE.items()}
+    return {tier: reason for tier, reason in reasons.items() if reason is not None}
+
 
 class TierCheck:
-    """Counts what ran, and judges it at the end."""
+    """Counts what ran, and judges it at the end.
 
-    def __init__(self, required: list[str]) -> None:
+    Args:
+        required: The tiers that must run.
+        unable: Those that need not, and why.
+    """
+
+    def __init__(self, required: list[str], unable: Mapping[str, str] | None = None) -> None:
         self.required = required
+        self.unable = dict(unable or {})
         self.ran: Counter[str] = Counter()
         self.skipped: list[tuple[str, str]] = []
 
@@ -56,7 +77,10 @@ class TierCheck:
         """Says how many tests of each tier ran, and what is wrong with that."""
         terminalreporter.section("tiers")
         for tier in [*self.required, *sorted(self.ran.keys() - set(self.required))]:
-            terminalreporter.line(f"{tier}: {self.ran[tier]} ran")
+            if tier in self.unable and not self.ran[tier]:
+                terminalreporter.line(f"{tier}: not run: {self.unable[tier]}", yellow=True)
+            else:
+                terminalreporter.line(f"{tier}: {self.ran[tier]} ran")
         for problem in self.problems():
             terminalreporter.line(f"FAILED {problem}", red=True)
 
@@ -65,7 +89,7 @@ class TierCheck:
         return [
             f"tier {tier}: no test of tests/{tier} or so marked ran; expected at least one"
             for tier in self.required
-            if not self.ran[tier]
+            if not self.ran[tier] and tier not in self.unable
         ] + [
             f"{name} was skipped ({reason}); expected every test to run. Install what it lacks, or "
             "add the reason to EXPECTED_SKIPS in tests/provision/tiers.py"
@@ -103,4 +127,4 @@ def pytest_configure(config: pytest.Config) -> None:
     """Starts the check when tiers are named."""
     required = [tier for tier in config.getoption("--tiers").split(",") if tier]
     if required and not is_worker(config):
-        config.pluginmanager.register(TierCheck(required), "hcalld-tiers")
+        config.pluginmanager.register(TierCheck(required, unable()), "hcalld-tiers")

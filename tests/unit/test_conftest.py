@@ -8,6 +8,7 @@ import os
 import re
 
 import pytest
+from tests.provision import tiers
 
 pytest_plugins = ["pytester"]
 
@@ -79,7 +80,7 @@ class Run:
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     pytester.makepyfile(test_it=TESTS)
-    pytester.makeini("[pytest]\nmarkers =\n qemu\n soak\n bench\n")
+    pytester.makeini("[pytest]\nmarkers =\n qemu\n kvm\n soak\n bench\n")
     return Run(pytester, monkeypatch)
 
 
@@ -137,6 +138,25 @@ def test_run_when_markers_are_asked_for_then_only_those_run_on_demand(
     else:
         assert last_line(output).startswith("8 deselected")
         assert "FAILED tier kernel" in output
+
+
+@pytest.mark.parametrize(
+    ("why", "closing"), [("no /dev/kvm", "1 passed, 1 deselected"), (None, "2 passed")]
+)
+def test_run_when_the_machine_cannot_run_a_tier_then_it_is_left_out_and_why_is_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch, why: str | None, closing: str
+):
+    monkeypatch.setattr(tiers, "UNABLE", {"kvm": lambda: why})
+    (run.folder / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.kvm\ndef test_it(): pass\n"
+        "@pytest.mark.qemu\ndef test_other(): pass\n"
+    )
+    code, output = run(HCALLD_REQUIRE="qemu,kvm")
+    assert code == 0, output
+    # In the head, and in the summary.
+    assert output.count("\nkvm: not run: no /dev/kvm\n") == (2 if why else 0)
+    assert ("\nkvm: 1 ran\n" in output) == (why is None)
+    assert last_line(output).startswith(closing)
 
 
 def test_artifacts_when_a_test_fails_anywhere_then_they_are_kept_and_named(run: Run):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,17 @@ def test_problems_when_a_test_was_skipped_then_it_is_named_with_its_reason():
     assert "tests/unit/test_a.py::test was skipped (Skipped: no swtpm)" in problem
 
 
+def test_problems_when_the_machine_cannot_run_a_tier_then_there_are_none():
+    check = TierCheck(["unit", "kvm"], {"kvm": "no usable /dev/kvm"})
+    check.pytest_runtest_logreport(result("tests/unit/test_a.py::test"))
+    assert check.problems() == []
+
+
+def test_unable_when_a_tier_has_a_reason_then_only_it_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tiers, "UNABLE", {"kvm": lambda: "none here", "other": lambda: None})
+    assert tiers.unable() == {"kvm": "none here"}
+
+
 def test_problems_when_a_failure_was_expected_then_the_test_ran():
     check = TierCheck(["unit"])
     check.pytest_runtest_logreport(
@@ -90,14 +102,15 @@ def test_reason_of_when_pytest_gives_text_then_it_is_the_reason():
     assert reason_of("because") == "because"
 
 
-def run_pytest(folder: Path, *words: str) -> tuple[int, list[str]]:
+def run_pytest(folder: Path, *words: str, plugin: str = tiers.__name__) -> tuple[int, list[str]]:
     """Runs pytest on a tree of its own with the plugin; gives exit status and lines."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", tiers.__name__),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", plugin),
             *(f"--rootdir={folder}", f"{folder}/tests", *words),
         ],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"},
         capture_output=True,
         text=True,
         check=False,
@@ -134,3 +147,18 @@ def test_run_when_no_tier_is_named_then_nothing_is_checked(project: Path):
     status, lines = run_pytest(project)
     assert status == 0
     assert not any("ran" in line.split() for line in lines)
+
+
+UNABLE_PLUGIN = """
+from tests.provision import tiers
+from tests.provision.tiers import *
+tiers.UNABLE = {"kernel": lambda: "no usable /dev/kvm on this machine (there is none)"}
+"""
+
+
+def test_run_when_the_machine_cannot_run_a_tier_then_it_says_why_and_passes(project: Path):
+    (project / "cannot.py").write_text(UNABLE_PLUGIN)
+    status, lines = run_pytest(project, "--tiers=unit,kernel", plugin="cannot")
+    assert status == 0
+    assert "kernel: not run: no usable /dev/kvm on this machine (there is none)" in lines
+    assert "1 passed in" in lines[-1]
