@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from hcallproto.abi.registers import FIRST_ARGUMENT, LAST_ARGUMENT, R_NUMBER
 from hcallproto.abi.registry import CALLS
-from hcallproto.abi.returns import H, U, status_name
+from hcallproto.abi.returns import status_name
 from hcallproto.abi.spec import (
     Arg,
     ArgKind,
@@ -32,6 +32,7 @@ from hcallproto.abi.spec import (
     Level,
     Names,
     Output,
+    level_codes,
 )
 from hcallproto.payloads.quoting import printable, quote
 
@@ -84,7 +85,7 @@ def render_call(
     plan = _plan(hcall)
     if plan is None:
         args: Sequence[_Shown] = tuple(_unknown_args(gpr))
-        kind = "ultracall" if level == Level.SC2 else "hcall"
+        kind = level_codes(level).kind
         parts = [f"{kind} 0x{gpr[R_NUMBER]:x}({_join(args)})"]
     else:
         parts = [f"{plan.hcall.name}({_join(plan.args(gpr, buffers or {}))})"]
@@ -324,7 +325,7 @@ def _output_show(output: Output) -> _Show:
 def _status(hcall: Hcall | None, level: int, status: int) -> str:
     """``H_P2``, ``23 bytes``, or the number when it has no name."""
     if hcall is None:
-        return status_name(status, U if level == Level.SC2 else H)
+        return status_name(status, level_codes(level).codes)
     if hcall.result and status >= 0 and all(entry.code != status for entry in hcall.codes):
         value = f"0x{status:x}" if hcall.sets_context else str(status)
         return f"{value} {hcall.result}"

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from hcallproto.abi.families import pks, svm, tpm, uv
+from hcallproto.abi.families import pks, sev, svm, tpm, uv
 from hcallproto.abi.registers import CONTEXT_REGISTERS, FIRST_ARGUMENT, LAST_ARGUMENT, U64_MAX
-from hcallproto.abi.returns import H, U, code_name
+from hcallproto.abi.returns import Code, code_name
 from hcallproto.abi.spec import (
     Arg,
     ArgKind,
@@ -24,7 +24,13 @@ from hcallproto.abi.spec import (
     Level,
 )
 
-FAMILIES: Final[tuple[Family, ...]] = (pks.FAMILY, tpm.FAMILY, svm.FAMILY, uv.FAMILY)
+FAMILIES: Final[tuple[Family, ...]] = (
+    pks.FAMILY,
+    tpm.FAMILY,
+    svm.FAMILY,
+    uv.FAMILY,
+    sev.FAMILY,
+)
 
 CALLS: Final[tuple[Hcall, ...]] = tuple(call for family in FAMILIES for call in family.calls)
 
@@ -43,7 +49,8 @@ RANGES: Final[Mapping[Level, tuple[range, ...]]] = MappingProxyType(
         Level.SC1: (range(0x4, 0x494 + 4, 4), range(0xEF00, 0xEF80 + 4, 4)),
         # Linux ultravisor-api.h and the firmware's uapi_uvcall.h begin at 0xF104.
         Level.SC2: (range(0xF104, 0xF1FC + 4, 4),),
-        Level.COMMAND: (range(0x1_0000),),
+        # The low half of the ioctl's number, then the command: abi/families/sev.py.
+        Level.COMMAND: tuple(range(nr << 16, nr + 1 << 16) for nr in sev.Ioctl),
     }
 )
 """Where a call's number may lie."""
@@ -89,6 +96,7 @@ def _family_problems(family: Family) -> Iterator[str]:
 def call_problems(call: Hcall) -> Iterator[str]:
     """What is inconsistent in one call."""
     yield from _number_problems(call)
+    yield from _structure_problems(call)
     yield from _register_problems(call)
     for arg in call.args:
         yield from _arg_problems(call, arg)
@@ -110,6 +118,21 @@ def _number_problems(call: Hcall) -> Iterator[str]:
     prefix = {Level.SC1: "H_", Level.SC2: "UV_"}.get(call.level, "")
     if not call.name.startswith(prefix):
         yield f"name does not begin with {prefix}"
+
+
+def _structure_problems(call: Hcall) -> Iterator[str]:
+    if call.structure is None:
+        return
+    if call.level is not Level.COMMAND:
+        yield "has a structure, which is for commands"
+    fields = [part.name for part in call.structure.subcons if part.name]
+    places = [(arg.name, arg.register) for arg in call.args]
+    places += [(output.name, output.register) for output in call.outputs]
+    for name, register in places:
+        if name not in fields:
+            yield f"{name} is no field of its structure"
+        elif fields.index(name) + FIRST_ARGUMENT != register:
+            yield f"{name} is in r{register}, which is not its place in the structure"
 
 
 def _register_problems(call: Hcall) -> Iterator[str]:
@@ -170,7 +193,7 @@ def _is_buffer(call: Hcall, arg: Arg) -> bool:
     return any(buffer.address == arg.name for buffer in call.buffers)
 
 
-def _lists(call: Hcall, code: H | U) -> bool:
+def _lists(call: Hcall, code: Code) -> bool:
     """``codes`` lists it, in the right set: H_P2 and U_P2 are equal as numbers."""
     return any(entry.code is code for entry in call.codes)
 
@@ -204,7 +227,7 @@ def _shape_problems(buffer: Buffer, kinds: Mapping[str, ArgKind]) -> Iterator[st
 
 
 def _code_problems(call: Hcall) -> Iterator[str]:
-    kind = U if call.level is Level.SC2 else H
+    kind = call.return_codes
     listed = [entry.code for entry in call.codes]
     for entry in call.codes:
         if type(entry.code) is not kind:

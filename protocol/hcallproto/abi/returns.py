@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Return codes of hypercalls (``H_*``) and ultracalls (``U_*``), as r3 holds them.
+"""Return codes of hypercalls, ultracalls and SEV commands, as r3 holds them.
 
 Sources: LoPAR 14.5.4.1.1 (table of return codes); the values also stand in Linux
 ``arch/powerpc/include/asm/hvcall.h`` and ``asm/ultravisor-api.h``. U_RETRY, U_BAD_MODE
 and U_STATE come from ``open-power/ultravisor`` ``include/uapi_uvcall.h``, the ones from
 U_UNSUPPORTED to U_XSCOM_TIMEOUT from its ``include/uvcall.h``. The firmware and Linux
 disagree about U_BUSY: -2 and internal there, 1 here.
+
+A SEV command has a firmware status (``enum sev_ret_code`` of Linux 7.2
+``include/uapi/linux/psp-sev.h``) or the kernel's -errno; the two never come together but as
+-EIO with a status, so one number says both.
 """
 
 from __future__ import annotations
@@ -79,7 +83,52 @@ class U(enum.IntEnum):
     STATE = -75
 
 
-Code = H | U
+class SevCode(enum.IntEnum):
+    """What becomes of a SEV command: a firmware status above 0, or -errno below.
+
+    With a status the ioctl gives -EIO and the caller's ``error`` is the status. The kernel
+    spells 0x03 SEV_RET_INAVLID_CONFIG.
+    """
+
+    SUCCESS = 0x00
+    INVALID_PLATFORM_STATE = 0x01
+    INVALID_GUEST_STATE = 0x02
+    INVALID_CONFIG = 0x03
+    INVALID_LEN = 0x04
+    ALREADY_OWNED = 0x05
+    INVALID_CERTIFICATE = 0x06
+    POLICY_FAILURE = 0x07
+    INACTIVE = 0x08
+    INVALID_ADDRESS = 0x09
+    BAD_SIGNATURE = 0x0A
+    BAD_MEASUREMENT = 0x0B
+    ASID_OWNED = 0x0C
+    INVALID_ASID = 0x0D
+    WBINVD_REQUIRED = 0x0E
+    DFFLUSH_REQUIRED = 0x0F
+    INVALID_GUEST = 0x10
+    INVALID_COMMAND = 0x11
+    ACTIVE = 0x12
+    HWERROR_PLATFORM = 0x13
+    HWERROR_UNSAFE = 0x14
+    UNSUPPORTED = 0x15
+    INVALID_PARAM = 0x16
+    RESOURCE_LIMIT = 0x17
+    SECURE_DATA_INVALID = 0x18
+    EPERM = -1
+    EIO = -5
+    EBADF = -9
+    EFAULT = -14
+    EBUSY = -16
+    ENODEV = -19
+    EINVAL = -22
+    ENOTTY = -25
+    ETIMEDOUT = -110
+
+
+Code = H | U | SevCode
+
+CODE_SETS: Final[tuple[type[Code], ...]] = (H, U, SevCode)
 
 PARAMETER_CODES: Final[tuple[H, ...]] = (
     H.PARAMETER,
@@ -99,11 +148,18 @@ ULTRA_PARAMETER_CODES: Final[tuple[U, ...]] = (U.PARAMETER, U.P2, U.P3, U.P4, U.
 
 
 def code_name(code: Code) -> str:
-    """The official spelling: ``H_P2``, ``U_RETRY``."""
+    """The official spelling: ``H_P2``, ``U_RETRY``, ``SEV_RET_INVALID_LEN``, ``EINVAL``."""
+    if isinstance(code, SevCode):
+        return code.name if code < 0 else f"SEV_RET_{code.name}"
     return f"{type(code).__name__}_{code.name}"
 
 
-def status_name(status: int, codes: type[H | U] = H) -> str:
+def is_refusal(status: int, codes: type[Code]) -> bool:
+    """Whether r3 says that a call was not carried out; a number of a hypercall's does not."""
+    return status != 0 if codes is SevCode else status < 0
+
+
+def status_name(status: int, codes: type[Code] = H) -> str:
     """Name a status from r3; a number that no header names comes back as digits.
 
     Args:

@@ -11,12 +11,21 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from construct import Struct
 
 from hcallproto.abi.registers import U32_MAX, U64_MAX
-from hcallproto.abi.returns import PARAMETER_CODES, ULTRA_PARAMETER_CODES, H, U
+from hcallproto.abi.returns import (
+    PARAMETER_CODES,
+    ULTRA_PARAMETER_CODES,
+    Code,
+    H,
+    SevCode,
+    U,
+)
+from hcallproto.wire.schema import LEVEL_COMMAND, LEVEL_SHIM
 
 __all__ = [
     "Arg",
@@ -30,7 +39,9 @@ __all__ = [
     "Direction",
     "Family",
     "Hcall",
+    "LEVEL_CODES",
     "Level",
+    "LevelCodes",
     "Limit",
     "Names",
     "Output",
@@ -44,8 +55,38 @@ class Level(enum.IntEnum):
     """``sc 1``: a hypercall."""
     SC2 = 2
     """``sc 2``: an ultracall."""
-    COMMAND = 3
-    """A command number and a structure instead of registers."""
+    COMMAND = LEVEL_COMMAND
+    """An ``ioctl`` of SEV's with a command number and a structure, whose fields stand for
+    registers. (3 is the shim's own: docs/wire.rst.)"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LevelCodes:
+    """The codes of a level that no single call chooses."""
+
+    codes: type[Code]
+    """What r3 is read with."""
+    function: Code
+    """There is no such call."""
+    broken: Code
+    """The daemon has a bug."""
+    kind: str
+    """What such a call is called."""
+
+
+LEVEL_CODES: Final[Mapping[int, LevelCodes]] = {
+    Level.SC1: LevelCodes(H, H.FUNCTION, H.HARDWARE, "hcall"),
+    Level.SC2: LevelCodes(U, U.FUNCTION, H.HARDWARE, "ultracall"),
+    # Those of the shim's own have the ultravisor's.
+    LEVEL_SHIM: LevelCodes(U, U.FUNCTION, H.HARDWARE, "shim call"),
+    Level.COMMAND: LevelCodes(SevCode, SevCode.EINVAL, SevCode.HWERROR_PLATFORM, "command"),
+}
+"""By level of a CALL."""
+
+
+def level_codes(level: int) -> LevelCodes:
+    """Of any level: what the ISA does not define is called and answered as ``sc 1``."""
+    return LEVEL_CODES.get(level, LEVEL_CODES[Level.SC1])
 
 
 class Caller(enum.Enum):
@@ -137,7 +178,7 @@ class Arg:
     doc: str
     minimum: int = 0
     maximum: Bound = U64_MAX
-    code: H | U | None = None
+    code: Code | None = None
     """Code for an invalid value; by default the one of the argument's position."""
     names: Names | None = None
     """The spelling of its values."""
@@ -172,6 +213,8 @@ class Buffer:
     """The fields of a structure that it begins with."""
     fresh: bool = False
     """What is beyond ``open_size`` is random, or another program's: no two runs have the same."""
+    rewritten: bool = False
+    """An IN buffer that may be written too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +228,7 @@ class Output:
     secret: bool = False
     names: Names | None = None
     """The spelling of its values."""
-    also_with: tuple[H | U, ...] = ()
+    also_with: tuple[Code, ...] = ()
     """Codes beside success with which it is defined."""
     otherwise: int | None = None
     """What the register holds with every other code; None: what it held before."""
@@ -197,7 +240,7 @@ class Output:
 class CodeWhen:
     """A code that a call may return, and when."""
 
-    code: H | U
+    code: Code
     when: str
 
 
@@ -217,9 +260,9 @@ class Hcall:
     decode_only: bool = False
     """No handler exists yet: known to traces and tables, not served."""
     deadline_ms: int = 10_000
-    timeout_code: H | U = H.ABORTED
+    timeout_code: Code = H.ABORTED
     """What the guest is told when the deadline passes."""
-    lost_code: H | U = H.ABORTED
+    lost_code: Code = H.ABORTED
     """What the guest is told when the daemon is gone and is not waited for."""
     waits_for_daemon: bool = True
     effect_may_remain: bool = False
@@ -231,6 +274,9 @@ class Hcall:
     """A success may change NIP and MSR: the caller goes on elsewhere."""
     of_secure_vm: bool = False
     """Forwarded with MSR[S] = 1 only; a normal VM's is QEMU's."""
+    structure: Struct | None = None
+    """Of a command: the structure whose fields r4 and those after it stand for, in order;
+    without one r4 stands for the pointer to what would be the structure."""
 
     @property
     def from_problem_state(self) -> bool:
@@ -248,15 +294,17 @@ class Hcall:
                 return arg
         raise KeyError(f"{self.name} has no argument {name!r}")
 
-    def arg_code(self, arg: Arg) -> H | U:
+    def arg_code(self, arg: Arg) -> Code:
         """The code for an invalid ``arg``: its own, or H_PARAMETER, H_P2... by position.
 
         Ultracalls have no code by position beyond U_P5 (-59 is U_BAD_MODE): there it is
         U_PARAMETER, which the firmware's header explains as "invalid, out-of-range or
-        conflicting".
+        conflicting". Commands have errno: a bad pointer is -EFAULT, a bad value -EINVAL.
         """
         if arg.code is not None:
             return arg.code
+        if self.level is Level.COMMAND:
+            return SevCode.EFAULT if arg.kind is ArgKind.ADDRESS else SevCode.EINVAL
         codes = ULTRA_PARAMETER_CODES if self.level is Level.SC2 else PARAMETER_CODES
         position = self.args.index(arg)
         return codes[position] if position < len(codes) else codes[0]
@@ -271,9 +319,9 @@ class Hcall:
         )
 
     @property
-    def return_codes(self) -> type[H | U]:
+    def return_codes(self) -> type[Code]:
         """The set of codes that r3 is read with."""
-        return U if self.level is Level.SC2 else H
+        return LEVEL_CODES[self.level].codes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

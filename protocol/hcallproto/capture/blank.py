@@ -117,8 +117,6 @@ class Blanker:
             case f.Write():
                 live = self._live_of(frame.vcpu, frame.seq)
                 return frame._replace(segments=self._writes(live, frame.segments))
-            case f.Command() | f.CommandReply():
-                return frame._replace(data=self._blank(frame.data, 0))
             case f.Welcome() | f.Announce():
                 self._announced.take(frame.announcement)
                 return frame

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from hcallproto.abi import shim
 from hcallproto.abi.registry import BY_NAME, CALLS, FAMILIES
-from hcallproto.abi.returns import H, U, code_name
-from hcallproto.abi.spec import Level
+from hcallproto.abi.returns import CODE_SETS, Code, code_name, is_refusal
+from hcallproto.abi.spec import Level, level_codes
 from hcallproto.capture.exchanges import Exchange
 from hcallproto.wire.schema import LEVEL_SHIM
 
@@ -26,7 +26,7 @@ class Selection:
     vcpus: frozenset[int] = frozenset()
     calls: frozenset[tuple[int, int]] = frozenset()
     """(level, number)."""
-    returns: frozenset[tuple[type[H | U] | None, int]] = frozenset()
+    returns: frozenset[tuple[type[Code] | None, int]] = frozenset()
     """(set of codes or None for both, value)."""
     is_refused: bool = False
     """Only calls that got an error code."""
@@ -47,7 +47,8 @@ class Selection:
             return False
         if self.until_ns is not None and exchange.start_ns > self.until_ns:
             return False
-        if self.is_refused and (exchange.reply is None or exchange.reply.status >= 0):
+        reply = exchange.reply
+        if self.is_refused and (reply is None or not is_refusal(reply.status, codes_of(exchange))):
             return False
         return not self.returns or self._has_code(exchange)
 
@@ -59,11 +60,11 @@ class Selection:
         return (codes, status) in self.returns or (None, status) in self.returns
 
 
-def codes_of(exchange: Exchange) -> type[H | U]:
+def codes_of(exchange: Exchange) -> type[Code]:
     """The set of codes that a call's r3 is read with."""
     if exchange.hcall is not None:
         return exchange.hcall.return_codes
-    return U if exchange.call.level == 2 else H
+    return level_codes(exchange.call.level).codes
 
 
 def parse_calls(words: Iterable[str]) -> frozenset[tuple[int, int]]:
@@ -104,14 +105,14 @@ def _calls_numbered(word: str) -> list[tuple[int, int]]:
     return [(level, number) for level in Level]
 
 
-def parse_returns(words: Iterable[str]) -> frozenset[tuple[type[H | U] | None, int]]:
+def parse_returns(words: Iterable[str]) -> frozenset[tuple[type[Code] | None, int]]:
     """Return codes by their names, or as numbers.
 
     Raises:
         SelectionError: there is no such code.
     """
-    names: dict[str, tuple[type[H | U] | None, int]] = {
-        code_name(code): (type(code), code.value) for codes in (H, U) for code in codes
+    names: dict[str, tuple[type[Code] | None, int]] = {
+        code_name(code): (type(code), code.value) for codes in CODE_SETS for code in codes
     }
     found = set()
     for word in words:

@@ -12,9 +12,9 @@ import enum
 from collections.abc import Iterable, Iterator, Sequence
 
 from hcallproto.abi.registers import CONTEXT_REGISTERS
-from hcallproto.abi.registry import CALLS, FAMILIES
+from hcallproto.abi.registry import FAMILIES
 from hcallproto.abi.returns import H, U, code_name
-from hcallproto.abi.spec import Hcall
+from hcallproto.abi.spec import Family, Hcall, Level
 
 _HEAD = """\
 /* SPDX-License-Identifier: GPL-2.0-or-later */
@@ -34,7 +34,7 @@ def c_header() -> str:
     parts = [_HEAD]
     for title, codes in (("Return codes of hypercalls", H), ("Return codes of ultracalls", U)):
         parts.append(_section(title, ((code_name(code), f"{code:d}") for code in codes)))
-    for family in FAMILIES:
+    for family in _guests():
         parts.append(
             _section(
                 f"{family.title}: {family.source}",
@@ -48,10 +48,15 @@ def c_header() -> str:
         _list("HCALL_H_CODES", [f"X({code_name(code)})" for code in H]),
         _list("HCALL_U_CODES", [f"X({code_name(code)})" for code in U]),
         "\n/* X(name, number, level of sc, number of arguments from r4 on, is served) */",
-        _list("HCALL_CALLS", [_entry(call) for call in CALLS]),
+        _list("HCALL_CALLS", [_entry(call) for family in _guests() for call in family.calls]),
         _TAIL,
     )
     return "".join(parts)
+
+
+def _guests() -> list[Family]:
+    """The families whose calls a pseries guest can make."""
+    return [family for family in FAMILIES if family.calls[0].level is not Level.COMMAND]
 
 
 def _section(title: str, values: Iterable[tuple[str, str]]) -> str:

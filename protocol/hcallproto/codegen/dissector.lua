@@ -593,11 +593,6 @@ function tails.PAGES(self, fixed)
   end
 end
 
-function tails.COMMAND(self, fixed)
-  self:data(self.tree, fixed.size:uint())
-end
-tails.COMMAND_REPLY = tails.COMMAND
-
 -- Packets ---------------------------------------------------------------------------------
 
 function frames_protocol.dissector(tvb, pinfo, root)

@@ -17,7 +17,7 @@ import construct
 
 from hcallproto.abi import shim
 from hcallproto.abi.registry import CALLS, FAMILY_OF
-from hcallproto.abi.returns import H, U, code_name
+from hcallproto.abi.returns import CODE_SETS, U, code_name
 from hcallproto.abi.spec import Arg, ArgKind, Buffer, Family, Hcall, Names, Output
 from hcallproto.capture.pcapng import LinkType
 from hcallproto.codegen.layouts import fields_of
@@ -77,8 +77,7 @@ def lua(_: str | None = None) -> str:
         "LAYOUT_OF": {kind.value: _layout_of(cls, layouts) for cls, kind in f.FRAME_TYPES.items()},
         "REGISTERS": list(schema.REGISTERS),
         "CODES": {
-            "H": {code.value: code_name(code) for code in H},
-            "U": {code.value: code_name(code) for code in U},
+            codes.__name__: {code.value: code_name(code) for code in codes} for codes in CODE_SETS
         },
         "CALLS": [
             *(_call(hcall, FAMILY_OF[hcall.name], hcall.level) for hcall in CALLS),

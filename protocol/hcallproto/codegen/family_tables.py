@@ -14,7 +14,7 @@ import construct
 
 from hcallproto.abi.registers import U32_MAX, U64_MAX
 from hcallproto.abi.registry import FAMILIES
-from hcallproto.abi.returns import H, U, code_name
+from hcallproto.abi.returns import CODE_SETS, H, code_name
 from hcallproto.abi.spec import (
     Arg,
     ArgKind,
@@ -256,8 +256,9 @@ def families() -> str:
 def codes() -> str:
     """All return codes by value."""
     by_value: dict[int, list[str]] = {}
-    for entry in (*H, *U):
-        by_value.setdefault(int(entry), []).append(code_name(entry))
+    for codes in CODE_SETS:
+        for entry in codes:
+            by_value.setdefault(int(entry), []).append(code_name(entry))
     order = sorted(by_value, key=lambda value: (value < 0, abs(value)))
     return table(
         ("Value", "Names"),

@@ -35,8 +35,6 @@ _LAYOUTS = (
     "WRITE_SEGMENT",
     "CANCEL",
     "CANCELLED",
-    "COMMAND",
-    "COMMAND_REPLY",
     "READ",
     "READ_SEGMENT",
     "READ_REPLY",

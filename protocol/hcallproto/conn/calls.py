@@ -27,8 +27,6 @@ CallFrame = (
     | f.Reply
     | f.Cancel
     | f.Cancelled
-    | f.Command
-    | f.CommandReply
     | f.Read
     | f.ReadReply
     | f.Write
@@ -48,7 +46,7 @@ class _Track:
     Attributes:
         seq: the call's number, or ``_NO_SEQ`` in state NONE.
         state: where the call stands.
-        level: LEV of ``sc``, 0 for a COMMAND, None if it was over when it was cancelled.
+        level: that of the CALL; None if it was over when it was cancelled.
         request: number of the memory request outstanding.
         request_type: READ, WRITE or PAGES.
         asked: (gpa, size) pairs of a READ.
@@ -79,7 +77,7 @@ class CallTable:
 
     Attributes:
         vcpu_max: how many virtual CPUs there can be.
-        levels: of ``sc``, that calls may have.
+        levels: that calls may have.
     """
 
     def __init__(self) -> None:
@@ -160,11 +158,10 @@ class CallTable:
         # Resent calls come first on a connection and in order, so that one rule serves both.
         if seq <= self._newest_seq:
             raise CallRuleError(f"call sequence {seq} is not above {self._newest_seq}")
-        level = 0
-        if isinstance(frame, f.Call):
-            level = frame.level
-            if level not in self.levels:
-                raise CallRuleError(f"call of level {level}, in force are {self.levels}")
+        assert isinstance(frame, f.Call)
+        level = frame.level
+        if level not in self.levels:
+            raise CallRuleError(f"call of level {level}, in force are {self.levels}")
         track = self._newest.get(vcpu)
         if track is None:
             self._make_room(vcpu)
@@ -211,19 +208,12 @@ class CallTable:
 
 
 def _check_reply(track: _Track, frame: f.Reply) -> None:
-    if track.level == 0:
-        raise CallRuleError("REPLY to a COMMAND")
     if frame.context and track.level != _LEVEL_ULTRACALL:
         raise CallRuleError("REPLY changes NIP or MSR of a call whose level is not 2")
     if frame.pages and track.level not in _LEVELS_WITH_PAGES:
         raise CallRuleError("REPLY has page states of a call whose level is neither 2 nor 3")
     if track.level == LEVEL_SHIM and frame.registers:
         raise CallRuleError("REPLY sets registers, and the shim itself made the call")
-
-
-def _check_command_reply(track: _Track, frame: f.CommandReply) -> None:
-    if track.level:
-        raise CallRuleError("COMMAND_REPLY to a CALL")
 
 
 def _begin_read(track: _Track, frame: f.Read) -> None:
@@ -275,7 +265,6 @@ def _check_answer(track: _Track, frame_type: FrameType, request: int) -> None:
 
 _CHECKS: Mapping[FrameType, Callable[[_Track, Any], None]] = {
     _T.REPLY: _check_reply,
-    _T.COMMAND_REPLY: _check_command_reply,
     _T.READ: _begin_read,
     _T.WRITE: _begin_write,
     _T.READ_REPLY: _check_read_reply,

@@ -32,6 +32,7 @@ from hcallproto.wire.decode import check_magic, decode, decode_header
 from hcallproto.wire.encode import encode
 from hcallproto.wire.schema import (
     HEADER_SIZE,
+    LEVEL_COMMAND,
     LEVEL_SHIM,
     MAX_MAX_FRAME,
     MAX_VCPUS,
@@ -335,7 +336,10 @@ class Connection:
             )
         self.max_frame_size = welcome.max_frame_size
         self.features = welcome.features
-        if Feature.SC2 in self.features:
+        if Feature.COMMANDS in self.features:
+            # Its client is no machine, and makes no other calls.
+            self.calls.levels = (LEVEL_COMMAND,)
+        elif Feature.SC2 in self.features:
             self.calls.levels = (1, 2)
         if Feature.PAGE_STATES in self.features:
             # The shim makes calls too, one at a time of them for no virtual CPU.

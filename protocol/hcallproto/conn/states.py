@@ -76,8 +76,6 @@ CONNECTION: Final[Mapping[tuple[State, FrameType], State]] = {
     (State.READY, _T.REPLY): State.READY,
     (State.READY, _T.CANCEL): State.READY,
     (State.READY, _T.CANCELLED): State.READY,
-    (State.READY, _T.COMMAND): State.READY,
-    (State.READY, _T.COMMAND_REPLY): State.READY,
     (State.READY, _T.READ): State.READY,
     (State.READY, _T.READ_REPLY): State.READY,
     (State.READY, _T.WRITE): State.READY,
@@ -101,9 +99,7 @@ CONNECTION: Final[Mapping[tuple[State, FrameType], State]] = {
 
 CALL: Final[Mapping[tuple[CallState, FrameType], CallState]] = {
     (CallState.NONE, _T.CALL): CallState.LIVE,
-    (CallState.NONE, _T.COMMAND): CallState.LIVE,
     (CallState.LIVE, _T.REPLY): CallState.NONE,
-    (CallState.LIVE, _T.COMMAND_REPLY): CallState.NONE,
     (CallState.LIVE, _T.READ): CallState.ACCESSING,
     (CallState.LIVE, _T.WRITE): CallState.ACCESSING,
     (CallState.LIVE, _T.PAGES): CallState.ACCESSING,
@@ -114,7 +110,6 @@ CALL: Final[Mapping[tuple[CallState, FrameType], CallState]] = {
     (CallState.LIVE, _T.CANCEL): CallState.CANCELLING,
     (CallState.ACCESSING, _T.CANCEL): CallState.CANCELLING_ACCESSING,
     (CallState.CANCELLING, _T.REPLY): CallState.CANCELLING,
-    (CallState.CANCELLING, _T.COMMAND_REPLY): CallState.CANCELLING,
     (CallState.CANCELLING, _T.READ): CallState.CANCELLING_ACCESSING,
     (CallState.CANCELLING, _T.WRITE): CallState.CANCELLING_ACCESSING,
     (CallState.CANCELLING, _T.PAGES): CallState.CANCELLING_ACCESSING,
@@ -129,8 +124,6 @@ CALL_FRAMES: Final = frozenset(frame_type for _, frame_type in CALL)
 """Frame types that belong to a call."""
 
 FRAME_FEATURES: Final[Mapping[FrameType, Feature]] = {
-    _T.COMMAND: Feature.COMMANDS,
-    _T.COMMAND_REPLY: Feature.COMMANDS,
     _T.PAGES: Feature.PAGE_STATES,
     _T.PAGES_REPLY: Feature.PAGE_STATES,
 }

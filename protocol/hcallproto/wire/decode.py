@@ -49,7 +49,6 @@ def _breach(breach: Breach, text: str) -> NoReturn:
 _TYPES: dict[int, s.FrameType] = {int(t): t for t in s.FrameType}
 _FLAGS = {
     s.FrameType.CALL: s.FLAG_RESENT | s.FLAG_ALONE,
-    s.FrameType.COMMAND: s.FLAG_RESENT,
 }
 _new = tuple.__new__  # a named tuple from its values, at half the cost of the class's own
 _MAGIC_BYTES = s.MAGIC.to_bytes(4, "big")
@@ -464,16 +463,6 @@ def _cancelled(h: Header, r: _Reader) -> f.Cancelled:
     return f.Cancelled(h.vcpu, h.reset, h.seq, r.enum(s.Effect, effect))
 
 
-def _command(h: Header, r: _Reader) -> f.Command:
-    command, size = r.fixed(layout.COMMAND)
-    return f.Command(h.vcpu, h.reset, h.seq, h.flags != 0, command, r.take(size))
-
-
-def _command_reply(h: Header, r: _Reader) -> f.CommandReply:
-    status, size = r.fixed(layout.COMMAND_REPLY)
-    return f.CommandReply(h.vcpu, h.reset, h.seq, status, r.take(size))
-
-
 def _read(h: Header, r: _Reader) -> f.Read:
     (count,) = r.fixed(layout.READ)
     r.count(count, s.MAX_SEGMENTS, "segments")
@@ -533,8 +522,6 @@ _DECODERS: dict[s.FrameType, Callable[[Header, _Reader], f.Frame]] = {
     s.FrameType.REPLY: _reply,
     s.FrameType.CANCEL: _cancel,
     s.FrameType.CANCELLED: _cancelled,
-    s.FrameType.COMMAND: _command,
-    s.FrameType.COMMAND_REPLY: _command_reply,
     s.FrameType.READ: _read,
     s.FrameType.READ_REPLY: _read_reply,
     s.FrameType.WRITE: _write,
@@ -552,7 +539,7 @@ _T = s.FrameType
 _CALL = _T.CALL
 _WITH_VCPU = frozenset(
     {
-        *(_T.CALL, _T.REPLY, _T.CANCEL, _T.CANCELLED, _T.COMMAND, _T.COMMAND_REPLY),
+        *(_T.CALL, _T.REPLY, _T.CANCEL, _T.CANCELLED),
         *(_T.READ, _T.READ_REPLY, _T.WRITE, _T.WRITE_REPLY, _T.PAGES, _T.PAGES_REPLY, _T.EVENT),
     }
 )

@@ -176,14 +176,6 @@ def _cancelled(frame: f.Cancelled) -> list[bytes]:
     return [layout.CANCELLED.pack(frame.effect)]
 
 
-def _command(frame: f.Command) -> list[bytes]:
-    return [layout.COMMAND.pack(frame.command, len(frame.data)), frame.data]
-
-
-def _command_reply(frame: f.CommandReply) -> list[bytes]:
-    return [layout.COMMAND_REPLY.pack(frame.status, len(frame.data)), frame.data]
-
-
 def _read(frame: f.Read) -> list[bytes]:
     return [
         layout.READ.pack(_bound(len(frame.segments), s.MAX_SEGMENTS, "segments")),
@@ -251,8 +243,6 @@ _PAYLOADS: dict[type[f.Frame], Callable[[Any], list[bytes]]] = {
     f.Call: _call,
     f.Cancel: _cancel,
     f.Cancelled: _cancelled,
-    f.Command: _command,
-    f.CommandReply: _command_reply,
     f.Read: _read,
     f.ReadReply: _read_reply,
     f.Write: _write,

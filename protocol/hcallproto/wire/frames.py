@@ -250,27 +250,6 @@ class Cancelled(NamedTuple):
     effect: Effect
 
 
-class Command(NamedTuple):
-    """A command number and a structure (reserved)."""
-
-    vcpu: int
-    reset: int
-    seq: int
-    is_resent: bool
-    command: int
-    data: bytes
-
-
-class CommandReply(NamedTuple):
-    """The answer to a command (reserved)."""
-
-    vcpu: int
-    reset: int
-    seq: int
-    status: int
-    data: bytes
-
-
 class Read(NamedTuple):
     """The daemon asks for guest memory; ``segments`` are (gpa, size) pairs."""
 
@@ -370,8 +349,6 @@ Frame = (
     | Reply
     | Cancel
     | Cancelled
-    | Command
-    | CommandReply
     | Read
     | ReadReply
     | Write
@@ -395,8 +372,6 @@ FRAME_TYPES: Mapping[type[Frame], FrameType] = {
     Reply: FrameType.REPLY,
     Cancel: FrameType.CANCEL,
     Cancelled: FrameType.CANCELLED,
-    Command: FrameType.COMMAND,
-    CommandReply: FrameType.COMMAND_REPLY,
     Read: FrameType.READ,
     ReadReply: FrameType.READ_REPLY,
     Write: FrameType.WRITE,

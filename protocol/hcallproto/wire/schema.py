@@ -51,6 +51,9 @@ MACHINE_VCPU = 0xFFFFFFFE
 LEVEL_SHIM = 3
 """Level of a call that the shim makes by itself; the ISA reserves this LEV."""
 
+LEVEL_COMMAND = 4
+"""Level of a command: an ``ioctl``, whose structure's fields stand for registers."""
+
 NO_DESCRIPTOR = 0xFFFF
 """RAM region field ``fd_index`` of a region that came without a file descriptor."""
 
@@ -72,8 +75,6 @@ class FrameType(enum.IntEnum):
     REPLY = 10
     CANCEL = 11
     CANCELLED = 12
-    COMMAND = 13
-    COMMAND_REPLY = 14
     READ_REPLY = 15
     READ = 16
     WRITE_REPLY = 17
@@ -86,7 +87,7 @@ class FrameType(enum.IntEnum):
 
 
 FLAG_RESENT = 1
-"""CALL and COMMAND header flag: sent before on an earlier connection."""
+"""CALL header flag: sent before on an earlier connection."""
 FLAG_ALONE = 2
 """CALL header flag, of level 2: all other virtual CPUs are stopped."""
 
@@ -307,7 +308,7 @@ ANNOUNCEMENT = Struct(
 
 CALL_SPEC = Struct(
     "number" / Int64ub * "r3 of the call",
-    "level" / Int8ub * "LEV of ``sc``: 1 or 2",
+    "level" / Int8ub * "LEV of ``sc``: 1 or 2; 4 for a command",
     "disposition" / Int8ub * "0 forward, 1 answer ``timeout_status`` without asking",
     "flags"
     / Int8ub
@@ -369,7 +370,7 @@ REGISTERS = (0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 31)
 """General-purpose registers in a CALL, in the order of the ``gpr`` array."""
 
 CALL = Struct(
-    "level" / Int8ub * "LEV of ``sc``",
+    "level" / Int8ub * "LEV of ``sc``; 3 the shim's own, 4 a command",
     "segment_count" / Int8ub * "segments that follow",
     "reserved" / Const(b"\0" * 6),
     "gpr" / Array(len(REGISTERS), Int64ub) * "r0, r2, r3 to r12, r31",
@@ -411,16 +412,6 @@ CANCEL = Struct(
 CANCELLED = Struct(
     "effect" / Int32ub * "0 none, 1 done, 2 may remain",
     "reserved" / Const(b"\0\0\0\0"),
-)
-
-COMMAND = Struct(
-    "command" / Int32ub * "command number",
-    "size" / Int32ub * "bytes of the command's structure that follow",
-)
-
-COMMAND_REPLY = Struct(
-    "status" / Int32ub * "command status",
-    "size" / Int32ub * "bytes of the command's structure that follow",
 )
 
 # -- guest memory -----------------------------------------------------------------------
@@ -539,10 +530,6 @@ PAYLOADS: dict[FrameType, Construct[Any, Any]] = {
     ),
     FrameType.CANCEL: Struct("fixed" / CANCEL, Terminated),
     FrameType.CANCELLED: Struct("fixed" / CANCELLED, Terminated),
-    FrameType.COMMAND: Struct("fixed" / COMMAND, "data" / Bytes(this.fixed.size), Terminated),
-    FrameType.COMMAND_REPLY: Struct(
-        "fixed" / COMMAND_REPLY, "data" / Bytes(this.fixed.size), Terminated
-    ),
     FrameType.READ: Struct(
         "fixed" / READ, "segments" / Array(this.fixed.segment_count, READ_SEGMENT), Terminated
     ),

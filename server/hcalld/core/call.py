@@ -16,7 +16,7 @@ from typing import Protocol
 from hcalld.core.errors import HcallError
 from hcalld.core.guestmem import RamMap
 from hcallproto.abi.registers import REAL_ADDRESS_MASK
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import Code
 from hcallproto.abi.spec import Arg, ArgKind, Bound, Buffer, BufferShape, Condition, Hcall, Limit
 from hcallproto.payloads.pks import PAGE_SIZE
 
@@ -83,7 +83,7 @@ class _Check:
     kind: ArgKind
     minimum: int
     maximum: int
-    code: H | U
+    code: Code
     buffer: Buffer | None
     size_register: int
     size_minimum: int

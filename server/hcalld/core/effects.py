@@ -113,6 +113,26 @@ class TpmClose(Effect[None]):
     """
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReadPlatform(Effect[bytes]):
+    """The SEV platform as it is now, packed: ``domain.sev.platform``. Never waits.
+
+    Several VMs share a platform, so what it is no connection's frames say. What is read and
+    what ``ChangePlatform`` makes of it are one step if no other effect is between them.
+    """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChangePlatform(Effect[None]):
+    """Change the SEV platform; never waits.
+
+    What of it outlives the daemon is committed before this is answered. Raises StoreError in
+    the handler if it cannot be; nothing has changed then.
+    """
+
+    change: bytes = dataclasses.field(repr=False)
+
+
 class GuestMemoryError(Exception):
     """An address range is not guest RAM, or the call is no longer alive."""
 

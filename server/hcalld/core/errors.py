@@ -13,7 +13,7 @@ Tree::
 
 from __future__ import annotations
 
-from hcallproto.abi.returns import H, U, code_name
+from hcallproto.abi.returns import Code, code_name
 
 
 class HcalldError(Exception):
@@ -39,7 +39,7 @@ class HcallError(Exception):
     capture, never to the guest, and must hold no secret.
     """
 
-    def __init__(self, code: H | U, why: str, registers: tuple[tuple[int, int], ...] = ()) -> None:
+    def __init__(self, code: Code, why: str, registers: tuple[tuple[int, int], ...] = ()) -> None:
         super().__init__(code, why)
         self.code = code
         self.why = why

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hcalld.core.errors import HcallError
 from hcalld.core.pages import PageRange
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import Code
 from hcallproto.abi.spec import Hcall
 
 
@@ -41,7 +41,7 @@ class Outcome:
         terminate: why the guest must be taken down; "" if it goes on.
     """
 
-    code: H | U
+    code: Code
     registers: tuple[tuple[int, int], ...] = ()
     writes: tuple[tuple[int, bytes], ...] = dataclasses.field(default=(), repr=False)
     why: str = ""

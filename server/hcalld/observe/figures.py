@@ -17,7 +17,7 @@ from typing import Final
 
 from hcalld.core.histogram import Histogram
 from hcalld.core.outcome import Outcome
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import Code, H, SevCode, U
 from hcallproto.abi.spec import Hcall
 
 MAX_PARTITIONS: Final = 256
@@ -26,7 +26,9 @@ MAX_REFUSALS: Final = 32
 """Of each partition, the last ones."""
 MAX_REASON_SIZE: Final = 300
 """Characters of a reason."""
-UNKNOWN: Final[Mapping[type[H | U], str]] = MappingProxyType({H: "unknown", U: "unknown ultracall"})
+UNKNOWN: Final[Mapping[type[Code], str]] = MappingProxyType(
+    {H: "unknown", U: "unknown ultracall", SevCode: "unknown command"}
+)
 """The name of all calls that are not served, whatever numbers a guest makes up."""
 
 
@@ -38,7 +40,7 @@ class Refused:
     """Since the epoch."""
     vcpu: int
     call: str
-    code: H | U
+    code: Code
     reason: str
 
 
@@ -53,7 +55,7 @@ class CallFigures:
     __slots__ = ("codes", "latency")
 
     def __init__(self) -> None:
-        self.codes: dict[H | U, int] = {}
+        self.codes: dict[Code, int] = {}
         self.latency = Histogram()
 
 

@@ -19,8 +19,8 @@ from hcalld.replay.ignoring import Ignored
 from hcalld.replay.memory_ranges import Piece, Range, first_difference, pieces, ranges, shown
 from hcallproto.abi.registers import REAL_ADDRESS_MASK, U64_MAX
 from hcallproto.abi.registry import find
-from hcallproto.abi.returns import H, U, status_name
-from hcallproto.abi.spec import ArgKind, Buffer, Direction, Hcall, Level, Output
+from hcallproto.abi.returns import Code, status_name
+from hcallproto.abi.spec import ArgKind, Buffer, Direction, Hcall, Output, level_codes
 from hcallproto.capture.blank import Blanker
 from hcallproto.wire import frames as f
 from hcallproto.wire.schema import CONTEXT_MSR, CONTEXT_NIP
@@ -279,17 +279,17 @@ def call_name(call: f.Call) -> str:
     hcall = find(call.number, call.level)
     if hcall is not None:
         return hcall.name
-    return f"{'ultracall' if call.level == Level.SC2 else 'hcall'} 0x{call.number:x}"
+    return f"{level_codes(call.level).kind} 0x{call.number:x}"
 
 
 def _frame_name(frame: f.Frame) -> str:
     return f.FRAME_TYPES[type(frame)].name
 
 
-def _codes(hcall: Hcall | None, call: f.Call) -> type[H | U]:
+def _codes(hcall: Hcall | None, call: f.Call) -> type[Code]:
     if hcall is not None:
         return hcall.return_codes
-    return U if call.level == Level.SC2 else H
+    return level_codes(call.level).codes
 
 
 def _register(value: int | None, output: Output | None, is_secret: bool) -> str:

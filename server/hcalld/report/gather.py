@@ -15,8 +15,8 @@ from hcalld.families.uv.shim_table import FAMILY as SHIM_FAMILY
 from hcalld.report.memory import Memory
 from hcalld.report.timeline import Kind, Timeline
 from hcallproto.abi.registry import FAMILY_OF
-from hcallproto.abi.returns import H, U, status_name
-from hcallproto.abi.spec import Level
+from hcallproto.abi.returns import CODE_SETS, is_refusal, status_name
+from hcallproto.abi.spec import level_codes
 from hcallproto.capture.exchanges import Exchange, Fate
 from hcallproto.capture.reading import CaptureReader, Entry, exchanges
 from hcallproto.capture.records import REPEATED, Dropped, Start, Stop
@@ -47,7 +47,7 @@ SHIM: Final = "shim"
 _OF_SHIM: Final = {hcall.number: hcall for hcall in SHIM_FAMILY.calls}
 _AGAIN: Final = {
     codes: frozenset(code.value for code in codes if "BUSY" in code.name or code.name == "RETRY")
-    for codes in (H, U)
+    for codes in CODE_SETS
 }
 
 
@@ -289,8 +289,7 @@ def _named(exchange: Exchange) -> tuple[str, str]:
     if hcall is not None:
         family = FAMILY_OF.get(hcall.name)
         return hcall.name, SHIM if family is None else family.name
-    kind = "ultracall" if call.level == Level.SC2 else "hcall"
-    return f"{kind} 0x{call.number:x}", UNKNOWN
+    return f"{level_codes(call.level).kind} 0x{call.number:x}", UNKNOWN
 
 
 def _end_of(exchange: Exchange) -> tuple[Kind, str]:
@@ -307,7 +306,7 @@ def _end_of(exchange: Exchange) -> tuple[Kind, str]:
     name = status_name(status, codes)
     if status in _AGAIN[codes]:
         return Kind.BUSY, name
-    return (Kind.REFUSED if status < 0 else Kind.DONE), name
+    return (Kind.REFUSED if is_refusal(status, codes) else Kind.DONE), name
 
 
 def _text(exchange: Exchange) -> str:

@@ -45,7 +45,7 @@ from hcalld.runtime.world import World
 from hcallproto.abi.families import uv
 from hcallproto.abi.registers import MSR_HV, MSR_S
 from hcallproto.abi.returns import H, U, code_name
-from hcallproto.abi.spec import Level
+from hcallproto.abi.spec import Level, level_codes
 from hcallproto.conn.connection import Connection
 from hcallproto.conn.states import State
 from hcallproto.wire import frames as f
@@ -54,6 +54,8 @@ from hcallproto.wire.decode import decode, decode_header
 from hcallproto.wire.encode import encode
 
 _REQUEST_MAX = 0xFFFF_FFFF
+_ULTRAVISORS = frozenset({Level.SC2, s.LEVEL_SHIM})
+"""Levels of calls to an ultravisor."""
 _RECORDED = "recorded reply"
 """Said of a reply that is sent a second time."""
 
@@ -155,7 +157,7 @@ class Calls:
             return
         entry = self._entries.get(entry_key(frame.gpr[2], frame.level))
         if entry is None:
-            code: H | U = H.FUNCTION if frame.level == Level.SC1 else U.FUNCTION
+            code = level_codes(frame.level).function
             self._reply(frame, None, Outcome(code, why="no handler for this call"), None, started)
             return
         world, mishap = self.world, None
@@ -395,7 +397,7 @@ class Calls:
             why = "; ".join(filter(None, (outcome.why, *notes, *outcome.notes)))
         self._outbox.queue(reply, encoded, why)
         self.answered_count += 1
-        if frame.level != Level.SC1:
+        if frame.level in _ULTRAVISORS:
             self._after_ultracall(frame, entry, outcome)
         if outcome.why and entry is not None:
             self._log.debug(
@@ -521,7 +523,9 @@ class Calls:
             raise error
         self._log.exception("bug in a handler", call=entry.hcall.name, seq=frame.seq)
         self._partition.discard()
-        return Outcome(H.HARDWARE, why=f"internal error: {type(error).__name__}")
+        return Outcome(
+            level_codes(frame.level).broken, why=f"internal error: {type(error).__name__}"
+        )
 
     # -- guest memory over the wire (driver.GuestAccess) ------------------------------------
 
@@ -622,6 +626,7 @@ def _outcome_of(entry: Entry | None, reply: f.Reply) -> Outcome:
     """What a recorded reply was, as far as those who watch are told."""
     status = reply.status
     if entry is None:
+        # Served once, and not any more: the number says too little of the level.
         return Outcome(H(status), reply.registers)
     codes = entry.hcall.return_codes
     if entry.hcall.result and status >= 0:

@@ -139,7 +139,7 @@ class Partition:
         ]
 
     def entries(self, *, shared_ram: bool, levels: frozenset[Level]) -> dict[int, Entry]:
-        """The calls it serves, by ``number << 2 | level``."""
+        """The calls it serves, by ``entry_key``."""
         limits = self.attributes.limits()
         entries = {}
         for served in self._served(has_pef=Level.SC2 in levels):
@@ -354,4 +354,4 @@ class Partition:
 
 def entry_key(number: int, level: int) -> int:
     """One small integer for (number, level): a dictionary key without a tuple."""
-    return number << 2 | level
+    return number << 3 | level

@@ -39,7 +39,7 @@ from hcalld.domain.ultravisor.files import file_name, pack_chunk
 from hcalld.domain.ultravisor.ultravisor import UltravisorModel
 from hcalld.domain.ultravisor.vm_states import VmEvent, VmState
 from hcallproto.abi.families import svm
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import Code, H, U
 
 GUEST_LPID: Final = 1
 """A pseries guest's LPIDR is 0 under TCG: who it is is the connection's to say."""
@@ -150,7 +150,7 @@ class PefMachine:
         return Turn(GUEST_LPID, self.ultravisor, self.hypervisor, contents)
 
     async def carry_out(
-        self, work: Callable[[Turn], H | U | Returned], *, tells_pages: bool = True
+        self, work: Callable[[Turn], Code | Returned], *, tells_pages: bool = True
     ) -> Outcome:
         """Carry a turn out, reading first what it needs.
 
@@ -165,7 +165,7 @@ class PefMachine:
             outcome = dataclasses.replace(outcome, pages=())
         return outcome
 
-    async def _carry_out(self, work: Callable[[Turn], H | U | Returned]) -> Outcome:
+    async def _carry_out(self, work: Callable[[Turn], Code | Returned]) -> Outcome:
         reads: dict[int, Claim] = {}
         for _ in range(TRIES):
             contents = {
@@ -181,7 +181,7 @@ class PefMachine:
                 try:
                     await self._read(needed.gpas, reads)
                 except GuestMemoryError as error:
-                    code: H | U = U.P3
+                    code: Code = U.P3
                     return await self.finish(turn, code, str(error), reads)
                 continue
             except HcallError as error:
@@ -213,7 +213,7 @@ class PefMachine:
     async def finish(
         self,
         turn: Turn,
-        code: H | U,
+        code: Code,
         why: str = "",
         reads: Iterable[int] = (),
         registers: tuple[tuple[int, int], ...] = (),
@@ -394,7 +394,7 @@ class PefMachine:
 
         return await self.carry_out(work)
 
-    def expel(self, code: H | U) -> Outcome:
+    def expel(self, code: Code) -> Outcome:
         """A vCPU runs outside of secure state, so the guest is not what was checked.
 
         QEMU sees to it that this cannot be, but for what is beyond it: a UV_ESM whose

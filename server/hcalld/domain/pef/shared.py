@@ -25,7 +25,7 @@ from hcalld.domain.ultravisor.page_states import Action, PageEvent, step
 from hcalld.domain.ultravisor.ultravisor import UltravisorModel
 from hcalld.domain.ultravisor.vm import SecureVm
 from hcalld.domain.ultravisor.vm_states import VmState
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import Code, U
 
 PIECE_SIZE: Final = 1 << 26
 """Bytes that one turn shares or takes back: Linux's SWIOTLB pool. Others wait so long."""
@@ -179,7 +179,7 @@ async def _turn(
 ) -> Outcome:
     """Share or take back what is zero already, and tell QEMU."""
     turn = machine.turn()
-    code: H | U = U.SUCCESS
+    code: Code = U.SUCCESS
     why = ""
     try:
         if event is PageEvent.SHARE:

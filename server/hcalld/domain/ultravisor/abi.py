@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Protocol, overload
 from hcalld.domain.runs import Spans
 from hcallproto.abi.families import uv
 from hcallproto.abi.registry import find
-from hcallproto.abi.returns import H, U, status_name
+from hcallproto.abi.returns import Code, H, U, status_name
 from hcallproto.abi.spec import Level
 
 PAGE_SHIFT: Final = uv.PAGE_ORDER
@@ -42,7 +42,7 @@ FIRST_CROSSINGS_TOLD: Final = 24
 class Returned(NamedTuple):
     """What a call gives: r3, and (register, value) pairs."""
 
-    status: H | U
+    status: Code
     outputs: tuple[tuple[int, int], ...] = ()
 
 
@@ -108,7 +108,7 @@ class _Crossing:
     level: int
     number: int
     args: tuple[int, ...]
-    status: H | U | None = None
+    status: Code | None = None
 
 
 class Turn:
