@@ -42,7 +42,9 @@ from hcallproto.payloads.sev.certificates import (
     RsaPublicKey,
     SevCertificate,
     Slot,
+    build_amd_pair,
     build_chain,
+    parse_amd_pair,
     parse_chain,
 )
 from hcallproto.payloads.sev.constants import (
@@ -95,7 +97,9 @@ __all__ = [
     "RsaPublicKey",
     "SevCertificate",
     "Slot",
+    "build_amd_pair",
     "build_chain",
+    "parse_amd_pair",
     "parse_chain",
     # blobs
     "ATTESTATION_REPORT",

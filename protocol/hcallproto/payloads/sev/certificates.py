@@ -354,3 +354,29 @@ class AmdCertificate:
                 "modulus": self.key.modulus,
             }
         )
+
+
+def build_amd_pair(ask: AmdCertificate, ark: AmdCertificate) -> bytes:
+    """ASK and ARK as SEND_START takes them, and as AMD publishes them."""
+    return ask.build() + ark.build()
+
+
+def parse_amd_pair(data: bytes) -> tuple[AmdCertificate, AmdCertificate]:
+    """ASK and ARK.
+
+    Raises:
+        CertificateError: malformed, or others, or in another order.
+    """
+    size = int.from_bytes(data[0x3C:0x40], "little")
+    end = AMD_CERTIFICATE_SIZES.get(size)
+    if end is None:
+        raise CertificateError("ASK certificate", "modulus size", size, "2048 or 4096 bits")
+    pair = []
+    for usage, part in ((Usage.ASK, data[:end]), (Usage.ARK, data[end:])):
+        what = f"{usage.name} certificate"
+        certificate = AmdCertificate.parse(part, what)
+        if certificate.usage is not usage:
+            raise CertificateError(what, "usage", certificate.usage.name, usage.name)
+        pair.append(certificate)
+    ask, ark = pair
+    return ask, ark
