@@ -9,10 +9,10 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from tests.e2e import ktap
 from tests.e2e.console import STUB_FAILURES, Console
@@ -30,6 +30,7 @@ __all__ = [
     "Machine",
     "MachineError",
     "Memory",
+    "Startable",
     "socket_chardev",
 ]
 
@@ -47,15 +48,46 @@ class Guest(guest_machine.Guest):
     failures: Sequence[str] = STUB_FAILURES
 
 
+class Startable(Protocol):
+    """What a machine starts: a guest of any architecture."""
+
+    @property
+    def qemu(self) -> Path:
+        """The program."""
+        ...
+
+    @property
+    def smp(self) -> int:
+        """How many processors it has."""
+        ...
+
+    @property
+    def failures(self) -> Sequence[str]:
+        """Patterns on the console that end every wait."""
+        ...
+
+    def arguments(self) -> list[str]:
+        """Its command line, the monitor and the console left out."""
+        ...
+
+
 class Machine:
     """A running QEMU.
 
     Args:
         guest: What it runs.
         folder: Where its console and log are kept.
+        environ: More variables of its environment.
     """
 
-    def __init__(self, guest: Guest, folder: Path, *, name: str = "qemu") -> None:
+    def __init__(
+        self,
+        guest: Startable,
+        folder: Path,
+        *,
+        name: str = "qemu",
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.guest = guest
         self.log = folder / f"{name}.log"
         self._qmp: Qmp | None = None
@@ -75,6 +107,7 @@ class Machine:
                     stdout=writing,
                     stderr=log,
                     pass_fds=[inner.fileno()],
+                    env={**os.environ, **(environ or {})},
                 )
         except OSError:
             os.close(reading)
