@@ -7,7 +7,8 @@ out when the guest is powered on (``domain/attribute_orders.py``).
 A profile directory holds one ``<name>.toml`` a partition. The top-level keys are the
 attributes an HMC has, under the HMC's names (``domain/attributes.py``); the table
 ``[hcalld]`` holds what only an emulator needs, the table ``[tpm]`` which TPM of this host
-the guest has, the table ``[pef]`` whether it may become a secure VM. A guest is matched
+the guest has, the table ``[pef]`` whether it may become a secure VM. A file with a table
+``[sev]`` is a SEV platform's instead, and has no attributes. A guest is matched
 by QEMU's ``-uuid``, then by its ``-name``; what matches nothing gets ``default.toml``, or
 the built-in defaults, or is refused, as configured.
 """
@@ -26,11 +27,14 @@ from hcalld.domain.attribute_records import Value, flatten, with_orders
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.hypervisor.half import HypervisorSettings
 from hcalld.domain.pef.machine import PefSettings
+from hcalld.domain.sev.settings import SevSettings
 from hcalld.domain.ultravisor.abi import PAGE_SIZE
 
 DEFAULT_PROFILE = "default"
 UNNAMED_PARTITION = "default"
 """The partition of a guest started without ``-name`` and ``-uuid``."""
+UNNAMED_PLATFORM = "sev"
+"""The SEV platform of a client that names none."""
 
 
 class Emulation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +116,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     emulation: Emulation = Emulation()
     tpm: TpmChoice = TpmChoice()
     pef: PefChoice = PefChoice()
+    sev: SevSettings = SevSettings()
+    """Of a SEV platform."""
+    is_platform: bool = False
+    """It has a table ``[sev]``: no guest is matched by it."""
+
+    def of_vm(self, number: int) -> Profile:
+        """What a connection to the platform has."""
+        return msgspec.structs.replace(self, partition=f"{self.partition}-{number}", orders={})
 
     @property
     def attributes(self) -> PartitionAttributes:
@@ -151,17 +163,35 @@ def parse_profile(text: str, partition: str, source: str) -> Profile:
     except msgspec.ValidationError as error:
         known = ", ".join(PefChoice.__struct_fields__)
         raise ConfigError(f"{source}: [pef]: {error}; keys are: {known}") from None
+    is_platform = "sev" in raw
+    try:
+        sev = msgspec.convert(raw.pop("sev", {}), SevSettings)
+    except (msgspec.ValidationError, ValueError) as error:
+        known = ", ".join(SevSettings.__struct_fields__)
+        raise ConfigError(f"{source}: [sev]: {error}; keys are: {known}") from None
+    if is_platform and raw:
+        raise ConfigError(
+            f"{source}: {', '.join(raw)}: a file with a table [sev] is a SEV platform's, which has "
+            "no attributes of a partition; put them into a file of the guest's own"
+        )
     try:
         attributes = msgspec.convert(raw, PartitionAttributes)
     except (msgspec.ValidationError, ValueError) as error:
         known = ", ".join(PartitionAttributes.__struct_fields__)
         raise ConfigError(
-            f"{source}: {error}; keys are: {known}, and tables [hcalld], [tpm] and [pef]"
+            f"{source}: {error}; keys are: {known}, and tables [hcalld], [tpm], [pef] and [sev]"
         ) from None
     given = {name for name in raw if name != "pks"} | {f"pks.{name}" for name in raw.get("pks", {})}
     orders = {name: value for name, value in flatten(attributes).items() if name in given}
     return Profile(
-        partition=partition, source=source, orders=orders, emulation=emulation, tpm=tpm, pef=pef
+        partition=partition,
+        source=source,
+        orders=orders,
+        emulation=emulation,
+        tpm=tpm,
+        pef=pef,
+        sev=sev,
+        is_platform=is_platform,
     )
 
 
@@ -221,6 +251,11 @@ class Profiles:
         """
         profile = self._by_uuid.get(uuid) or self._by_name.get(name)
         if profile is not None:
+            if profile.is_platform:
+                raise ConfigError(
+                    f"{profile.source} is a SEV platform's, and no guest's; give the guest "
+                    "another -name"
+                )
             return profile
         has_uuid = any(uuid)
         if self._refuse_unknown:
@@ -236,6 +271,28 @@ class Profiles:
                 f"({self._directory}/{partition}.toml); give this guest another -name"
             )
         return self._of_unknown(partition)
+
+    def find_platform(self, name: str) -> Profile:
+        """The profile of the SEV platform with a name; "" is the one that is called "sev".
+
+        Raises:
+            ConfigError: there is none and unknown ones are refused, or it is a guest's.
+        """
+        name = name or UNNAMED_PLATFORM
+        profile = self._by_name.get(name)
+        if profile is not None and profile.is_platform:
+            return profile
+        if profile is not None or name in self._guests:
+            raise ConfigError(
+                f"{self._directory}: {name!r} is a guest, and no SEV platform: its profile has no "
+                "table [sev]; name another one by HCALLD_SEV_PLATFORM"
+            )
+        if self._refuse_unknown:
+            raise ConfigError(
+                f"no profile for SEV platform {name!r}; put one with a table [sev] into "
+                f"{self._directory}, or start without --refuse-unknown"
+            )
+        return Profile(partition=name, source=BUILT_IN, is_platform=True)
 
     def _of_unknown(self, partition: str) -> Profile:
         if self._default is not None:

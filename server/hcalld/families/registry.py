@@ -8,6 +8,7 @@ together: each call that is not ``decode_only`` has exactly one handler.
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Callable, Iterable
 from typing import Any, Generic
 
@@ -22,7 +23,14 @@ from hcalld.families.svm.handlers import HANDLERS as SVM
 from hcalld.families.tpm.handlers import HANDLERS as TPM
 from hcalld.families.uv.handlers import HANDLERS as UV
 
-__all__ = ["SERVED", "Model", "Served"]
+__all__ = ["SERVED", "Kind", "Model", "Served"]
+
+
+class Kind(enum.Enum):
+    """Who a partition is for."""
+
+    GUEST = "a pseries guest"
+    CLIENT = "a program that uses SEV"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,6 +48,8 @@ class Served(Generic[ModelT]):
     """Served only where the partition has a TPM; elsewhere the shim is told nothing of it."""
     needs_pef: bool = False
     """Served only where the partition may be a secure VM, and its QEMU can have one."""
+    kind: Kind = Kind.GUEST
+    """Of the partitions that it is served to."""
     shares: str | None = None
     """The family before it whose model it uses too, instead of building one."""
 

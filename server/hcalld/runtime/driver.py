@@ -17,6 +17,7 @@ import trio
 
 from hcalld.core.call import Call
 from hcalld.core.effects import (
+    ChangePlatform,
     Effect,
     Entropy,
     Flush,
@@ -25,6 +26,7 @@ from hcalld.core.effects import (
     Now,
     ReadBuffer,
     ReadGuest,
+    ReadPlatform,
     TpmClose,
     TpmTransmit,
     WriteGuest,
@@ -276,6 +278,10 @@ class Execution:
         self.may_remain = True
         return self.world.answer(self.frame, effect)
 
+    def _change_platform(self, effect: ChangePlatform) -> Any:
+        self.may_remain = True
+        return self.world.answer(self.frame, effect)
+
     def _ask(self, effect: Effect[Any]) -> Any:
         return self.world.answer(self.frame, effect)
 
@@ -292,4 +298,6 @@ _IMMEDIATE: Mapping[type[Effect[Any]], Callable[[Execution, Any], Any]] = {
     Entropy: Execution._ask,
     Now: Execution._ask,
     Note: Execution._note,
+    ReadPlatform: Execution._ask,
+    ChangePlatform: Execution._change_platform,
 }

@@ -22,7 +22,7 @@ from hcalld.domain.attribute_orders import Carried, connect
 from hcalld.domain.attribute_records import load as load_attributes
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.pef.machine import PefMachine
-from hcalld.families.registry import SERVED, Served
+from hcalld.families.registry import SERVED, Kind, Served
 from hcalld.families.uv import shim_calls
 from hcalld.runtime.flushing import FlushRounds
 from hcalld.runtime.tpm import TpmSession
@@ -98,12 +98,17 @@ def _answer_spec(hcall: Hcall) -> f.CallSpec:
 class Partition:
     """One guest's state.
 
+    Attributes:
+        kind: whom it is for.
+
     Args:
         profile: its configuration.
         open_store: opens its store; raises StoreError.
         rounds: flushes its store, with those of other partitions; by default alone.
         tpm: its TPM; None: it has none.
     """
+
+    kind = Kind.GUEST
 
     def __init__(
         self,
@@ -135,7 +140,9 @@ class Partition:
         return [
             served
             for served in SERVED
-            if (self.tpm is not None or not served.needs_tpm) and (has_pef or not served.needs_pef)
+            if served.kind is self.kind
+            and (self.tpm is not None or not served.needs_tpm)
+            and (has_pef or not served.needs_pef)
         ]
 
     def entries(self, *, shared_ram: bool, levels: frozenset[Level]) -> dict[int, Entry]:
@@ -315,6 +322,22 @@ class Partition:
             self.discard()
             raise
         self.replies[reply.vcpu] = reply
+
+    def read_platform(self) -> bytes:
+        """See ReadPlatform: what has no such calls has none.
+
+        Raises:
+            StoreError: the platform's store cannot be used.
+        """
+        raise TypeError(f"{self.kind.value} has no SEV platform")
+
+    def change_platform(self, change: bytes) -> None:
+        """See ChangePlatform.
+
+        Raises:
+            StoreError: nothing was changed.
+        """
+        raise TypeError(f"{self.kind.value} has no SEV platform")
 
     def discard(self) -> None:
         """Forget the models: what they hold may not be what the store holds."""

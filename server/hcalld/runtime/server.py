@@ -24,6 +24,7 @@ from hcalld.faults.engine import Faults
 from hcalld.runtime.flushing import FlushRounds, flush_each
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import Session
+from hcalld.runtime.sev import PlatformHost, SevPartition
 from hcalld.runtime.tpm import TpmSession
 from hcalld.runtime.transport import (
     SocketTransport,
@@ -36,6 +37,7 @@ from hcalld.runtime.transport import (
 from hcalld.runtime.world import RealWorld, World
 from hcalld.stores.base import FlushStores, Store
 from hcallproto.wire import frames as f
+from hcallproto.wire import schema as s
 
 TAKEOVER_SECONDS = 2.0
 """How long a new guest waits for the end of the one that has its partition."""
@@ -79,6 +81,7 @@ class Server:
         """What keeps frames now; see ``begin_taps``."""
         self.tallies: Tallies | None = None
         """What counts the calls of those that connect from now on."""
+        self._platforms: dict[str, PlatformHost] = {}
         self._open_store = open_store
         self._open_tpm = open_tpm
         self._rounds = FlushRounds(flush_stores)
@@ -99,6 +102,8 @@ class Server:
         Raises:
             ConfigError: no profile, or the partition is in use.
         """
+        if hello.features & s.Feature.COMMANDS:
+            return self._join(hello, session)
         profile = self.profiles.find(hello.name, hello.uuid)
         owner = self.sessions.get(profile.partition)
         if owner is not None:
@@ -117,10 +122,28 @@ class Server:
         self.sessions[profile.partition] = session
         return Partition(profile, lambda: self._open_store(profile), self._rounds, tpm)
 
+    def _join(self, hello: f.Hello, session: Session) -> Partition:
+        """The partition of one more connection to a SEV platform."""
+        profile = self.profiles.find_platform(hello.name)
+        if profile.partition in self.sessions:
+            raise ConfigError(
+                f"partition {profile.partition!r} is in use by a guest, and is no SEV platform; "
+                "name another one by HCALLD_SEV_PLATFORM"
+            )
+        host = self._platforms.get(profile.partition)
+        if host is None:
+            host = PlatformHost(profile, lambda: self._open_store(profile), self._rounds)
+            self._platforms[profile.partition] = host
+        partition = host.join()
+        self.sessions[partition.id] = session
+        return partition
+
     def release(self, partition: Partition, session: Session) -> None:
         """The session is over, and its partition free."""
         if self.sessions.get(partition.id) is session:
             del self.sessions[partition.id]
+        if isinstance(partition, SevPartition) and partition.platform.is_idle:
+            self._platforms.pop(partition.platform.id, None)
 
     def world(self, partition: Partition) -> World:
         """See PartitionOwner."""

@@ -23,6 +23,7 @@ from hcalld.core.tap import Tap, Taps
 from hcalld.domain.attribute_records import flatten
 from hcalld.domain.pef.figures import PefFigures, figures_of
 from hcalld.domain.ultravisor.abi import PAGE_SHIFT
+from hcalld.families.registry import Kind
 from hcalld.families.uv.shim_calls import FAMILY as PEF_FAMILY
 from hcalld.runtime.calls import Calls
 from hcalld.runtime.guestram import SharedRam
@@ -54,13 +55,15 @@ SECURE_FEATURES = s.Feature.SC2 | s.Feature.PAGE_STATES
 """What a guest needs of its QEMU to become a secure VM."""
 
 SERVED_FEATURES = s.Feature.SHARED_RAM | SECURE_FEATURES
+"""Of a machine's."""
 
 _VCPU_CHANGES = {s.EventKind.VCPU_ADDED: 1, s.EventKind.VCPU_REMOVED: -1}
 
-_LEVELS = {
+_MACHINE_LEVELS = {
     False: frozenset({Level.SC1}),
     True: frozenset({Level.SC1, Level.SC2}),
 }
+_COMMAND_LEVELS = frozenset({Level.COMMAND})
 
 
 class VersionMismatch(ConfigError):
@@ -407,20 +410,13 @@ class Session:
         world = self._world = self._owner.world(partition)
         world.begin(Run(hello.instance, hello.reset))
         self._log_orders(partition)
-        features = hello.features & SERVED_FEATURES
-        if not self.transport.passes_descriptors:
-            features &= ~s.Feature.SHARED_RAM
-        is_pef = partition.may_be_secure and features & SECURE_FEATURES == SECURE_FEATURES
-        if not is_pef:
-            features &= ~SECURE_FEATURES
-            if partition.may_be_secure:
-                self.log.warning(
-                    "no secure mode",
-                    reason="the guest's QEMU offers none: its CPU has no MSR[S] (use -cpu power9 "
-                    "or newer), or it was built with an older series",
-                )
+        if partition.kind is Kind.CLIENT:
+            features, levels, is_pef = s.Feature.COMMANDS, _COMMAND_LEVELS, False
+        else:
+            features = self._machine_features(hello, partition)
+            is_pef = bool(features & SECURE_FEATURES)
+            levels = _MACHINE_LEVELS[is_pef]
         shared_ram = bool(features & s.Feature.SHARED_RAM)
-        levels = _LEVELS[is_pef]
         self._entries = partition.entries(shared_ram=shared_ram, levels=levels)
         announcement = partition.announcement(self._entries, levels=levels)
         if is_pef:
@@ -454,6 +450,21 @@ class Session:
             shared_ram=shared_ram,
             secure_mode=is_pef,
         )
+
+    def _machine_features(self, hello: f.Hello, partition: Partition) -> s.Feature:
+        """Those of a machine that come into force."""
+        features = hello.features & SERVED_FEATURES
+        if not self.transport.passes_descriptors:
+            features &= ~s.Feature.SHARED_RAM
+        if partition.may_be_secure and features & SECURE_FEATURES == SECURE_FEATURES:
+            return features
+        if partition.may_be_secure:
+            self.log.warning(
+                "no secure mode",
+                reason="the guest's QEMU offers none: its CPU has no MSR[S] (use -cpu power9 "
+                "or newer), or it was built with an older series",
+            )
+        return features & ~SECURE_FEATURES
 
     def _log_orders(self, partition: Partition) -> None:
         """What became of the profile."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one place where a connection meets what its frames do not determine.
 
-Entropy and time, guest RAM that is shared, the disk, the TPM, faults on purpose, and what
+Entropy and time, guest RAM that is shared, the disk, the TPM, the SEV platform that VMs share,
+faults on purpose, and what
 operators order: with the same frames and the same answers from here, a partition gives the
 same replies, to the byte. ``RealWorld`` is the daemon's. What records a connection wraps it
 and writes down what comes through (``Session.enter``); what replays one answers from there.
@@ -20,7 +21,16 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from hcalld.core.effects import Effect, Entropy, Flush, Now, TpmClose, TpmTransmit
+from hcalld.core.effects import (
+    ChangePlatform,
+    Effect,
+    Entropy,
+    Flush,
+    Now,
+    ReadPlatform,
+    TpmClose,
+    TpmTransmit,
+)
 from hcalld.core.handlers import Model
 from hcalld.core.records import Change, RecordedReply, Run
 from hcalld.faults.engine import Meets
@@ -47,7 +57,7 @@ class ReadShared(Effect[bytes | None]):
     ram: SharedRam = dataclasses.field(repr=False, compare=False)
 
 
-Asked = Entropy | Now | ReadShared | Flush | TpmTransmit | TpmClose
+Asked = Entropy | Now | ReadShared | Flush | TpmTransmit | TpmClose | ReadPlatform | ChangePlatform
 """The effects whose answers come from here; all others the frames determine."""
 
 
@@ -182,6 +192,12 @@ class RealWorld:
     def _tpm_close(self, frame: f.Call, effect: TpmClose) -> None:
         raise MustWait
 
+    def _read_platform(self, frame: f.Call, effect: ReadPlatform) -> bytes:
+        return self._partition.read_platform()
+
+    def _change_platform(self, frame: f.Call, effect: ChangePlatform) -> None:
+        self._partition.change_platform(effect.change)
+
 
 _AT_ONCE: Final[Mapping[type[Effect[Any]], Callable[[RealWorld, f.Call, Any], Any]]] = {
     Entropy: RealWorld._entropy,
@@ -190,4 +206,6 @@ _AT_ONCE: Final[Mapping[type[Effect[Any]], Callable[[RealWorld, f.Call, Any], An
     Flush: RealWorld._flush,
     TpmTransmit: RealWorld._tpm_transmit,
     TpmClose: RealWorld._tpm_close,
+    ReadPlatform: RealWorld._read_platform,
+    ChangePlatform: RealWorld._change_platform,
 }

@@ -138,7 +138,7 @@ def test_parse_when_a_key_has_a_wrong_value_then_the_message_names_it(key: str, 
         ("[pks]\nmax_password = 64", "max_password", "keystore_kbytes"),
         ("[tpm]\nkind = 'swtpm'", "kind", "backend"),
         ("[pef]\nenable = true", "enable", "secure_memory_mib"),
-        ("[vtpm]\nkind = 'swtpm'", "vtpm", "tables [hcalld], [tpm] and [pef]"),
+        ("[vtpm]\nkind = 'swtpm'", "vtpm", "tables [hcalld], [tpm], [pef] and [sev]"),
     ],
 )
 def test_parse_when_a_key_is_unknown_then_the_message_names_it_and_those_there_are(

@@ -151,7 +151,7 @@ async def test_hello_when_every_feature_is_offered_over_a_unix_socket_then_what_
     daemon: Daemon,
 ):
     shim = await daemon.connect_socket()
-    offered = s.Feature.SHARED_RAM | s.Feature.SC2 | s.Feature.COMMANDS
+    offered = s.Feature.SHARED_RAM | s.Feature.SC2 | s.Feature.PAGE_STATES
     welcome = await shim.greet(hello(features=offered))
     assert welcome.features == s.Feature.SHARED_RAM
     assert ledger.ULTRA.number not in shim.announced
@@ -635,8 +635,8 @@ async def test_rest_when_nothing_was_said_yet_then_nothing_happens(daemon: Daemo
 
 async def test_dispatch_when_a_frame_is_not_for_a_daemon_then_it_is_our_bug(daemon: Daemon):
     session = Session(Eager([]), daemon.server, [])
-    with pytest.raises(TypeError, match="Command is not for a daemon"):
-        await session._dispatch(f.Command(0, 0, 1, False, 0, b""))
+    with pytest.raises(TypeError, match="EventAck is not for a daemon"):
+        await session._dispatch(f.EventAck(s.EventKind.RESET, 1, 0))
 
 
 @pytest.mark.usefixtures("ledger_served", "logs")

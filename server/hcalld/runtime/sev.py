@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SEV platforms, and the VMs of clients that use them.
+
+A platform is what several connections share: the secure processor of one host. Each connection is a
+partition of its own, a VM, and has no store: a guest ends with its connection, as with its VM.
+What a VM's commands ask of the platform goes through ``runtime.world``.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable
+
+from hcalld.config import Profile
+from hcalld.core.errors import ConfigError, StoreError
+from hcalld.core.records import Run
+from hcalld.crypto.sev.errors import KeyFormatError
+from hcalld.crypto.sev.roots import MAX_PEM_SIZE, Root
+from hcalld.domain.sev.platform import Platform
+from hcalld.families.registry import Kind
+from hcalld.runtime.flushing import FlushRounds
+from hcalld.runtime.partition import Partition
+from hcalld.stores.base import Store
+from hcalld.stores.memory import MemoryStore
+from hcallproto.payloads.sev import CertificateError
+
+
+class PlatformHost:
+    """One platform, as long as anybody is connected to it.
+
+    Args:
+        profile: its configuration.
+        open_store: opens the store of its keys; raises StoreError.
+        rounds: flushes its store, with those of partitions.
+    """
+
+    def __init__(
+        self, profile: Profile, open_store: Callable[[], Store], rounds: FlushRounds
+    ) -> None:
+        self.profile = profile
+        self.id = profile.partition
+        self.vms: dict[int, SevPartition] = {}
+        """By number, from 1 on."""
+        self._open_store = open_store
+        self._rounds = rounds
+        self._store: Store | None = None
+        self._platform: Platform | None = None
+
+    def join(self) -> SevPartition:
+        """A partition for one more connection; ``leave`` ends it."""
+        number = next(n for n in range(1, len(self.vms) + 2) if n not in self.vms)
+        vm = self.vms[number] = SevPartition(self, number)
+        return vm
+
+    async def leave(self, vm: SevPartition) -> None:
+        """The connection is over: its guest is decommissioned."""
+        self.release(vm)
+        del self.vms[vm.number]
+        if self.vms or self._store is None:
+            return
+        store = self._store
+        await self._rounds.until_unused(store)
+        if not self.vms and self._store is store:
+            self._store = self._platform = None
+            store.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nobody is connected, and nothing is open."""
+        return not self.vms and self._store is None
+
+    def open(self) -> None:
+        """See that the platform can be used.
+
+        Raises:
+            StoreError: its store cannot be.
+            ConfigError: its settings or its root are wrong.
+        """
+        self._loaded()
+
+    def release(self, vm: SevPartition) -> None:
+        """Decommission the VM's guest, if it has one."""
+        if self._platform is not None:
+            self._platform.release(vm.number)
+
+    # -- what handlers ask (core.effects) -----------------------------------------------------
+
+    def read(self) -> bytes:
+        """See ReadPlatform.
+
+        Raises:
+            StoreError: the store cannot be used, or holds no platform.
+        """
+        return self._loaded().pack()
+
+    def change(self, change: bytes, vm: SevPartition) -> None:
+        """See ChangePlatform.
+
+        Raises:
+            StoreError: nothing was changed.
+        """
+        platform = self._loaded()
+        platform.apply(change, vm.number)
+        try:
+            self._commit(platform)
+        except StoreError:
+            platform.undo()
+            raise
+
+    def _loaded(self) -> Platform:
+        if self._platform is None:
+            if self._store is None:
+                self._store = self._open_store()
+            path = self.profile.sev.root
+            root = _read_root(pathlib.Path(path)) if path else None
+            records = self._store.load().records
+            platform = Platform.build(records, self.profile.sev, os.urandom, root)
+            self._commit(platform)
+            self._platform = platform
+        return self._platform
+
+    def _commit(self, platform: Platform) -> None:
+        changes = platform.take_changes()
+        if changes:
+            assert self._store is not None
+            self._store.commit(changes, None)
+
+    @property
+    def is_dirty(self) -> bool:
+        """See Partition."""
+        return self._store is not None and self._store.dirty
+
+    async def flush(self) -> None:
+        """See Partition."""
+        if self._store is not None and self._store.dirty:
+            await self._rounds.flush(self._store)
+
+
+class SevPartition(Partition):
+    """One connection of a client: a VM, or a user of ``/dev/sev``."""
+
+    kind = Kind.CLIENT
+
+    def __init__(self, host: PlatformHost, number: int) -> None:
+        profile = host.profile.of_vm(number)
+        super().__init__(profile, lambda: MemoryStore(partition=profile.partition))
+        self.platform = host
+        self.number = number
+
+    def begin(self, run: Run) -> None:
+        """See Partition; a VM that begins anew has no guest."""
+        self.platform.open()
+        self.platform.release(self)
+        super().begin(run)
+
+    def read_platform(self) -> bytes:
+        """See ReadPlatform."""
+        return self.platform.read()
+
+    def change_platform(self, change: bytes) -> None:
+        """See ChangePlatform."""
+        self.platform.change(change, self)
+
+    def discard(self) -> None:
+        """See Partition: what is forgotten of a VM is its guest."""
+        self.platform.release(self)
+        super().discard()
+
+    @property
+    def is_dirty(self) -> bool:
+        """True if a change of the platform is not yet on stable storage."""
+        return self.platform.is_dirty
+
+    async def flush(self) -> None:
+        """Wait until all changes of the platform are on stable storage."""
+        await self.platform.flush()
+
+    def rest(self) -> None:
+        """Nothing can be given up: a VM is nowhere else."""
+
+    async def close(self) -> None:
+        """Give up the VM."""
+        await super().close()
+        await self.platform.leave(self)
+
+
+def _read_root(path: pathlib.Path) -> Root:
+    """The root that a profile names.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
+    try:
+        with path.open("rb") as file:
+            return Root.from_pem(file.read(MAX_PEM_SIZE + 1))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read the SEV platform's root: {error.strerror}; make one with "
+            "`hcalld sev root`"
+        ) from None
+    except (KeyFormatError, CertificateError) as error:
+        raise ConfigError(f"{path}: {error}; expected a root of `hcalld sev root`") from None
