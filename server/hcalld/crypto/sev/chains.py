@@ -22,6 +22,8 @@ from hcalld.crypto.sev.errors import SignatureError
 from hcalld.crypto.sev.keys import is_signature
 from hcallproto.payloads.sev import (
     AMD_CERTIFICATE_SIZES,
+    CERTIFICATE_SIZE,
+    CHAIN_SIZE,
     Algorithm,
     AmdCertificate,
     CertificateError,
@@ -49,9 +51,12 @@ def verify(child: SevCertificate, parent: AnyCertificate) -> int:
 
     Raises:
         SignatureError: no slot names the signer, or the signature is wrong.
-        CertificateError: the signer's key cannot be used.
+        CertificateError: the signer's key signs nothing, or cannot be used.
     """
     what, signer = name_of(child.usage), parent.usage.name
+    if parent.algorithm.is_ecdh:
+        expected = "that of a key that signs"
+        raise CertificateError(name_of(parent.usage), "algorithm", parent.algorithm.name, expected)
     named = [
         index
         for index, slot in enumerate(child.slots)
@@ -113,6 +118,21 @@ class Chain(NamedTuple):
         """
         parsed = SevCertificate.parse(pdh, name_of(Usage.PDH))
         return cls(parsed, *parse_chain(chain), *parse_amd_pair(amd))
+
+    @classmethod
+    def parse_export(cls, data: bytes) -> Chain:
+        """One after the other, as in the file of ``sevctl export --full``.
+
+        Raises:
+            CertificateError: malformed, or others.
+        """
+        end = CERTIFICATE_SIZE + CHAIN_SIZE
+        return cls.parse(data[:CERTIFICATE_SIZE], data[CERTIFICATE_SIZE:end], data[end:])
+
+    @property
+    def export(self) -> bytes:
+        """What ``parse_export`` takes."""
+        return self.pdh.build() + self.platform + self.amd
 
     @property
     def platform(self) -> bytes:

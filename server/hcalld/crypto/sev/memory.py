@@ -7,6 +7,9 @@ block is. A unit is 64 KiB of addresses. No client can see how large a unit is; 
 between the cost of starting a unit, some microseconds in Python, and of reaching a block in
 its middle, where all blocks before it are computed too, 64 KiB in some microseconds. So no
 code of ours computes in AES's field.
+
+Whoever encrypts much does it some MiB at a time: the memory of one result serves for the next
+then, and pages that the kernel has to give anew cost more than the cipher does.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class MemoryCipher:
         # OpenSSL takes the two keys of AES-128-XTS as one; what has 32 bytes is AES-128 then.
         self._aes = AES(kdf(vek.reveal(), "hcalld-memory", b"", 2 * KEY_SIZE))
 
-    def encrypt(self, address: int, data: bytes) -> bytes:
+    def encrypt(self, address: int, data: bytes | memoryview) -> bytes:
         """What is in memory when the guest writes ``data``.
 
         Args:
@@ -47,11 +50,11 @@ class MemoryCipher:
         """
         return self._carry_out(address, data, is_encryption=True)
 
-    def decrypt(self, address: int, data: bytes) -> bytes:
+    def decrypt(self, address: int, data: bytes | memoryview) -> bytes:
         """What the guest reads when ``data`` is in memory; as ``encrypt``."""
         return self._carry_out(address, data, is_encryption=False)
 
-    def _carry_out(self, address: int, data: bytes, *, is_encryption: bool) -> bytes:
+    def _carry_out(self, address: int, data: bytes | memoryview, *, is_encryption: bool) -> bytes:
         if address % BLOCK_SIZE or len(data) % BLOCK_SIZE:
             raise ValueError(
                 f"{len(data)} bytes at {address:#x}, expected multiples of {BLOCK_SIZE}"
