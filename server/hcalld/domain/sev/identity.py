@@ -118,9 +118,7 @@ class Identity(msgspec.Struct, array_like=True, frozen=True):
         _, pek_entropy, pdh_entropy = _split(entropy, *[KEY_ENTROPY_SIZE] * 3)
         pek = EcPrivateKey.from_entropy(pek_entropy)
         signed = sign(make_csr(pek, api), Usage.CEK, self._key(self.cek_scalar))
-        changed = msgspec.structs.replace(
-            self, pek=signed.build(), pek_scalar=pek.scalar.reveal()
-        )
+        changed = msgspec.structs.replace(self, pek=signed.build(), pek_scalar=pek.scalar.reveal())
         return changed.with_new_pdh(pdh_entropy, api)
 
     def with_new_pdh(self, entropy: bytes, api: Api) -> Identity:
@@ -155,9 +153,7 @@ class Identity(msgspec.Struct, array_like=True, frozen=True):
             oca = SevCertificate.parse(oca_data, "OCA certificate")
             check_import(pek, oca, self.pek_key.public)
         complete = sign(pek, Usage.CEK, self._key(self.cek_scalar))
-        changed = msgspec.structs.replace(
-            self, pek=complete.build(), oca=oca_data, oca_scalar=b""
-        )
+        changed = msgspec.structs.replace(self, pek=complete.build(), oca=oca_data, oca_scalar=b"")
         return changed.with_new_pdh(entropy, api)
 
     # -- what it is -------------------------------------------------------------------------

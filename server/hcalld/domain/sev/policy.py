@@ -54,9 +54,7 @@ def check_sharing(policy: int, other: int, handle: int) -> None:
         HcallError: POLICY_FAILURE.
     """
     if policy & _NOKS:
-        raise _failure(
-            f"handle {handle} asks for a shared key, and policy 0x{policy:x} has NOKS"
-        )
+        raise _failure(f"handle {handle} asks for a shared key, and policy 0x{policy:x} has NOKS")
     if policy != other:
         raise _failure(f"policy 0x{policy:x}, but guest {handle} has 0x{other:x}")
 

@@ -2,7 +2,8 @@
 """What a platform is like: what its owner chooses, and what no source says.
 
 ``SevSettings`` is the first. The constants are the second: numbers and rules that AMD publication
-55766 and the kernel leave open, or that hardware alone could tell. They stand here and nowhere else.
+55766 and the kernel leave open, or that hardware alone could tell. They stand here and nowhere
+else.
 """
 
 from __future__ import annotations
@@ -89,9 +90,11 @@ MAX_VCPUS: Final = 1024
 """Save areas of a guest: KVM_MAX_VCPUS as distributions build it."""
 PIECE_SIZE: Final = 512 << 10
 """Guest memory is read and written in pieces: no frame has more than 1 MiB."""
-MAX_HELD: Final = 256 << 20
-"""What a command may hold of guest memory until it is known that nothing refuses it. The kernel's
-limit is again that of locked memory."""
+MAX_HELD: Final = 128 << 20
+"""What LAUNCH_UPDATE_DATA may hold of guest memory that it encrypts, until it is known that nothing
+refuses it. The kernel's limit is again that of locked memory."""
+MAX_DEBUG: Final = 16 << 20
+"""What one DBG_DECRYPT or DBG_ENCRYPT may copy, for the same reason."""
 
 VMSA_FEATURES: Final = 0
 """Of INIT2: SEV_FEATURES that a guest may have. All of them are of SEV-SNP but DEBUG_SWAP, which

@@ -107,11 +107,7 @@ _ROWS: Final[Mapping[Hcall, dict[GuestState, GuestStep]]] = {
 }
 
 GUEST_TABLE: Final[Mapping[tuple[str, GuestState], GuestStep]] = MappingProxyType(
-    {
-        (command.name, state): step
-        for command, row in _ROWS.items()
-        for state, step in row.items()
-    }
+    {(command.name, state): step for command, row in _ROWS.items() for state, step in row.items()}
 )
 """(command, guest's state) to the state after it, or the firmware's code."""
 

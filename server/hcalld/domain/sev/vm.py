@@ -47,8 +47,8 @@ class Guest:
     launch_digest: bytes = bytes(32)
     """Of all that was launched; zero in a guest that was received."""
     measurement: bytes = b""
-    vmsas: tuple[bytes, ...] = dataclasses.field(default=(), repr=False)
-    """Save areas of its vCPUs, in order."""
+    vmsas: dict[int, bytes] = dataclasses.field(default_factory=dict, repr=False)
+    """Save areas by vCPU."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -56,8 +56,6 @@ class SevVm:
     """A VM of a client, as its kernel and the platform know it; see ``Served.build``."""
 
     kind: VmKind = VmKind.NONE
-    encrypts: bool = False
-    """The platform encrypts guests' memory."""
     is_strict: bool = False
     """Refuses what mainline's KVM does."""
     guest: Guest | None = None

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel refuses before the firmware is asked, and what is only a question for lengths.
+
+``KERNEL_CHECKS`` has, by command, what Linux 7.2 ``svm/sev.c`` and ``sev-dev.c`` look at, in their
+order; all of it gives -EINVAL. ``QUERIES`` has the fields of which one at zero makes a command a
+question: the firmware answers INVALID_LEN, and the lengths come back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from hcalld.core.call import Call
+from hcalld.core.errors import HcallError
+from hcalld.domain.sev.settings import CHIP_ID_SIZE, MAX_GHCB_VERSION, VMSA_FEATURES
+from hcalld.domain.sev.vm import SevVm
+from hcallproto.abi.families import sev
+from hcallproto.abi.returns import SevCode
+from hcallproto.abi.spec import Hcall
+from hcallproto.payloads.sev import (
+    ATTESTATION_REPORT_SIZE,
+    CERTIFICATE_SIZE,
+    CHAIN_SIZE,
+    MEASUREMENT_BLOB_SIZE,
+    PACKET_HEADER_SIZE,
+    SESSION_SIZE,
+)
+
+PAGE_SIZE: Final = 4096
+
+Check = Callable[[Call, SevVm], str]
+"""Says what is wrong; "" if nothing is."""
+
+
+def _blob(address: str, size: str) -> Check:
+    """A blob that must be there (``psp_copy_user_blob()``)."""
+
+    def check(call: Call, vm: SevVm) -> str:
+        if not call[address]:
+            return f"{address} is 0, expected a pointer"
+        if not 1 <= call[size] <= sev.BLOB_MAX_SIZE:
+            return f"{size} {call[size]} is not between 1 and {sev.BLOB_MAX_SIZE}"
+        return ""
+
+    return check
+
+
+def _optional_blob(address: str, size: str) -> Check:
+    blob = _blob(address, size)
+
+    def check(call: Call, vm: SevVm) -> str:
+        return blob(call, vm) if call[address] else ""
+
+    return check
+
+
+def _short_answer(address: str, size: str) -> Check:
+    """Room for an answer, if any is given."""
+
+    def check(call: Call, vm: SevVm) -> str:
+        if call[address] and call[size] > sev.BLOB_MAX_SIZE:
+            return f"{size} {call[size]} exceeds {sev.BLOB_MAX_SIZE}"
+        return ""
+
+    return check
+
+
+def _not_zero(*names: str) -> Check:
+    def check(call: Call, vm: SevVm) -> str:
+        for name in names:
+            if not call[name]:
+                return f"{name} is 0"
+        return ""
+
+    return check
+
+
+def _packet(address: str, size: str) -> Check:
+    """The memory of one packet: a page of it, or a part, unless the platform takes more."""
+
+    def check(call: Call, vm: SevVm) -> str:
+        if not vm.is_strict:
+            if call[size] > sev.PACKET_MAX_SIZE:
+                return f"{size} {call[size]} exceeds {sev.PACKET_MAX_SIZE}"
+        elif call[address] % PAGE_SIZE + call[size] > PAGE_SIZE:
+            return f"{address} 0x{call[address]:x} + {call[size]} crosses a page"
+        return ""
+
+    return check
+
+
+def _payload(size: str) -> Check:
+    """A packet's payload: a blob, unless the platform takes larger packets."""
+
+    def check(call: Call, vm: SevVm) -> str:
+        most = sev.BLOB_MAX_SIZE if vm.is_strict else sev.PACKET_MAX_SIZE
+        return f"{size} {call[size]} exceeds {most}" if call[size] > most else ""
+
+    return check
+
+
+def _never_in_mainline(call: Call, vm: SevVm) -> str:
+    return "mainline's KVM does not have this command" if vm.is_strict else ""
+
+
+def _init2(call: Call, vm: SevVm) -> str:
+    if call["flags"]:
+        return f"flags 0x{call['flags']:x}, expected 0"
+    if call["vmsa_features"] & ~VMSA_FEATURES:
+        return f"vmsa_features 0x{call['vmsa_features']:x} are not supported"
+    if call["ghcb_version"] > MAX_GHCB_VERSION:
+        return f"ghcb_version {call['ghcb_version']} exceeds {MAX_GHCB_VERSION}"
+    return ""
+
+
+KERNEL_CHECKS: Final[Mapping[str, tuple[Check, ...]]] = MappingProxyType(
+    {
+        hcall.name: checks
+        for hcall, checks in (
+            (sev.INIT2, (_init2,)),
+            (
+                sev.LAUNCH_START,
+                (
+                    _optional_blob("dh_uaddr", "dh_len"),
+                    _optional_blob("session_uaddr", "session_len"),
+                ),
+            ),
+            (sev.LAUNCH_UPDATE_DATA, (_not_zero("len"),)),
+            (sev.LAUNCH_MEASURE, (_short_answer("uaddr", "len"),)),
+            (
+                sev.LAUNCH_SECRET,
+                (
+                    _not_zero("guest_len"),
+                    _blob("hdr_uaddr", "hdr_len"),
+                    _blob("trans_uaddr", "trans_len"),
+                ),
+            ),
+            (
+                sev.SEND_START,
+                (
+                    _blob("pdh_cert_uaddr", "pdh_cert_len"),
+                    _blob("session_uaddr", "session_len"),
+                    _blob("plat_certs_uaddr", "plat_certs_len"),
+                    _blob("amd_certs_uaddr", "amd_certs_len"),
+                ),
+            ),
+            (
+                sev.SEND_UPDATE_DATA,
+                (
+                    _not_zero("hdr_uaddr", "trans_uaddr", "guest_uaddr", "guest_len"),
+                    _packet("guest_uaddr", "guest_len"),
+                ),
+            ),
+            (
+                sev.SEND_UPDATE_VMSA,
+                (_never_in_mainline, _not_zero("hdr_uaddr", "trans_uaddr")),
+            ),
+            (
+                sev.RECEIVE_START,
+                (_blob("pdh_uaddr", "pdh_len"), _blob("session_uaddr", "session_len")),
+            ),
+            (
+                sev.RECEIVE_UPDATE_DATA,
+                (
+                    _not_zero("hdr_uaddr", "hdr_len", "guest_uaddr", "guest_len"),
+                    _not_zero("trans_uaddr", "trans_len"),
+                    _packet("guest_uaddr", "guest_len"),
+                    _payload("trans_len"),
+                ),
+            ),
+            (
+                sev.RECEIVE_UPDATE_VMSA,
+                (
+                    _never_in_mainline,
+                    _blob("hdr_uaddr", "hdr_len"),
+                    _blob("trans_uaddr", "trans_len"),
+                ),
+            ),
+            (sev.DBG_DECRYPT, (_not_zero("len", "src_uaddr", "dst_uaddr"),)),
+            (sev.DBG_ENCRYPT, (_not_zero("len", "src_uaddr", "dst_uaddr"),)),
+            (sev.CERT_EXPORT, (_never_in_mainline,)),
+            (sev.GET_ATTESTATION_REPORT, (_short_answer("uaddr", "len"),)),
+            (
+                sev.PEK_CERT_IMPORT,
+                (
+                    _blob("pek_cert_address", "pek_cert_len"),
+                    _blob("oca_cert_address", "oca_cert_len"),
+                ),
+            ),
+        )
+    }
+)
+
+
+def _field_ends(hcall: Hcall) -> tuple[tuple[str, int], ...]:
+    """(argument, first value that its field does not hold) of those of less than eight bytes."""
+    if hcall.structure is None or not hcall.args:
+        return ()
+    sizes = {part.name: part.sizeof() for part in hcall.structure.subcons if part.name}
+    return tuple((name, 1 << 8 * size) for name, size in sizes.items() if size < 8)
+
+
+FIELD_ENDS: Final[Mapping[str, tuple[tuple[str, int], ...]]] = MappingProxyType(
+    {hcall.name: _field_ends(hcall) for hcall in sev.FAMILY.calls}
+)
+"""A register holds more than a structure's field: what no client's structure can say."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Query:
+    """When a command only asks for lengths, and which."""
+
+    asks: tuple[str, ...]
+    """Any of these arguments is 0."""
+    lengths: Mapping[str, int]
+    """Argument to the least value that it must have."""
+
+
+QUERIES: Final[Mapping[str, Query]] = MappingProxyType(
+    {
+        sev.LAUNCH_MEASURE.name: Query(("len",), {"len": MEASUREMENT_BLOB_SIZE}),
+        sev.GET_ATTESTATION_REPORT.name: Query(("len",), {"len": ATTESTATION_REPORT_SIZE}),
+        sev.SEND_START.name: Query(("session_len",), {"session_len": SESSION_SIZE}),
+        sev.SEND_UPDATE_DATA.name: Query(
+            ("hdr_len", "trans_len"), {"hdr_len": PACKET_HEADER_SIZE, "trans_len": PAGE_SIZE}
+        ),
+        sev.SEND_UPDATE_VMSA.name: Query(
+            ("hdr_len", "trans_len"), {"hdr_len": PACKET_HEADER_SIZE, "trans_len": sev.VMSA_SIZE}
+        ),
+        sev.CERT_EXPORT.name: Query(
+            ("pdh_addr", "pdh_len", "chain_addr", "chain_len"),
+            {"pdh_len": CERTIFICATE_SIZE, "chain_len": CHAIN_SIZE},
+        ),
+        sev.PDH_CERT_EXPORT.name: Query(
+            ("pdh_cert_address", "pdh_cert_len", "cert_chain_address", "cert_chain_len"),
+            {"pdh_cert_len": CERTIFICATE_SIZE, "cert_chain_len": CHAIN_SIZE},
+        ),
+        sev.PEK_CSR.name: Query(("address", "length"), {"length": CERTIFICATE_SIZE}),
+        sev.GET_ID2.name: Query(("address", "length"), {"length": CHIP_ID_SIZE}),
+    }
+)
+
+
+def is_query(call: Call) -> bool:
+    """Whether a command only asks for lengths."""
+    query = QUERIES.get(call.hcall.name)
+    if query is None:
+        return False
+    args = call.args
+    return any(not args[name] for name in query.asks)
+
+
+def check_kernel(call: Call, vm: SevVm) -> None:
+    """The kernel's checks of arguments.
+
+    Raises:
+        HcallError: EINVAL.
+    """
+    name = call.hcall.name
+    for field, end in FIELD_ENDS[name]:
+        if call[field] >= end:
+            raise HcallError(
+                SevCode.EINVAL, f"{field} 0x{call[field]:x} is more than its field holds"
+            )
+    checks = KERNEL_CHECKS.get(name)
+    if checks is None:
+        return
+    if is_query(call):
+        checks = tuple(check for check in checks if check is _never_in_mainline)
+    for check in checks:
+        why = check(call, vm)
+        if why:
+            raise HcallError(SevCode.EINVAL, why)
+
+
+def check_lengths(call: Call, *, told_when_short: bool) -> None:
+    """Refuse a question for lengths, and buffers that are too short, with INVALID_LEN.
+
+    Args:
+        call: the command, one of QUERIES.
+        told_when_short: the lengths come back for a buffer that is too short, too.
+
+    Raises:
+        HcallError: INVALID_LEN.
+    """
+    query = QUERIES[call.hcall.name]
+    asks = is_query(call)
+    short = [name for name, least in query.lengths.items() if call[name] < least]
+    if not asks and not short:
+        return
+    why = "asked for lengths" if asks else f"{short[0]} {call[short[0]]} is too small"
+    needed = ", ".join(f"{name} {least}" for name, least in query.lengths.items())
+    raise HcallError(
+        SevCode.INVALID_LEN,
+        f"{why}: {needed} needed",
+        length_fields(call.hcall, query.lengths) if asks or told_when_short else (),
+    )
+
+
+def length_fields(hcall: Hcall, lengths: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
+    """Registers that stand for lengths of the command's structure."""
+    return tuple(sorted((hcall.arg(name).register, value) for name, value in lengths.items()))
