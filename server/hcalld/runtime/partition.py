@@ -209,8 +209,12 @@ class Partition:
         return f.Announcement(
             tuple(calls),
             tuple(string for family in families for string in family.hypertas),
-            self.attributes.root_properties(),
+            self.root_properties(),
         )
+
+    def root_properties(self) -> tuple[tuple[str, bytes], ...]:
+        """What the device tree of its machine has in its root."""
+        return self.attributes.root_properties()
 
     # -- its state ----------------------------------------------------------------------
 

@@ -148,6 +148,10 @@ class SevPartition(Partition):
         self.platform = host
         self.number = number
 
+    def root_properties(self) -> tuple[tuple[str, bytes], ...]:
+        """See Partition: a client has no device tree."""
+        return ()
+
     def begin(self, run: Run) -> None:
         """See Partition; a VM that begins anew has no guest."""
         self.platform.open()
