@@ -25,6 +25,7 @@ COMMANDS = {
     "top": "hcalld.cli.top",
     "secvar": "hcalld.cli.secvar",
     "esm": "hcalld.cli.esm",
+    "sev": "hcalld.cli.sev",
     "decode": "hcalld.cli.decode",
     "diff": "hcalld.cli.diff",
     "report": "hcalld.cli.report",

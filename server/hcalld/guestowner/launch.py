@@ -74,16 +74,21 @@ class ResetProcessors:
 
     def suspects(self) -> Iterator[tuple[str, ResetProcessors]]:
         """Others that it may have been, each with what would have been the mistake."""
-        for style in InitStyle:
-            if style is not self.style:
-                yield (
-                    f"the VM was made by {style.command}, not {self.style.command}",
-                    dataclasses.replace(self, style=style),
-                )
-        for name, model in MODELS.items():
-            if model.signature != self.signature:
-                what = f"the processors are {name}"
-                yield what, dataclasses.replace(self, signature=model.signature)
+        models = {"": self.signature} | {
+            f"the processors are {name}": model.signature
+            for name, model in MODELS.items()
+            if model.signature != self.signature
+        }
+        styles = {"": self.style} | {
+            f"the VM was made by {style.command}, not {self.style.command}": style
+            for style in InitStyle
+            if style is not self.style
+        }
+        for of_style, style in styles.items():
+            for of_model, signature in models.items():
+                what = ", and ".join(filter(None, (of_style, of_model)))
+                if what:
+                    yield what, dataclasses.replace(self, style=style, signature=signature)
         most = _MORE_CPUS if self.reset_address is not None else 1
         for count in range(1, most + 1):
             if count != self.count:
@@ -162,13 +167,15 @@ class Launch:
 
     def suspects(self) -> Iterator[tuple[str, bytes]]:
         """Digests of launches that differ from this one by a usual mistake, which comes first."""
-        kernels = list(_kernel_suspects(self.kernel))
-        processors = list(_processor_suspects(self.processors))
-        for what, kernel in kernels:
+        for what, kernel in _kernel_suspects(self.kernel):
             yield what, self._digest_with(kernel, self.processors)
-        for what, others in processors:
+        for what, others in _processor_suspects(self.processors):
             yield what, self._digest_with(self.kernel, others)
-        for what, kernel in kernels:
+
+    def double_suspects(self) -> Iterator[tuple[str, bytes]]:
+        """And of those that differ by two."""
+        processors = list(_processor_suspects(self.processors))
+        for what, kernel in _kernel_suspects(self.kernel):
             for also, others in processors:
                 yield f"{what}, and {also}", self._digest_with(kernel, others)
 
