@@ -17,8 +17,10 @@ from hcalld.core.records import Record
 from hcalld.domain.attributes import PartitionAttributes
 from hcalld.domain.keystore import Keystore
 from hcalld.domain.pef.machine import PefMachine
+from hcalld.domain.sev.vm import SevVm
 from hcalld.domain.tpm import TpmModel
 from hcalld.families.pks.handlers import HANDLERS as PKS
+from hcalld.families.sev.handlers import HANDLERS as SEV
 from hcalld.families.svm.handlers import HANDLERS as SVM
 from hcalld.families.tpm.handlers import HANDLERS as TPM
 from hcalld.families.uv.handlers import HANDLERS as UV
@@ -59,4 +61,5 @@ SERVED: tuple[Served[Any], ...] = (
     Served(TPM, TpmModel, needs_tpm=True),
     Served(UV, PefMachine.build, needs_pef=True),
     Served(SVM, PefMachine.build, needs_pef=True, shares=UV.family.name),
+    Served(SEV, SevVm.build, kind=Kind.CLIENT),
 )

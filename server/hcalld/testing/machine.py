@@ -34,12 +34,16 @@ from hcalld.core.records import RecordedReply, Run
 from hcalld.domain.attribute_orders import connect
 from hcalld.domain.attribute_records import Orders, flatten, load
 from hcalld.domain.attributes import PartitionAttributes
-from hcalld.families.registry import SERVED
+from hcalld.families.registry import SERVED, Kind, Served
 from hcalld.stores.base import Store
 from hcalld.stores.memory import MemoryStore
 from hcalld.testing.driver import run_pure
 from hcalld.testing.guest import FakeGuest
 from hcallproto.abi.spec import Hcall
+
+
+def _served() -> list[Served[Any]]:
+    return [served for served in SERVED if served.kind is Kind.GUEST]
 
 
 class UndeclaredError(AssertionError):
@@ -87,7 +91,7 @@ class PureMachine:
         self._seq = 0
         self._handlers: dict[str, tuple[Hcall, Handler[Any], str]] = {}
         self._sets: dict[str, HandlerSet[Any]] = {}
-        for served in SERVED:
+        for served in _served():
             family = served.handlers.family.name
             self._sets[family] = served.handlers
             for hcall, handler in served.handlers.by_call.items():
@@ -128,7 +132,7 @@ class PureMachine:
         assert held is not None, "connecting puts attributes in force"
         self.attributes = held.attributes
         self.models: dict[str, Model] = {}
-        for served in SERVED:
+        for served in _served():
             shared = self.models.get(served.shares or "")
             model = shared or served.build(self.attributes, loaded.records)
             self.models[served.handlers.family.name] = model
