@@ -32,7 +32,7 @@ _COMMANDS: Final = {
 
 command = LazyGroup(
     name="sev",
-    short_help="Launch guests with SEV: certificates, sessions, measurements, secrets.",
+    short_help="Launch guests with SEV: sessions, measurements, secrets.",
     help="What the owner of a guest with SEV does, and the operator of its platform.",
     modules=_COMMANDS,
 )
