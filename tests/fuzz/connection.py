@@ -150,7 +150,7 @@ def _check_taken(heard: Heard, data: bytes) -> None:
 def _dropped(data: bytes, at: int) -> int:
     """The size of a frame that the user was not given: one that crossed a cancel or a reset."""
     kind = int.from_bytes(data[at + 4 : at + 6], "big")
-    assert kind in (_T.REPLY, _T.COMMAND_REPLY, _T.CANCELLED, _T.READ_REPLY, _T.WRITE_REPLY), kind
+    assert kind in (_T.REPLY, _T.CANCELLED, _T.READ_REPLY, _T.WRITE_REPLY), kind
     return int.from_bytes(data[at + 8 : at + 12], "big")
 
 

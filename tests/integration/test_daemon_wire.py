@@ -14,8 +14,9 @@ from tests.e2e.lab import Lab
 from tests.e2e.patience import wait_until
 from tests.e2e.wire import PeerClosed
 
-from hcallproto.abi.families import pks
+from hcallproto.abi.families import pks, sev
 from hcallproto.abi.returns import H
+from hcallproto.abi.spec import Level
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 from hcallproto.wire.encode import encode
@@ -171,8 +172,8 @@ def descriptors_that_did_not_come(_shim: FakeShim) -> bytes:
     return encode(f.Ram((f.RamRegion(0, 1 << 20, 0, 0),), 1, 0))
 
 
-def command_without_feature(_shim: FakeShim) -> bytes:
-    return encode(f.Command(0, 0, 1, False, 1, b""))
+def command_without_feature(shim: FakeShim) -> bytes:
+    return encode(shim.frame(sev.PLATFORM_STATUS.number)._replace(level=Level.COMMAND))
 
 
 READY_BREACHES = [

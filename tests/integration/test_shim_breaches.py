@@ -80,9 +80,7 @@ BREACHES: dict[str, Callable[[f.Call], bytes]] = {
     "type beyond all": lambda call: header(0xFFFF),
     "shim's own type": lambda call: header(s.FrameType.EVENT, bytes(8)),
     "type zero": lambda call: header(0),
-    "COMMAND_REPLY without the feature": lambda call: header(
-        s.FrameType.COMMAND_REPLY, bytes(8), vcpu=0, seq=call.seq
-    ),
+    "type of a frame that is no more": lambda call: header(14, bytes(8), vcpu=0, seq=call.seq),
     "size below the header's": lambda call: header(s.FrameType.REPLY, size=31),
     "larger than agreed": lambda call: header(
         s.FrameType.REPLY, size=s.MIN_MAX_FRAME + 1, vcpu=0, seq=call.seq

@@ -175,8 +175,6 @@ STRATEGIES: Final[dict[FrameType, st.SearchStrategy[f.Frame]]] = {
     FrameType.REPLY: replies(),
     FrameType.CANCEL: st.builds(f.Cancel, *NAME, st.sampled_from(s.CancelReason)),
     FrameType.CANCELLED: st.builds(f.Cancelled, *NAME, st.sampled_from(s.Effect)),
-    FrameType.COMMAND: st.builds(f.Command, *NAME, st.booleans(), u32, datas),
-    FrameType.COMMAND_REPLY: st.builds(f.CommandReply, *NAME, u32, datas),
     FrameType.READ: st.builds(f.Read, *NAME, u32, few(st.tuples(u64, u32))),
     FrameType.READ_REPLY: st.builds(f.ReadReply, *NAME, u32, few(read_data)),
     FrameType.WRITE: st.builds(f.Write, *NAME, u32, few(write_segments())),

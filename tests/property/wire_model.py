@@ -40,7 +40,7 @@ def broken_rules(header: Any, payload: Any) -> list[str]:
 
 def _header_rules(header: Any) -> Iterator[str]:
     kind = header.type
-    known = {_T.CALL: s.FLAG_RESENT | s.FLAG_ALONE, _T.COMMAND: s.FLAG_RESENT}
+    known = {_T.CALL: s.FLAG_RESENT | s.FLAG_ALONE}
     if header.flags & ~known.get(kind, 0):
         yield "flags"
     if kind not in _CALL_TYPES and header.seq:
@@ -263,10 +263,6 @@ def frame_of(header: Any, p: Any) -> f.Frame:
             return f.Cancel(**name, reason=s.CancelReason(fixed.reason))
         case _T.CANCELLED:
             return f.Cancelled(**name, effect=s.Effect(fixed.effect))
-        case _T.COMMAND:
-            return f.Command(**name, **resent, command=fixed.command, data=p.data)
-        case _T.COMMAND_REPLY:
-            return f.CommandReply(**name, status=fixed.status, data=p.data)
         case _T.READ:
             asked = tuple((e.gpa, e.size) for e in p.segments)
             return f.Read(**name, request=h.request, segments=asked)

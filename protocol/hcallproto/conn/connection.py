@@ -23,6 +23,7 @@ from hcallproto.conn.states import (
     CALL_FRAMES,
     CONNECTION,
     FRAME_FEATURES,
+    MACHINE_FRAMES,
     Role,
     State,
 )
@@ -212,6 +213,8 @@ class Connection:
         self._receivable = frozenset(allowed - self._sendable)
 
     def _has_feature(self, frame_type: FrameType) -> bool:
+        if Feature.COMMANDS in self.features and frame_type in MACHINE_FRAMES:
+            return False
         needed = FRAME_FEATURES.get(frame_type)
         return needed is None or needed in self.features
 
@@ -223,6 +226,8 @@ class Connection:
             return Breach.TYPE, f"only a {sender} sends {name}, this is the other side"
         if (self.state, frame_type) not in CONNECTION:
             return Breach.STATE, f"{name} while {self.state.value}"
+        if frame_type in MACHINE_FRAMES:
+            return Breach.FEATURE, f"{name} with feature COMMANDS, whose client is no machine"
         return Breach.FEATURE, f"{name} without feature {FRAME_FEATURES[frame_type].name}"
 
     def _track(self, frame: f.Frame, *, is_received: bool) -> bool:
@@ -327,6 +332,8 @@ class Connection:
             )
         if welcome.features & ~hello.features:
             raise RemoteProtocolError(Breach.FEATURE, "features that were not offered")
+        if Feature.COMMANDS in welcome.features and welcome.features != Feature.COMMANDS:
+            raise RemoteProtocolError(Breach.FEATURE, "COMMANDS together with other features")
         greatest = min(hello.max_frame_size, MAX_MAX_FRAME)
         if not MIN_MAX_FRAME <= welcome.max_frame_size <= greatest:
             raise RemoteProtocolError(

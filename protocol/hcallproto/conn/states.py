@@ -128,3 +128,6 @@ FRAME_FEATURES: Final[Mapping[FrameType, Feature]] = {
     _T.PAGES_REPLY: Feature.PAGE_STATES,
 }
 """Frame types that need a feature in force."""
+
+MACHINE_FRAMES: Final = frozenset({_T.EVENT, _T.EVENT_ACK})
+"""Frame types of machines: none comes with COMMANDS in force."""

@@ -221,11 +221,6 @@ def test_blank_when_memory_is_written_during_a_call_then_it_is_zeros(hcall: Hcal
     assert shown.segments == (f.WriteSegment(0x1000, 21, bytes(21)), segments[1])
 
 
-def test_blank_when_it_is_a_command_then_its_structure_is_zeros():
-    shown = Blanker().blank(f.Command(1, 0, 1, False, 5, SECRET))
-    assert shown == f.Command(1, 0, 1, False, 5, bytes(21))
-
-
 def test_blank_when_a_peer_invents_calls_and_requests_then_memory_is_bounded():
     blanker = Blanker()
     for number in range(20_000):

@@ -14,9 +14,8 @@ from hcallproto.wire import schema as s
 from hcallproto.wire.encode import encode
 from hcallproto.wire.schema import FrameType
 
-ALL_FEATURES: Final = (
-    s.Feature.SHARED_RAM | s.Feature.SC2 | s.Feature.COMMANDS | s.Feature.PAGE_STATES
-)
+ALL_FEATURES: Final = s.Feature.SHARED_RAM | s.Feature.SC2 | s.Feature.PAGE_STATES
+"""That go together: COMMANDS is the only one where it is in force."""
 NO_FEATURES: Final = s.Feature(0)
 VCPU: Final = 3
 SEQ: Final = 7
@@ -61,8 +60,6 @@ CALL: Final = f.Call(VCPU, 2, SEQ, False, 1, GPR, 1, 2, 3, 4)
 REPLY: Final = f.Reply(VCPU, 2, SEQ, 0, ((4, 5),), (f.WriteSegment(0x1000, 3, b"abc"),))
 CANCEL: Final = f.Cancel(VCPU, 2, SEQ, s.CancelReason.DEADLINE)
 CANCELLED: Final = f.Cancelled(VCPU, 2, SEQ, s.Effect.NONE)
-COMMAND: Final = f.Command(VCPU, 2, SEQ, False, 1, b"xyz")
-COMMAND_REPLY: Final = f.CommandReply(VCPU, 2, SEQ, 0, b"zyx")
 READ: Final = f.Read(VCPU, 2, SEQ, REQUEST, ((0x1000, 4), (0x2000, 8)))
 READ_REPLY: Final = f.ReadReply(
     VCPU,
@@ -93,8 +90,6 @@ SAMPLES: Final[dict[FrameType, f.Frame]] = {
     FrameType.REPLY: REPLY,
     FrameType.CANCEL: CANCEL,
     FrameType.CANCELLED: CANCELLED,
-    FrameType.COMMAND: COMMAND,
-    FrameType.COMMAND_REPLY: COMMAND_REPLY,
     FrameType.READ: READ,
     FrameType.READ_REPLY: READ_REPLY,
     FrameType.WRITE: WRITE,
@@ -151,6 +146,11 @@ def say_samples(connection: Connection, types: Iterable[FrameType]) -> None:
         say(connection, SAMPLES[frame_type])
 
 
+def greeting(features: s.Feature) -> f.Hello:
+    """The sample HELLO; COMMANDS is offered by those who ask for it, beside all others."""
+    return HELLO._replace(features=ALL_FEATURES | features & s.Feature.COMMANDS)
+
+
 def in_state(role: Role, state: State, **welcome: Any) -> Connection:
     """A connection that has come to a state in the ordinary way.
 
@@ -168,6 +168,8 @@ def in_state(role: Role, state: State, **welcome: Any) -> Connection:
     else:
         for frame_type in _ROAD[: _STEPS[state]]:
             frame = SAMPLES[frame_type]
+            if isinstance(frame, f.Hello) and "features" in welcome:
+                frame = greeting(welcome["features"])
             if isinstance(frame, f.Welcome):
                 frame = frame._replace(**welcome)
             if isinstance(frame, f.Ram) and s.Feature.SHARED_RAM not in connection.features:

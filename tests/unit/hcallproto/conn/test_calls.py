@@ -10,8 +10,6 @@ from tests.unit.hcallproto.conn.talk import (
     CALL,
     CANCEL,
     CANCELLED,
-    COMMAND,
-    COMMAND_REPLY,
     READ,
     READ_REPLY,
     REPLY,
@@ -151,6 +149,15 @@ def test_reply_when_it_sets_the_context_then_the_call_must_be_of_level_two(conte
     assert calls.live() == []
 
 
+def test_reply_when_the_call_is_a_command_then_it_is_of_registers_and_memory_alone():
+    command = call(VCPU, SEQ, level=s.LEVEL_COMMAND)
+    calls = table(command, levels=(s.LEVEL_COMMAND,))
+    refuse(calls, REPLY._replace(context=s.CONTEXT_MSR), "level is not 2")
+    pages = (f.PageRange(0, s.STATE_PAGE_SIZE, s.PageState.UNSHARED),)
+    refuse(calls, REPLY._replace(pages=pages), "neither 2 nor 3")
+    assert apply(calls, REPLY._replace(registers=((4, 5),))) is True
+
+
 def test_reply_when_it_has_page_states_then_the_call_must_not_be_a_hypercall():
     reply = REPLY._replace(
         registers=(), pages=(f.PageRange(0, s.STATE_PAGE_SIZE, s.PageState.UNSHARED),)
@@ -174,14 +181,6 @@ def test_reply_when_the_call_was_over_before_it_was_cancelled_then_it_sets_no_co
     calls = table(CANCEL)
     refuse(calls, REPLY._replace(context=s.CONTEXT_NIP), "level is not 2")
     assert apply(calls, REPLY) is False
-
-
-def test_reply_when_it_is_of_the_other_kind_then_it_is_refused():
-    refuse(table(COMMAND), REPLY, "REPLY to a COMMAND")
-    refuse(table(CALL), COMMAND_REPLY, "COMMAND_REPLY to a CALL")
-    refuse(table(CALL, CANCEL), COMMAND_REPLY, "COMMAND_REPLY to a CALL")
-    assert apply(table(COMMAND, CANCEL), COMMAND_REPLY) is False
-    assert apply(table(CANCEL), COMMAND_REPLY) is False
 
 
 def test_reply_when_it_crosses_the_cancel_then_it_is_dropped_and_cancelled_ends_it():

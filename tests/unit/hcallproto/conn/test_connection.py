@@ -371,6 +371,20 @@ WELCOME_BOUNDS: list[tuple[dict[str, Any], dict[str, Any], Breach | None]] = [
         {"features": s.Feature.SC2 | s.Feature.SHARED_RAM},
         Breach.FEATURE,
     ),
+    ({"features": s.Feature.COMMANDS}, {}, None),
+    (
+        {"features": s.Feature.COMMANDS | ALL_FEATURES},
+        {"features": s.Feature.COMMANDS},
+        None,
+    ),
+    *(
+        (
+            {"features": s.Feature.COMMANDS | ALL_FEATURES},
+            {"features": s.Feature.COMMANDS | more},
+            Breach.FEATURE,
+        )
+        for more in ALL_FEATURES
+    ),
 ]
 
 
@@ -428,7 +442,10 @@ def test_ram_when_it_brings_descriptors_then_shared_ram_must_be_in_force(feature
         (s.Feature.SC2, 1, True),
         (s.Feature.SC2, 2, True),
         (s.Feature.SC2, 3, False),
+        (ALL_FEATURES, s.LEVEL_COMMAND, False),
         (ALL_FEATURES, 255, False),
+        (s.Feature.COMMANDS, s.LEVEL_COMMAND, True),
+        *((s.Feature.COMMANDS, level, False) for level in (0, 1, 2, s.LEVEL_SHIM, 5)),
     ],
 )
 def test_call_when_its_level_is_not_in_force_then_it_is_a_breach(
@@ -489,9 +506,7 @@ def test_sequence_when_the_machine_was_reset_then_it_does_not_restart():
     breach(connection, encode(CALL._replace(reset=3)), Breach.CALL, f"not above {SEQ}")
 
 
-OLD_FRAMES = [
-    SAMPLES[number] for number in (_T.REPLY, _T.CANCELLED, _T.COMMAND_REPLY, _T.READ, _T.WRITE)
-]
+OLD_FRAMES = [SAMPLES[number] for number in (_T.REPLY, _T.CANCELLED, _T.READ, _T.WRITE)]
 
 
 @pytest.mark.parametrize("frame", OLD_FRAMES, ids=lambda frame: type(frame).__name__)
@@ -546,7 +561,7 @@ def test_old_answer_when_it_reaches_the_daemon_then_it_is_dropped(number: FrameT
     assert daemon.state is State.READY
 
 
-@pytest.mark.parametrize("number", [_T.CALL, _T.CANCEL, _T.COMMAND])
+@pytest.mark.parametrize("number", [_T.CALL, _T.CANCEL])
 @pytest.mark.parametrize("role", Role)
 def test_old_frame_when_it_is_the_shims_then_it_is_refused(role: Role, number: FrameType):
     """The shim knows of its own resets."""

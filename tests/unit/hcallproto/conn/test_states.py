@@ -30,6 +30,7 @@ from hcallproto.conn.states import (
     CALL_FRAMES,
     CONNECTION,
     FRAME_FEATURES,
+    MACHINE_FRAMES,
     CallState,
     Role,
     State,
@@ -90,10 +91,8 @@ def test_call_frames_when_compared_with_the_frames_then_they_are_those_that_name
     assert set(f.FRAME_TYPES.values()) == set(FrameType)
 
 
-def test_frame_features_when_listed_then_only_commands_and_page_states_need_one():
+def test_frame_features_when_listed_then_only_page_states_need_one():
     assert dict(FRAME_FEATURES) == {
-        _T.COMMAND: s.Feature.COMMANDS,
-        _T.COMMAND_REPLY: s.Feature.COMMANDS,
         _T.PAGES: s.Feature.PAGE_STATES,
         _T.PAGES_REPLY: s.Feature.PAGE_STATES,
     }
@@ -112,7 +111,6 @@ def test_call_roads_when_walked_by_the_table_then_they_lead_to_their_states():
 _CALL_FIRST: dict[FrameType, tuple[FrameType, ...]] = {
     _T.REPLY: CALL_ROADS[CallState.LIVE],
     _T.CANCELLED: CALL_ROADS[CallState.CANCELLING],
-    _T.COMMAND_REPLY: (_T.COMMAND,),
     _T.READ: CALL_ROADS[CallState.LIVE],
     _T.WRITE: CALL_ROADS[CallState.LIVE],
     _T.READ_REPLY: CALL_ROADS[CallState.ACCESSING],
@@ -191,20 +189,16 @@ def test_frame_when_it_comes_from_the_wrong_side_then_it_is_a_breach_of_type(
 
 
 @pytest.mark.parametrize("role", Role, ids=name)
+@pytest.mark.parametrize("features", [s.Feature.SHARED_RAM | s.Feature.SC2, s.Feature.COMMANDS])
 @pytest.mark.parametrize(
     ("frame_type", "feature"),
-    [
-        (_T.COMMAND, "COMMANDS"),
-        (_T.COMMAND_REPLY, "COMMANDS"),
-        (_T.PAGES, "PAGE_STATES"),
-        (_T.PAGES_REPLY, "PAGE_STATES"),
-    ],
+    [(_T.PAGES, "PAGE_STATES"), (_T.PAGES_REPLY, "PAGE_STATES")],
     ids=name,
 )
 def test_frame_when_its_feature_is_not_in_force_then_it_is_refused(
-    frame_type: FrameType, feature: str, role: Role
+    frame_type: FrameType, feature: str, features: s.Feature, role: Role
 ):
-    connection = ready(role, features=s.Feature.SHARED_RAM | s.Feature.SC2)
+    connection = ready(role, features=features)
     frame = SAMPLES[frame_type]
     if role.sends(frame_type):
         with pytest.raises(LocalProtocolError, match=f"without feature {feature}"):
@@ -212,6 +206,23 @@ def test_frame_when_its_feature_is_not_in_force_then_it_is_refused(
     else:
         connection.receive_data(encode(frame))
         with pytest.raises(RemoteProtocolError, match=f"without feature {feature}") as caught:
+            connection.next_frame()
+        assert caught.value.breach is Breach.FEATURE
+
+
+@pytest.mark.parametrize("role", Role, ids=name)
+@pytest.mark.parametrize("frame_type", sorted(MACHINE_FRAMES), ids=name)
+def test_frame_when_it_is_a_machines_and_the_client_is_none_then_it_is_refused(
+    frame_type: FrameType, role: Role
+):
+    connection = ready(role, features=s.Feature.COMMANDS)
+    frame = SAMPLES[frame_type]
+    if role.sends(frame_type):
+        with pytest.raises(LocalProtocolError, match="with feature COMMANDS"):
+            connection.send(frame)
+    else:
+        connection.receive_data(encode(frame))
+        with pytest.raises(RemoteProtocolError, match="with feature COMMANDS") as caught:
             connection.next_frame()
         assert caught.value.breach is Breach.FEATURE
 
@@ -225,11 +236,16 @@ def test_frame_when_its_feature_is_not_in_force_then_it_is_refused(
     ],
     ids=["REPLY", "CONTROL"],
 )
+@pytest.mark.parametrize(
+    ("features", "level"),
+    [(s.Feature.SC2, 2), (s.Feature.COMMANDS, s.LEVEL_COMMAND)],
+    ids=["SC2", "COMMANDS"],
+)
 def test_page_states_when_the_feature_is_not_in_force_then_they_are_refused(
-    frame: f.Frame, role: Role
+    features: s.Feature, level: int, frame: f.Frame, role: Role
 ):
-    connection = ready(role, features=s.Feature.SC2)
-    say(connection, CALL_SAMPLE._replace(level=2))
+    connection = ready(role, features=features)
+    say(connection, CALL_SAMPLE._replace(level=level))
     if role is Role.DAEMON:
         with pytest.raises(LocalProtocolError, match="without PAGE_STATES"):
             connection.send(frame)
@@ -258,8 +274,6 @@ def call_in(role: Role, state: CallState, frame_type: FrameType) -> Connection:
     road = CALL_ROADS[state]
     if frame_type in _ASKED:
         road = _ASKED[frame_type].get(state, road)
-    if frame_type is _T.COMMAND_REPLY:
-        road = tuple(_T.COMMAND if step is _T.CALL else step for step in road)
     say_samples(connection, road)
     assert connection.calls.state(VCPU, SEQ) is state
     return connection

@@ -63,7 +63,8 @@ def test_header_when_whole_then_its_fields_are_given():
         (header(0, 32), Breach.TYPE),
         (header(_T.CALL, 31), Breach.SIZE),
         (header(_T.CALL, 32, flags=4), Breach.LAYOUT),
-        (header(_T.COMMAND, 32, flags=2), Breach.LAYOUT),
+        (header(13, 32), Breach.TYPE),
+        (header(14, 32), Breach.TYPE),
         (header(_T.REPLY, 32, flags=1), Breach.LAYOUT),
     ],
 )
@@ -74,10 +75,10 @@ def test_header_when_wrong_then_it_is_a_breach(data: bytes, breach: Breach):
 
 
 @pytest.mark.parametrize("frame_type", FrameType, ids=lambda t: t.name)
-def test_flag_resent_when_set_then_only_calls_and_commands_have_it(frame_type: FrameType):
+def test_flag_resent_when_set_then_only_calls_have_it(frame_type: FrameType):
     data = bytearray(encode(SAMPLES[frame_type]))
     data[7] = s.FLAG_RESENT
-    if frame_type in (_T.CALL, _T.COMMAND):
+    if frame_type is _T.CALL:
         assert read(bytes(data)).is_resent is True  # type: ignore[union-attr]
     else:
         refuse(bytes(data), Breach.LAYOUT, f"{frame_type.name} has undefined flags 0x1")
@@ -90,7 +91,7 @@ def test_check_magic_when_the_bytes_may_become_a_frame_then_it_is_silent(data: b
 
 
 _CALL_TYPES = {
-    *(_T.CALL, _T.REPLY, _T.CANCEL, _T.CANCELLED, _T.COMMAND, _T.COMMAND_REPLY),
+    *(_T.CALL, _T.REPLY, _T.CANCEL, _T.CANCELLED),
     *(_T.READ, _T.READ_REPLY, _T.WRITE, _T.WRITE_REPLY, _T.PAGES, _T.PAGES_REPLY),
 }
 _REQUEST_TYPES = {
@@ -636,8 +637,6 @@ def test_data_when_more_are_announced_than_there_are_then_it_is_a_breach(size: i
         frame(_T.READ_REPLY, part(s.READ_REPLY, segment_count=1), part(s.READ_DATA, size=size)),
         frame(_T.WRITE, part(s.WRITE, segment_count=1), part(s.WRITE_SEGMENT, size=size)),
         frame(_T.REPLY, part(s.REPLY, write_count=1), part(s.WRITE_SEGMENT, size=size)),
-        frame(_T.COMMAND, part(s.COMMAND, size=size)),
-        frame(_T.COMMAND_REPLY, part(s.COMMAND_REPLY, size=size)),
     ):
         refuse(data, Breach.LAYOUT, f"ends inside {size} bytes of data")
 

@@ -11,7 +11,6 @@ from tests.unit.hcallproto.conn.talk import (
     ANNOUNCEMENT,
     CALL,
     CALL_SPEC,
-    COMMAND,
     CONTROL,
     EVENT,
     GOODBYE,
@@ -56,10 +55,9 @@ def test_frame_when_encoded_then_header_and_schema_agree_and_it_reads_back(frame
 
 
 def test_call_when_resent_then_it_has_the_flag():
-    for frame in (CALL, COMMAND):
-        data = encode(frame._replace(is_resent=True))
-        assert s.HEADER.parse(data).flags == s.FLAG_RESENT
-        assert read(data) == frame._replace(is_resent=True)
+    data = encode(CALL._replace(is_resent=True))
+    assert s.HEADER.parse(data).flags == s.FLAG_RESENT
+    assert read(data) == CALL._replace(is_resent=True)
 
 
 # -- replies ----------------------------------------------------------------------------------
@@ -193,7 +191,6 @@ WRONG: list[tuple[f.Frame, str]] = [
         CALL._replace(segments=(f.Segment(0, 0, s.SegmentStatus.TOO_LARGE, b"x"),)),
         "data and status TOO_LARGE",
     ),
-    (COMMAND._replace(command=1 << 32), "Command"),
     (EVENT._replace(vcpu=3), "RESET has vcpu"),
     (EVENT._replace(kind=s.EventKind.VCPU_ADDED), "VCPU_ADDED has vcpu"),
     (RAM._replace(regions=(f.RamRegion(0, 0),)), "empty"),
