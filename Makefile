@@ -13,13 +13,14 @@ PYTEST := $(PYTHON) -m pytest
 
 # What each kind of run needs; tests find it by HCALLD_QEMU, HCALLD_KERNEL_DEBIAN,
 # HCALLD_KERNEL_DEBIAN_SID, HCALLD_KERNEL_DEBIAN_64K, HCALLD_KERNEL_OWN, HCALLD_KERNEL_OWN_64K,
-# HCALLD_INITRAMFS, HCALLD_INITRAMFS_TOOLS, HCALLD_INITRAMFS_TPM, HCALLD_INITRAMFS_SELFTESTS
-# and HCALLD_STUB_DIR.
+# HCALLD_INITRAMFS, HCALLD_INITRAMFS_TOOLS, HCALLD_INITRAMFS_TPM, HCALLD_INITRAMFS_SELFTESTS,
+# HCALLD_STUB_DIR, HCALLD_SEV_LIBRARY and HCALLD_SEV_FIRMWARE.
 GUESTS := kernel-debian kernel-debian-sid kernel-debian-64k kernel-own kernel-own-64k \
 	initramfs initramfs-tools initramfs-tpm initramfs-selftests
 KEYSTORE_DEMO := qemu kernel-debian initramfs stub
 SECURE_DEMO := qemu kernel-own initramfs stub
-ALL := qemu $(GUESTS) stub
+SEV := sev-library sev-firmware
+ALL := qemu $(GUESTS) stub $(SEV)
 
 # More words for pytest, such as PYTEST_ARGS='-k password -x'.
 PYTEST_ARGS ?=
@@ -46,8 +47,8 @@ demo: prepare-demo venv stub ## Set everything up, then show Linux with its keys
 	@$(call with,$(SECURE_DEMO)) $(PYTHON) -m tests.demo secure
 
 .PHONY: test
-test: prepare-test venv check check-series qemu guest stub qtest ## Set everything up, then run every test; what CI runs
-	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel,unit$(comma)property$(comma)vectors$(comma)integration$(comma)qemu$(comma)kernel) -m 'not soak and not bench' $(PYTEST_ARGS)
+test: prepare-test venv check check-series qemu guest stub sev qtest ## Set everything up, then run every test; what CI runs
+	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel$(comma)kvm,unit$(comma)property$(comma)vectors$(comma)integration$(comma)qemu$(comma)kernel$(comma)kvm) -m 'not soak and not bench' $(PYTEST_ARGS)
 
 .PHONY: prepare-demo
 prepare-demo:
@@ -74,6 +75,12 @@ stub: ## Build the bare-metal guest stub
 	@$(PROVISION) system stub
 	@$(MAKE) -C guest_stub
 
+# An x86-64 host's: SEV is KVM's, and KVM runs no other architecture.
+.PHONY: sev
+sev: ## Build the library that takes QEMU's SEV commands to the daemon, and a firmware for its guests
+	@$(PROVISION) system sev
+	@[ "$$(uname -m)" != x86_64 ] || for part in $(wildcard ioctl_shim/Makefile guest_stub/x86/Makefile); do $(MAKE) -C $$(dirname $$part) || exit; done
+
 .PHONY: generate
 generate: venv ## Write again what is generated from the table of calls
 	@$(PYTHON) -m hcallproto.codegen
@@ -98,7 +105,7 @@ format: venv ## Format the Python sources, mend what the linter can
 .PHONY: unit
 unit: venv ## Run the tests that need no QEMU: unit, property, vectors
 	@$(PROVISION) system tests
-	@$(call require,,unit$(comma)property$(comma)vectors) -m 'not qemu and not kernel and not soak and not bench' $(PYTEST_ARGS)
+	@$(call require,,unit$(comma)property$(comma)vectors) -m 'not qemu and not kernel and not kvm and not soak and not bench' $(PYTEST_ARGS)
 
 .PHONY: itest
 itest: venv stub ## Run the tests with QEMU and the guest stub
@@ -108,6 +115,11 @@ itest: venv stub ## Run the tests with QEMU and the guest stub
 ktest: venv stub ## Run the tests with Linux kernels
 	@$(PROVISION) system tests
 	@$(call with,$(ALL)) env $(call require,qemu$(comma)kernel,kernel) -m 'kernel and not soak and not bench' $(PYTEST_ARGS)
+
+.PHONY: kvmtest
+kvmtest: venv sev ## Run the tests with SEV guests in Debian's QEMU under KVM
+	@$(PROVISION) system tests
+	@$(call with,$(SEV)) env $(call require,kvm,kvm) -m 'kvm and not soak and not bench' $(PYTEST_ARGS)
 
 # CAPTURES names some of them, such as CAPTURES='pkwm secvar'.
 CAPTURES ?=
@@ -161,4 +173,4 @@ dist: venv ## Build the wheel
 clean: ## Remove what was made in the tree; the cache outside it stays
 	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache tests/artifacts
 	@find . -name __pycache__ -prune -exec rm -rf {} +
-	@[ ! -f guest_stub/Makefile ] || $(MAKE) -C guest_stub clean
+	@for part in guest_stub guest_stub/x86 ioctl_shim; do [ ! -f $$part/Makefile ] || $(MAKE) -C $$part clean; done

@@ -71,6 +71,8 @@ TOOLS: Final[dict[str, Tool]] = {
     "initramfs-tools": Tool("kernel", "HCALLD_INITRAMFS_TOOLS", "guest"),
     "initramfs-tpm": Tool("kernel", "HCALLD_INITRAMFS_TPM", "guest"),
     "initramfs-selftests": Tool("kernel", "HCALLD_INITRAMFS_SELFTESTS", "guest"),
+    "sev-library": Tool("kvm", "HCALLD_SEV_LIBRARY", "sev"),
+    "sev-firmware": Tool("kvm", "HCALLD_SEV_FIRMWARE", "sev"),
 }
 """Any other name is a program, looked for in ``PATH``."""
 

@@ -38,8 +38,13 @@ MAKERS: Final[dict[str, Make]] = {
     "initramfs-tpm": initramfs.tpm,
     "initramfs-selftests": selftests.guest,
     "stub": lambda _cache, _environ: ROOT / "guest_stub" / "build",
+    "sev-library": lambda _cache, _environ: ROOT / "ioctl_shim" / "build" / "libhcalld-sev.so",
+    "sev-firmware": lambda _cache, _environ: ROOT / "guest_stub/x86/build/firmware.bin",
 }
-"""What can be made, in the order in which it is made. The stub is built by its own Makefile."""
+"""What can be made, in the order in which it is made; but see IN_TREE."""
+
+IN_TREE: Final = ("stub", "sev-library", "sev-firmware")
+"""What Makefiles of its own build: only its place is told."""
 
 VARIABLES: Final[dict[str, str]] = {
     "qemu": "HCALLD_QEMU",
@@ -54,10 +59,12 @@ VARIABLES: Final[dict[str, str]] = {
     "initramfs-tpm": "HCALLD_INITRAMFS_TPM",
     "initramfs-selftests": "HCALLD_INITRAMFS_SELFTESTS",
     "stub": "HCALLD_STUB_DIR",
+    "sev-library": "HCALLD_SEV_LIBRARY",
+    "sev-firmware": "HCALLD_SEV_FIRMWARE",
 }
 """The variables that tell the tests where things are."""
 
-ALL: Final = tuple(name for name in MAKERS if name not in ("qemu-asan", "stub"))
+ALL: Final = tuple(name for name in MAKERS if name not in ("qemu-asan", *IN_TREE))
 
 DOWNLOAD_MB: Final = {
     "qemu": 60,

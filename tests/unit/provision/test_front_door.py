@@ -18,7 +18,9 @@ TARGETS = (
         "check-series",
         "itest",
         "ktest",
+        "kvmtest",
         "qtest",
+        "sev",
         "soak",
         "bench",
         "test-asan",
@@ -57,9 +59,12 @@ def test_help_when_shown_then_every_target_is_listed_once():
             "--with qemu,kernel-debian,initramfs,stub -- .venv/bin/python -m tests.demo keystore",
         ),
         ("demo", "--with qemu,kernel-own,initramfs,stub -- .venv/bin/python -m tests.demo secure"),
-        ("test", "--tiers=unit,property,vectors,integration,qemu,kernel"),
+        ("test", "HCALLD_REQUIRE=qemu,kernel,kvm "),
+        ("test", "--tiers=unit,property,vectors,integration,qemu,kernel,kvm "),
         ("itest", "HCALLD_REQUIRE=qemu "),
         ("ktest", "HCALLD_REQUIRE=qemu,kernel "),
+        ("kvmtest", "--with sev-library,sev-firmware -- env HCALLD_REQUIRE=kvm "),
+        ("kvmtest", "--tiers=kvm "),
         ("test-asan", "--with qemu-asan,stub "),
         ("selftest", "hcalld guest run --tests guest_stub/linux/selftests"),
         ("selftest", "--with qemu,kernel-own,initramfs-selftests,stub "),
@@ -81,7 +86,7 @@ def test_selftest_when_a_kernel_and_a_tree_are_named_then_they_are_used_wherever
 def test_test_when_only_shown_then_pytest_comes_last():
     lines = make("--dry-run", "test").splitlines()
     assert "-m pytest" in lines[-1]
-    everything = ",".join([*cli.ALL, "stub"])
+    everything = ",".join([*cli.ALL, *cli.IN_TREE])
     assert f"--with {everything} " in lines[-1]
 
 
