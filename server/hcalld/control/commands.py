@@ -8,6 +8,7 @@ is gone.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
 import pathlib
@@ -41,7 +42,9 @@ from hcalld.control.messages import (
     Reply,
     ReplyT,
     Request,
+    SevRoot,
     ShowCapture,
+    ShowSevRoot,
     ShowStats,
     Stats,
 )
@@ -206,3 +209,14 @@ async def fault_clear(parts: Parts, request: ClearFaults) -> FaultList:
     cleared = parts.server.faults.clear()
     faulting.end(cleared)
     return FaultList(faults=list(map(faulting.told, cleared)))
+
+
+# -- SEV platforms --------------------------------------------------------------------------
+
+
+@_carries_out(ShowSevRoot)
+async def sev_root(parts: Parts, request: ShowSevRoot) -> SevRoot:
+    """Tell of a platform's root."""
+    name, roots = await parts.server.platform_roots(request.platform)
+    ask, ark = (base64.b64encode(one).decode() for one in roots)
+    return SevRoot(platform=name, ask=ask, ark=ark)

@@ -336,6 +336,24 @@ class ClearFaults(Request[FaultList], frozen=True, tag="fault-clear"):
     """Take all rules out of force; answered with what they were."""
 
 
+# -- SEV platforms ----------------------------------------------------------------------------
+
+
+class SevRoot(Reply, frozen=True, tag="sev-root"):
+    """Who has made a platform, as AMD publishes it of its own; in base64."""
+
+    platform: str
+    ask: str
+    ark: str
+
+
+class ShowSevRoot(Request[SevRoot], frozen=True, tag="sev-root"):
+    """Tell of the certificates above a platform's CEK, which no command of SEV's tells."""
+
+    platform: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    """Its name; "" for the default one."""
+
+
 # -- the table --------------------------------------------------------------------------------
 
 COMMANDS: Final[tuple[type[Request[Reply]], ...]] = (
@@ -349,6 +367,7 @@ COMMANDS: Final[tuple[type[Request[Reply]], ...]] = (
     ListFaults,
     RemoveFault,
     ClearFaults,
+    ShowSevRoot,
 )
 """Every command: dispatch, the client, the greeting and the documents go by it."""
 

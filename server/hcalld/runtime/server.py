@@ -130,13 +130,36 @@ class Server:
                 f"partition {profile.partition!r} is in use by a guest, and is no SEV platform; "
                 "name another one by HCALLD_SEV_PLATFORM"
             )
+        partition = self._host(profile).join()
+        self.sessions[partition.id] = session
+        return partition
+
+    def _host(self, profile: Profile) -> PlatformHost:
         host = self._platforms.get(profile.partition)
         if host is None:
             host = PlatformHost(profile, lambda: self._open_store(profile), self._rounds)
             self._platforms[profile.partition] = host
-        partition = host.join()
-        self.sessions[partition.id] = session
-        return partition
+        return host
+
+    async def platform_roots(self, name: str) -> tuple[str, tuple[bytes, bytes]]:
+        """The name of a SEV platform, and the certificates of its ASK and ARK.
+
+        Raises:
+            ConfigError: there is no such platform, or its settings are wrong.
+            StoreError: its store cannot be used.
+        """
+        profile = self.profiles.find_platform(name)
+        if profile.partition in self.sessions:
+            raise ConfigError(f"partition {profile.partition!r} is a guest, and no SEV platform")
+        # As a connection does: what is not in use is opened, and closed again.
+        host = self._host(profile)
+        vm = host.join()
+        try:
+            return host.id, host.roots
+        finally:
+            await host.leave(vm)
+            if host.is_idle:
+                self._platforms.pop(host.id, None)
 
     def release(self, partition: Partition, session: Session) -> None:
         """The session is over, and its partition free."""

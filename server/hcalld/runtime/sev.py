@@ -108,6 +108,17 @@ class PlatformHost:
             platform.undo()
             raise
 
+    @property
+    def roots(self) -> tuple[bytes, bytes]:
+        """The certificates of its ASK and ARK.
+
+        Raises:
+            StoreError: the store cannot be used, or holds no platform.
+            ConfigError: its settings or its root are wrong.
+        """
+        identity = self._loaded().identity
+        return identity.ask, identity.ark
+
     def _loaded(self) -> Platform:
         if self._platform is None:
             if self._store is None:

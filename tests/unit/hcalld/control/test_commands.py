@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -26,10 +27,12 @@ from hcalld.control.client import ControlFailure
 from hcalld.control.commands import Parts, bound_to
 from hcalld.control.statistics import Statistics
 from hcalld.core.errors import ConfigError
+from hcalld.crypto.sev.chains import verify_amd
 from hcalld.observe.capturing import Capturing
 from hcalld.observe.figures import Figures
 from hcalld.runtime.server import Server
 from hcallproto.abi.families import uv
+from hcallproto.payloads.sev import AmdCertificate, Usage
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
@@ -637,3 +640,40 @@ async def test_documents_when_a_command_needs_a_guest_then_it_succeeds(
     monkeypatch.setenv("HCALLD_STATE_DIR", str(control.path.parent))
     done = await trio.to_thread.run_sync(lambda: CliRunner().invoke(cli, list(command.words[1:])))
     assert done.exit_code == 0, f"{shlex.join(command.words)}: {done.output} {done.exception}"
+
+
+# -- sev-root -------------------------------------------------------------------------------
+
+
+async def test_sev_root_when_nobody_is_connected_then_the_platform_is_opened_for_it(
+    plain: Daemon, control: Control
+):
+    client = await control.client()
+    reply = await client.ask(command="sev-root")
+    assert (reply["reply"], reply["platform"]) == ("sev-root", "sev")
+    ask, ark = (AmdCertificate.parse(base64.b64decode(reply[name])) for name in ("ask", "ark"))
+    assert (ask.usage, ark.usage) == (Usage.ASK, Usage.ARK)
+    verify_amd(ark, ark)
+    verify_amd(ask, ark)
+    # It is closed again, and is the same one the next time.
+    assert plain.faults.closes == 1
+    assert await client.ask(command="sev-root") == reply
+    assert (await client.ask(command="sev-root", platform="other"))["ark"] != reply["ark"]
+
+
+async def test_sev_root_when_a_client_is_connected_then_the_platform_stays_open(
+    plain: Daemon, control: Control
+):
+    await plain.guest(hello("", features=s.Feature.COMMANDS))
+    client = await control.client()
+    assert (await client.ask(command="sev-root"))["platform"] == "sev"
+    assert plain.faults.closes == 0
+
+
+async def test_sev_root_when_the_platform_is_a_guest_then_it_is_refused(
+    plain: Daemon, control: Control
+):
+    await plain.guest(hello("lpar7"))
+    reply = await (await control.client()).ask(command="sev-root", platform="lpar7")
+    assert (reply["reply"], reply["kind"]) == ("failure", "failed")
+    assert "no SEV platform" in reply["message"]
