@@ -51,9 +51,13 @@ class CommandRefused(HcalldError):
         fields: of the structure, as they were written back.
     """
 
-    def __init__(self, name: str, status: int, fields: Mapping[str, int]) -> None:
-        super().__init__(f"{name}: the platform refuses: {status_name(status, SevCode)} ({status})")
-        self.name = name
+    def __init__(self, hcall: Hcall, status: int, fields: Mapping[str, int]) -> None:
+        when = "; ".join(code.when for code in hcall.codes if code.code == status)
+        super().__init__(
+            f"{hcall.name}: the platform refuses: {status_name(status, SevCode)}, "
+            f"{when or 'which this command never gives'}; the daemon's log has the reason"
+        )
+        self.name = hcall.name
         self.status = status
         self.fields = fields
 
@@ -126,7 +130,7 @@ class SevClient:
         for place, name in enumerate(names):
             values[name] = answer.registers.get(FIRST_ARGUMENT + place, values[name])
         if answer.status:
-            raise CommandRefused(hcall.name, answer.status, values)
+            raise CommandRefused(hcall, answer.status, values)
         return values
 
     def call(self, number: int, *arguments: int) -> Answer:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
@@ -143,21 +144,39 @@ def _version(major: int | None, minor: int | None, build: int | None) -> Version
 # -- a platform ---------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Connect:
+    """Which platform a user means; called, it is connected to.
+
+    Attributes:
+        socket: the daemon's; None: the default one.
+        platform: its name; "" for the default one.
+    """
+
+    socket: pathlib.Path | None
+    platform: str
+
+    @contextmanager
+    def __call__(self) -> Iterator[Platform]:
+        """A connection, for as long as it is needed.
+
+        Raises:
+            ConnectionFailed: there is none.
+        """
+        from hcalld.cli.paths import socket_path
+        from hcalld.guestowner.client import SevClient
+        from hcalld.guestowner.platform import Platform
+
+        with SevClient(self.socket or socket_path(), self.platform) as client:
+            yield Platform(client)
+
+
 def platform_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--socket`` and ``--platform``; the command gets ``connect``."""
 
     @functools.wraps(function)
     def run(*args: Any, socket: pathlib.Path | None, platform: str, **kwargs: Any) -> Any:
-        @contextmanager
-        def connect() -> Iterator[Platform]:
-            from hcalld.cli.paths import socket_path
-            from hcalld.guestowner.client import SevClient
-            from hcalld.guestowner.platform import Platform
-
-            with SevClient(socket or socket_path(), platform) as client:
-                yield Platform(client)
-
-        return function(*args, connect=connect, **kwargs)
+        return function(*args, connect=Connect(socket, platform), **kwargs)
 
     return socket_option(platform_option(run))
 

@@ -5,23 +5,18 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import click
 
 from hcalld.cli.lazy import LazyGroup
 from hcalld.cli.private_keys import MAX_KEY_FILE_SIZE
-from hcalld.cli.sev.options import about, path_type, platform_options
+from hcalld.cli.sev.options import Connect, about, path_type, platform_options
 from hcalld.cli.state.files import check_target, force_option, read_whole, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:
-    from hcalld.guestowner.platform import Platform
     from hcallproto.payloads.sev.certificates import SevCertificate
-
-Connect = Callable[[], "AbstractContextManager[Platform]"]
 
 oca = LazyGroup(
     name="oca",

@@ -3,19 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
-
 import click
 
-from hcalld.cli.sev.options import platform_options
+from hcalld.cli.sev.options import Connect, platform_options
 from hcalld.cli.state.running import json_option, subcommand
-
-if TYPE_CHECKING:
-    from hcalld.guestowner.platform import Platform
-
-Connect = Callable[[], "AbstractContextManager[Platform]"]
 
 
 @subcommand("status", "Show a platform's status.")

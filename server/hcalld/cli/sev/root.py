@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import base64
 import pathlib
 from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli.ctl.daemon import daemon_options
 from hcalld.cli.lazy import LazyGroup
 from hcalld.cli.sev.chains import certificate_fields, read_root
-from hcalld.cli.sev.options import path_type
+from hcalld.cli.sev.options import path_type, platform_option
 from hcalld.cli.state.files import check_target, force_option, write_file
 from hcalld.cli.state.running import json_option, subcommand
 
@@ -19,11 +21,13 @@ if TYPE_CHECKING:
 
 command = LazyGroup(
     name="root",
-    short_help="Make and show test roots.",
-    help="Make and show test roots: an ARK and an ASK of your own, which no AMD part trusts.",
+    short_help="Make, show and fetch test roots.",
+    help="Make, show and fetch test roots: an ARK and an ASK of your own, which no AMD part "
+    "trusts.",
     modules={
         "make": "hcalld.cli.sev.root:make",
         "show": "hcalld.cli.sev.root:show",
+        "fetch": "hcalld.cli.sev.root:fetch",
         "export": "hcalld.cli.sev.root:export",
     },
 )
@@ -83,6 +87,38 @@ def export(*, file: pathlib.Path, out: pathlib.Path, force: bool) -> None:
     assert root is not None
     write_file(out, build_amd_pair(*root), force=force)
     _print(*root)
+
+
+@subcommand("fetch", "Ask a daemon for its platform's root.")
+@daemon_options
+@platform_option
+@click.argument("out", type=path_type)
+@force_option
+def fetch(*, control: pathlib.Path, platform: str, out: pathlib.Path, force: bool) -> None:
+    """Write ASK and ARK of a daemon's platform to OUT, for --root.
+
+    The daemon's operator is asked, by its control socket, as AMD's web site is for its own:
+    whoever trusts the answer trusts him.
+    """
+    check_target(out, force=force)
+    data = fetched(control, platform)
+    write_file(out, data, force=force)
+    from hcalld.guestowner.chain_files import parse_root
+
+    _print(*parse_root(data))
+
+
+def fetched(control: pathlib.Path, platform: str) -> bytes:
+    """ASK and ARK of a daemon's platform, as AMD publishes its own.
+
+    Raises:
+        HcalldError: the daemon does not answer, or has no such platform.
+    """
+    from hcalld.control.client import ask
+    from hcalld.control.messages import ShowSevRoot
+
+    found = ask(control, ShowSevRoot(platform=platform))
+    return base64.b64decode(found.ask) + base64.b64decode(found.ark)
 
 
 def _print(ask: AmdCertificate, ark: AmdCertificate) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 import click
 
@@ -18,11 +15,8 @@ from hcalld.cli.sev.chains import (
     read_root,
     verdict_fields,
 )
-from hcalld.cli.sev.options import about, path_type, platform_options, root_option
+from hcalld.cli.sev.options import Connect, about, path_type, platform_options, root_option
 from hcalld.cli.state.running import json_option, subcommand
-
-if TYPE_CHECKING:
-    from hcalld.guestowner.platform import Platform
 
 
 @subcommand("verify", "Verify a platform's certificates.")
@@ -39,7 +33,7 @@ def command(
     *,
     chain: pathlib.Path | None,
     root: pathlib.Path | None,
-    connect: Callable[[], AbstractContextManager[Platform]],
+    connect: Connect,
     as_json: bool,
 ) -> None:
     """Verify every link of a platform's certificates, up to the root.
