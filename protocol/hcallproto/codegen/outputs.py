@@ -10,6 +10,7 @@ from hcallproto.abi.registry import FAMILIES
 from hcallproto.codegen import capabilities, dissector, family_tables, wire_tables
 from hcallproto.codegen.c_header import c_header
 from hcallproto.codegen.rst import fill
+from hcallproto.codegen.sev_header import sev_header
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Output:
 
 OUTPUTS: tuple[Output, ...] = (
     Output("guest_stub/include/hcall_numbers.h", lambda _: c_header()),
+    Output("ioctl_shim/include/sev_table.h", lambda _: sev_header()),
     Output("docs/capabilities.json", capabilities.document),
     Output("protocol/hcallproto/capture/hcalld.lua", dissector.lua),
     Output("docs/wire.rst", lambda text: fill("docs/wire.rst", text, wire_tables.BLOCKS)),

@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Which descriptors are VMs, vCPUs, stand-ins and sockets of ours
+ *
+ * Looking whether a descriptor is one of them takes no lock and allocates
+ * nothing, so that close() and dup2() stay what they are for everybody else,
+ * in signal handlers and after fork() too. Changes are made under one lock,
+ * which no call to the daemon is made with.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include "shim.h"
+
+#define CHUNK_BITS  10
+#define CHUNK_SIZE  (1u << CHUNK_BITS)
+#define CHUNKS      1024u           /* descriptors up to fs.nr_open's default */
+#define MAX_FD      (CHUNKS * CHUNK_SIZE)
+
+typedef _Atomic(struct object *) slot_t;
+
+static _Atomic(slot_t *) chunks[CHUNKS];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct vm *all_vms;
+static pid_t owner;
+/* Stands in the slots of sockets; it is never put */
+static struct object socket_mark;
+
+static slot_t *slot_of(int fd)
+{
+    slot_t *chunk;
+
+    if (fd < 0 || (unsigned)fd >= MAX_FD) {
+        return NULL;
+    }
+    chunk = atomic_load(&chunks[(unsigned)fd >> CHUNK_BITS]);
+    return chunk ? &chunk[(unsigned)fd & (CHUNK_SIZE - 1)] : NULL;
+}
+
+static slot_t *make_slot(int fd)
+{
+    slot_t *chunk;
+
+    if (fd < 0 || (unsigned)fd >= MAX_FD) {
+        shim_error("descriptor %d is above %u, the greatest that can be"
+                   " followed", fd, MAX_FD - 1);
+        return NULL;
+    }
+    if (!atomic_load(&chunks[(unsigned)fd >> CHUNK_BITS])) {
+        chunk = calloc(CHUNK_SIZE, sizeof(*chunk));
+        if (!chunk) {
+            return NULL;
+        }
+        atomic_store(&chunks[(unsigned)fd >> CHUNK_BITS], chunk);
+    }
+    return slot_of(fd);
+}
+
+bool fds_tracked(int fd)
+{
+    slot_t *slot = slot_of(fd);
+
+    return slot && atomic_load(slot);
+}
+
+bool fds_is_socket(int fd)
+{
+    slot_t *slot = slot_of(fd);
+
+    return slot && atomic_load(slot) == &socket_mark;
+}
+
+bool fds_are_ours(void)
+{
+    return getpid() == owner;
+}
+
+void fds_lock(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+void fds_unlock(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+static struct object *get_locked(struct object *object)
+{
+    if (object) {
+        object->refs++;
+    }
+    return object;
+}
+
+static void forget_vm_locked(struct vm *vm)
+{
+    struct vm **link;
+
+    for (link = &all_vms; *link; link = &(*link)->next) {
+        if (*link == vm) {
+            *link = vm->next;
+            return;
+        }
+    }
+}
+
+/* True if nobody has the object any more */
+static bool put_locked(struct object *object)
+{
+    if (--object->refs) {
+        return false;
+    }
+    if (object->kind == FD_VM) {
+        forget_vm_locked((struct vm *)object);
+    }
+    return true;
+}
+
+static void free_vm(struct vm *vm)
+{
+    unsigned i;
+
+    conn_free(vm->conn);
+    for (i = 0; i < vm->vcpus.count; i++) {
+        free(vm->vcpus.list[i]);
+    }
+    free(vm->vcpus.list);
+    pthread_mutex_destroy(&vm->lock);
+    free(vm);
+}
+
+void fds_put(struct object *object)
+{
+    bool is_last;
+
+    if (!object || object == &socket_mark) {
+        return;
+    }
+    fds_lock();
+    is_last = put_locked(object);
+    fds_unlock();
+    if (!is_last) {
+        return;
+    }
+    switch (object->kind) {
+    case FD_VM:
+        free_vm((struct vm *)object);
+        break;
+    case FD_VCPU:
+        /* The VM's list has it, as KVM keeps a vCPU that nobody holds open */
+        fds_put(&object->vm->object);
+        break;
+    case FD_KVM:
+    case FD_SEV:
+        free(object);
+        break;
+    }
+}
+
+bool fds_add(int fd, struct object *object)
+{
+    struct object *old;
+    slot_t *slot;
+
+    fds_lock();
+    slot = make_slot(fd);
+    if (!slot) {
+        fds_unlock();
+        fds_put(object);
+        return false;
+    }
+    /* There is an old one if it was closed by a way that we do not see */
+    old = atomic_exchange(slot, object);
+    fds_unlock();
+    fds_put(old);
+    return true;
+}
+
+struct object *fds_get(int fd)
+{
+    struct object *object;
+    slot_t *slot = slot_of(fd);
+
+    if (!slot || !atomic_load(slot) || !fds_are_ours()) {
+        return NULL;
+    }
+    fds_lock();
+    object = atomic_load(slot);
+    if (object == &socket_mark) {
+        object = NULL;
+    }
+    get_locked(object);
+    fds_unlock();
+    return object;
+}
+
+void fds_set_socket(int fd, bool is_ours)
+{
+    struct object *old = NULL;
+    slot_t *slot;
+
+    fds_lock();
+    slot = is_ours ? make_slot(fd) : slot_of(fd);
+    if (slot && is_ours) {
+        old = atomic_exchange(slot, &socket_mark);
+    } else if (slot && atomic_load(slot) == &socket_mark) {
+        atomic_store(slot, NULL);
+    }
+    fds_unlock();
+    fds_put(old);
+}
+
+/* With the lock held: a vCPU's descriptor is not what it was */
+static void lost_locked(int fd, struct object *object)
+{
+    if (object && object->kind == FD_VCPU && object->fd == fd) {
+        object->fd = -1;
+    }
+}
+
+void fds_closed(int fd)
+{
+    slot_t *slot = slot_of(fd);
+    struct object *object;
+
+    fds_lock();
+    object = atomic_exchange(slot, NULL);
+    lost_locked(fd, object);
+    fds_unlock();
+    fds_put(object);
+}
+
+/* The lowest slot in use from @fd on, or -1 */
+static int next_used(unsigned fd, unsigned last)
+{
+    for (; fd <= last && fd < MAX_FD; fd++) {
+        slot_t *chunk = atomic_load(&chunks[fd >> CHUNK_BITS]);
+
+        if (!chunk) {
+            fd |= CHUNK_SIZE - 1;
+        } else if (atomic_load(&chunk[fd & (CHUNK_SIZE - 1)])) {
+            return (int)fd;
+        }
+    }
+    return -1;
+}
+
+int fds_next_socket(unsigned first, unsigned last)
+{
+    int fd;
+
+    for (fd = next_used(first, last); fd >= 0;
+         fd = next_used((unsigned)fd + 1, last)) {
+        if (fds_is_socket(fd)) {
+            return fd;
+        }
+    }
+    return -1;
+}
+
+void fds_closed_range(unsigned first, unsigned last)
+{
+    int fd;
+
+    for (fd = next_used(first, last); fd >= 0;
+         fd = next_used((unsigned)fd + 1, last)) {
+        if (!fds_is_socket(fd)) {
+            fds_closed(fd);
+        }
+    }
+}
+
+struct object *fds_copy_locked(int from, int to)
+{
+    slot_t *source = slot_of(from), *target;
+    struct object *object = source ? atomic_load(source) : NULL;
+    struct object *old;
+
+    if (object == &socket_mark) {
+        object = NULL;
+    }
+    target = object ? make_slot(to) : slot_of(to);
+    if (!target) {
+        return NULL;
+    }
+    get_locked(object);
+    old = atomic_exchange(target, object);
+    lost_locked(to, old);
+    return old;
+}
+
+/* Objects */
+
+struct object *object_new(enum fd_kind kind)
+{
+    struct object *object = calloc(1, sizeof(*object));
+
+    if (object) {
+        object->kind = kind;
+        object->refs = 1;
+        object->fd = -1;
+    }
+    return object;
+}
+
+struct vm *vm_new(unsigned long type, bool is_fake)
+{
+    struct vm *vm = calloc(1, sizeof(*vm));
+
+    if (!vm) {
+        return NULL;
+    }
+    vm->conn = conn_new();
+    if (!vm->conn) {
+        free(vm);
+        return NULL;
+    }
+    vm->object.kind = FD_VM;
+    vm->object.refs = 1;
+    vm->object.fd = -1;
+    vm->type = type;
+    vm->is_fake = is_fake;
+    pthread_mutex_init(&vm->lock, NULL);
+    fds_lock();
+    vm->next = all_vms;
+    all_vms = vm;
+    fds_unlock();
+    return vm;
+}
+
+struct object *vcpu_new(struct vm *vm, int fd)
+{
+    struct object *object = object_new(FD_VCPU);
+    struct object **list;
+
+    if (!object) {
+        return NULL;
+    }
+    fds_lock();
+    list = realloc(vm->vcpus.list, (vm->vcpus.count + 1) * sizeof(*list));
+    if (!list) {
+        fds_unlock();
+        free(object);
+        return NULL;
+    }
+    vm->vcpus.list = list;
+    list[vm->vcpus.count++] = object;
+    object->fd = fd;
+    object->vm = vm;
+    get_locked(&vm->object);
+    fds_unlock();
+    return object;
+}
+
+struct vm *vm_of(struct object *object)
+{
+    return object && object->kind == FD_VM ? (struct vm *)object : NULL;
+}
+
+unsigned vm_vcpus(struct vm *vm, int *fds, unsigned max)
+{
+    unsigned i, count;
+
+    fds_lock();
+    count = vm->vcpus.count;
+    for (i = 0; fds && i < count && i < max; i++) {
+        fds[i] = vm->vcpus.list[i]->fd;
+    }
+    fds_unlock();
+    return count;
+}
+
+bool vm_is_es(const struct vm *vm)
+{
+    if (!vm->init) {
+        return false;
+    }
+    return vm->init->number == CALL_KVM_SEV_ES_INIT ||
+           (vm->init->number == CALL_KVM_SEV_INIT2 &&
+            vm->type == VM_TYPE_SEV_ES);
+}
+
+/* fork() */
+
+static void before_fork(void)
+{
+    fds_lock();
+}
+
+static void after_fork_in_parent(void)
+{
+    fds_unlock();
+}
+
+/*
+ * A child has copies of the descriptors. KVM refuses it the parent's VMs
+ * (kvm_vm_ioctl: -EIO in another mm), and so do we: nothing is known of them
+ * any more, so the ioctl goes to KVM. The memory is left, for another thread
+ * may have been using it.
+ */
+static void after_fork_in_child(void)
+{
+    struct vm *vm;
+    int fd;
+
+    pthread_mutex_init(&lock, NULL);
+    owner = getpid();
+    for (vm = all_vms; vm; vm = vm->next) {
+        conn_abandon(vm->conn);
+    }
+    all_vms = NULL;
+    platform_abandon();
+    for (fd = next_used(0, MAX_FD - 1); fd >= 0;
+         fd = next_used((unsigned)fd + 1, MAX_FD - 1)) {
+        struct object *object = atomic_load(slot_of(fd));
+
+        if (object == &socket_mark || object->kind == FD_VM ||
+            object->kind == FD_VCPU) {
+            atomic_store(slot_of(fd), NULL);
+        }
+    }
+}
+
+void fds_init(void)
+{
+    owner = getpid();
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
