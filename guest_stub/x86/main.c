@@ -14,6 +14,11 @@
 #define LSR_THRE	0x20
 #define DEBUG_EXIT	0x501	/* QEMU hw/misc/debugexit.c */
 
+/* AMD publication 24594, Fn8000_001F, EAX. */
+#define SEV_LEAF	0x8000001f
+#define SEV_LEAF_SEV	(1 << 1)
+#define SEV_LEAF_ES	(1 << 3)
+
 #define GUID_SIZE	16
 
 /* QEMU target/i386/sev.c: every length counts its own header, and is le16. */
@@ -58,6 +63,11 @@ static inline uint8_t inb(uint16_t port)
 
 	asm volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
 	return value;
+}
+
+static inline void cpuid(uint32_t leaf, uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d)
+{
+	asm volatile("cpuid" : "=a"(*a), "=b"(*b), "=c"(*c), "=d"(*d) : "a"(leaf), "c"(0));
 }
 
 static void put_char(char c)
@@ -200,11 +210,29 @@ static int print_secrets(void)
 	return 0;
 }
 
+/*
+ * Whether the guest is told that it has SEV. On a KVM without it, it must not be: who is told reads
+ * the MSR SEV_STATUS, which is not there.
+ */
+static void print_sev(void)
+{
+	uint32_t eax, ebx, ecx, edx;
+
+	cpuid(0x80000000, &eax, &ebx, &ecx, &edx);
+	if (eax >= SEV_LEAF)
+		cpuid(SEV_LEAF, &eax, &ebx, &ecx, &edx);
+	else
+		eax = 0;
+	put(eax & SEV_LEAF_ES ? "cpuid: SEV-ES\n" :
+	    eax & SEV_LEAF_SEV ? "cpuid: SEV\n" : "cpuid: no SEV\n");
+}
+
 void main(void)
 {
 	int status;
 
 	put("firmware: runs\n");
+	print_sev();
 	status = print_hashes();
 	status |= print_secrets();
 	put("firmware: done\n");

@@ -82,6 +82,13 @@ def test_launch_when_nobody_owns_the_guest_then_it_runs_all_the_same(sev: SevLab
     assert secret_lines(machine) == ["none"]
 
 
+def test_cpuid_when_the_guest_looks_then_it_has_no_sev(sev: SevLab):
+    """KVM has none, so a guest that believed QEMU's CPUID would die of a missing MSR."""
+    machine = sev.start(sev.guest(is_paused=False))
+    assert machine.wait() == GOOD
+    assert "cpuid: no SEV\n" in machine.console.text
+
+
 def test_query_when_the_guest_runs_then_qemu_says_so(sev: SevLab):
     machine = sev.start(sev.guest(can_end=False))
     assert machine.qmp.execute("query-sev")["state"] == "launch-secret"

@@ -22,6 +22,14 @@ SEV_LEAF: Final = 0x8000001F
 REDUCED_PHYS_BITS: Final = 1
 """QEMU wants 1 to 63; what it means to the guest is nothing where memory is plain."""
 
+HIDDEN_LEAF: Final = ("-global", f"x86_64-cpu.xlevel={SEV_LEAF - 1:#x}")
+"""What keeps the guest from seeing the leaf, in which QEMU sets the bits of SEV.
+
+Firmware and kernels that see them read the MSR SEV_STATUS (0xC0010131), which a KVM without SEV
+does not have: OVMF and Linux would end by that in a triple fault. And they would look for their
+C-bit, of which such a KVM knows nothing either. What is measured has nothing to do with it.
+"""
+
 OBJECT_ID: Final = "sev0"
 
 SOCKET_VARIABLE: Final = "HCALLD_SEV_SOCKET"
@@ -105,7 +113,8 @@ def sev_arguments(
         option += f",session-file={escape(str(session))}"
     if kernel_hashes:
         option += ",kernel-hashes=on"
-    return ["-object", option, "-machine", f"confidential-guest-support={OBJECT_ID}"]
+    machine = f"confidential-guest-support={OBJECT_ID}"
+    return ["-object", option, "-machine", machine, *HIDDEN_LEAF]
 
 
 def sev_environment(

@@ -71,6 +71,8 @@ def test_sev_arguments_when_all_is_given_then_commas_are_doubled():
         "session-file=/x/s,kernel-hashes=on",
         "-machine",
         "confidential-guest-support=sev0",
+        "-global",
+        "x86_64-cpu.xlevel=0x8000001e",
     ]
 
 
