@@ -141,7 +141,7 @@ class PacketHeader:
     @property
     def reserved_flags(self) -> int:
         """Bits that must be zero."""
-        return self.flags & ~PacketFlag.COMPRESSED
+        return self.flags & ~int(PacketFlag.COMPRESSED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,8 +50,8 @@ SEV_CERTIFICATE = Struct(
     "usage" / Int32ul * "whose key it is",
     "algorithm" / Int32ul * "what the key is for",
     "pub_key" / Bytes(_KEY_SIZE) * "EC_PUBLIC_KEY or RSA_PUBLIC_KEY",
-    "sig1" / SLOT,
-    "sig2" / SLOT,
+    "sig1" / SLOT * "a signature of what stands before: usage, algorithm, 512 bytes",
+    "sig2" / SLOT * "another",
 )
 """A certificate of a platform, its owner, or a guest's owner (sevapi.h ``sev_cert``)."""
 CERTIFICATE_SIZE: Final = 2084

@@ -32,11 +32,11 @@ def _entry(guid: uuid.UUID) -> Construct[Any, Any]:
 
 
 HASHES_TABLE = Struct(
-    "guid" / Const(HASHES_GUID.bytes_le),
+    "guid" / Const(HASHES_GUID.bytes_le) * str(HASHES_GUID),
     "length" / Const(_HASHES_LENGTH, Int16ul) * "168, without the padding",
-    "cmdline" / _entry(CMDLINE_GUID),
-    "initrd" / _entry(INITRD_GUID),
-    "kernel" / _entry(KERNEL_GUID),
+    "cmdline" / _entry(CMDLINE_GUID) * f"{CMDLINE_GUID}, its length 50 (u16), SHA-256",
+    "initrd" / _entry(INITRD_GUID) * f"{INITRD_GUID}, the same",
+    "kernel" / _entry(KERNEL_GUID) * f"{KERNEL_GUID}, the same",
     "padding" / Const(bytes(8)),
 )
 """QEMU's ``PaddedSevHashTable``, for ``kernel-hashes=on``; OVMF's AmdSev platform reads it."""
