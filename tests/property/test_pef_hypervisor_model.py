@@ -37,7 +37,7 @@ from hcalld.domain.ultravisor.page_states import PageState
 from hcalld.domain.ultravisor.ultravisor import UltravisorModel
 from hcalld.domain.ultravisor.vm_states import VmEvent, VmState
 from hcallproto.abi.families import svm, uv
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import Code, H, U
 
 LPIDS = (1, 2, 3)
 PAGES = 6
@@ -143,7 +143,7 @@ def code_of(
     turn: Turn,
     first: int,
     count: int,
-) -> H | U:
+) -> Code:
     """The code of a call of the VM's own, with frames of 64 KiB."""
     try:
         work(real, turn, first, count, 16)

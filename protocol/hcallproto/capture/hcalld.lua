@@ -6,6 +6,7 @@
 local FRAMES_LINK = 0
 local RECORDS_LINK = 1
 local HEADER_SIZE = 32
+local LEVEL_COMMAND = 4
 local WRITE_FLAG_ZERO = 1
 local CONTEXT_PAGES = 4
 local LAYOUTS = {
@@ -763,6 +764,7 @@ local CODES = {
     [-110] = "ETIMEDOUT",
   },
 }
+local CODES_OF = { [1] = "H", [2] = "U", [3] = "U", [4] = "SevCode" }
 local CALLS = {
   {
     name = "H_PKS_GET_CONFIG",
@@ -1852,7 +1854,7 @@ local CALLS = {
     number = "00000000aeba0000",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {},
   },
@@ -1861,7 +1863,7 @@ local CALLS = {
     number = "00000000aeba0001",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {},
   },
@@ -1870,7 +1872,7 @@ local CALLS = {
     number = "00000000aeba0002",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "handle",
@@ -1914,7 +1916,7 @@ local CALLS = {
     number = "00000000aeba0003",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "uaddr",
@@ -1934,7 +1936,7 @@ local CALLS = {
     number = "00000000aeba0004",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "uaddr",
@@ -1954,7 +1956,7 @@ local CALLS = {
     number = "00000000aeba0005",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "hdr_uaddr",
@@ -1994,7 +1996,7 @@ local CALLS = {
     number = "00000000aeba0006",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "uaddr",
@@ -2026,7 +2028,7 @@ local CALLS = {
     number = "00000000aeba0007",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {},
   },
@@ -2035,7 +2037,7 @@ local CALLS = {
     number = "00000000aeba0008",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       { name = "policy", register = 4, kind = "hex", doc = "guest policy (out)" },
       {
@@ -2099,7 +2101,7 @@ local CALLS = {
     number = "00000000aeba0009",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "hdr_uaddr",
@@ -2142,7 +2144,7 @@ local CALLS = {
     number = "00000000aeba000a",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       { name = "vcpu_id", register = 4, kind = "hex", doc = "which vCPU's save area" },
       {
@@ -2176,7 +2178,7 @@ local CALLS = {
     number = "00000000aeba000b",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {},
   },
@@ -2185,7 +2187,7 @@ local CALLS = {
     number = "00000000aeba000c",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "handle",
@@ -2229,7 +2231,7 @@ local CALLS = {
     number = "00000000aeba000d",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "hdr_uaddr",
@@ -2269,7 +2271,7 @@ local CALLS = {
     number = "00000000aeba000e",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       { name = "vcpu_id", register = 4, kind = "hex", doc = "which vCPU's save area" },
       {
@@ -2300,7 +2302,7 @@ local CALLS = {
     number = "00000000aeba000f",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {},
   },
@@ -2309,7 +2311,7 @@ local CALLS = {
     number = "00000000aeba0010",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {
       { name = "handle", register = 4, kind = "hex", doc = "guest handle (out)" },
@@ -2322,7 +2324,7 @@ local CALLS = {
     number = "00000000aeba0011",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "src_uaddr",
@@ -2351,7 +2353,7 @@ local CALLS = {
     number = "00000000aeba0012",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "src_uaddr",
@@ -2380,7 +2382,7 @@ local CALLS = {
     number = "00000000aeba0013",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "pdh_addr",
@@ -2433,7 +2435,7 @@ local CALLS = {
     number = "00000000aeba0014",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "mnonce_low",
@@ -2472,7 +2474,7 @@ local CALLS = {
     number = "00000000aeba0015",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {},
   },
@@ -2481,7 +2483,7 @@ local CALLS = {
     number = "00000000aeba0016",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "vmsa_features",
@@ -2504,7 +2506,7 @@ local CALLS = {
     number = "00000000aebb0000",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       { name = "addr", register = 4, kind = "hex", doc = "first byte" },
       { name = "size", register = 5, kind = "hex", doc = "bytes" },
@@ -2516,7 +2518,7 @@ local CALLS = {
     number = "00000000aebc0000",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       { name = "addr", register = 4, kind = "hex", doc = "first byte" },
       { name = "size", register = 5, kind = "hex", doc = "bytes" },
@@ -2528,7 +2530,7 @@ local CALLS = {
     number = "0000000053000000",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {},
   },
@@ -2537,7 +2539,7 @@ local CALLS = {
     number = "0000000053000001",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {
       { name = "api_major", register = 4, kind = "hex", doc = "API version (out)" },
@@ -2558,7 +2560,7 @@ local CALLS = {
     number = "0000000053000002",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {},
   },
@@ -2567,7 +2569,7 @@ local CALLS = {
     number = "0000000053000003",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "address",
@@ -2599,7 +2601,7 @@ local CALLS = {
     number = "0000000053000004",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {},
     outputs = {},
   },
@@ -2608,7 +2610,7 @@ local CALLS = {
     number = "0000000053000005",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "pdh_cert_address",
@@ -2661,7 +2663,7 @@ local CALLS = {
     number = "0000000053000006",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "pek_cert_address",
@@ -2691,7 +2693,7 @@ local CALLS = {
     number = "0000000053000007",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "data",
@@ -2710,7 +2712,7 @@ local CALLS = {
     number = "0000000053000008",
     level = 4,
     family = "sev",
-    codes = "H",
+    codes = "SevCode",
     args = {
       {
         name = "address",
@@ -3153,7 +3155,7 @@ local function add_call(self, fixed)
   local place = connection() .. ":" .. self.header.vcpu:uint() .. ":" .. hex(self.header.seq)
   local call = { known = known, name = name, gpas = gpas, number = self.pinfo.number,
                  time = nanoseconds(self.pinfo), place = place, key = key, asked = {},
-                 is_ultracall = fixed.level:uint() == 2 }
+                 level = fixed.level:uint() }
   if self.is_learning then
     calls[place] = call
     call_of[self.pinfo.number] = call
@@ -3259,7 +3261,7 @@ function tails.REPLY(self, fixed)
   local call = belongs_to(self)
   local tree = self.root:add(calls_protocol, self.tvb, "Reply")
   link(self, tree, call)
-  local codes = CODES[call and (call.is_ultracall and "U" or call.known and call.known.codes) or "H"]
+  local codes = CODES[call and CODES_OF[call.level] or "H"]
   local name = codes[tonumber(tostring(fixed.status:int64()))] or tostring(fixed.status:int64())
   tree:add(hcall.ret, fixed.status)
   tree:add(hcall.ret_name, name):set_generated()
@@ -3270,7 +3272,9 @@ function tails.REPLY(self, fixed)
     tree:add(hcall.reason, reason.value):set_generated()
     self.info = self.info .. " -- " .. reason.value
   end
-  if fixed.status:int64() < 0 then
+  -- A command's status is a refusal above 0, too.
+  local is_command = call and call.level == LEVEL_COMMAND
+  if fixed.status:int64() < 0 or (is_command and fixed.status:int64() > 0) then
     tree:add_proto_expert_info(refused, name .. (reason and ": " .. reason.value or ""))
   end
   if call then

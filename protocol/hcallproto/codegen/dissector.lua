@@ -394,7 +394,7 @@ local function add_call(self, fixed)
   local place = connection() .. ":" .. self.header.vcpu:uint() .. ":" .. hex(self.header.seq)
   local call = { known = known, name = name, gpas = gpas, number = self.pinfo.number,
                  time = nanoseconds(self.pinfo), place = place, key = key, asked = {},
-                 is_ultracall = fixed.level:uint() == 2 }
+                 level = fixed.level:uint() }
   if self.is_learning then
     calls[place] = call
     call_of[self.pinfo.number] = call
@@ -500,7 +500,7 @@ function tails.REPLY(self, fixed)
   local call = belongs_to(self)
   local tree = self.root:add(calls_protocol, self.tvb, "Reply")
   link(self, tree, call)
-  local codes = CODES[call and (call.is_ultracall and "U" or call.known and call.known.codes) or "H"]
+  local codes = CODES[call and CODES_OF[call.level] or "H"]
   local name = codes[tonumber(tostring(fixed.status:int64()))] or tostring(fixed.status:int64())
   tree:add(hcall.ret, fixed.status)
   tree:add(hcall.ret_name, name):set_generated()
@@ -511,7 +511,9 @@ function tails.REPLY(self, fixed)
     tree:add(hcall.reason, reason.value):set_generated()
     self.info = self.info .. " -- " .. reason.value
   end
-  if fixed.status:int64() < 0 then
+  -- A command's status is a refusal above 0, too.
+  local is_command = call and call.level == LEVEL_COMMAND
+  if fixed.status:int64() < 0 or (is_command and fixed.status:int64() > 0) then
     tree:add_proto_expert_info(refused, name .. (reason and ": " .. reason.value or ""))
   end
   if call then

@@ -17,8 +17,18 @@ import construct
 
 from hcallproto.abi import shim
 from hcallproto.abi.registry import CALLS, FAMILY_OF
-from hcallproto.abi.returns import CODE_SETS, U, code_name
-from hcallproto.abi.spec import Arg, ArgKind, Buffer, Family, Hcall, Names, Output
+from hcallproto.abi.returns import CODE_SETS, code_name
+from hcallproto.abi.spec import (
+    LEVEL_CODES,
+    Arg,
+    ArgKind,
+    Buffer,
+    Family,
+    Hcall,
+    Level,
+    Names,
+    Output,
+)
 from hcallproto.capture.pcapng import LinkType
 from hcallproto.codegen.layouts import fields_of
 from hcallproto.wire import frames as f
@@ -69,6 +79,7 @@ def lua(_: str | None = None) -> str:
         "FRAMES_LINK": LinkType.FRAMES - LinkType.FRAMES,
         "RECORDS_LINK": LinkType.RECORDS - LinkType.FRAMES,
         "HEADER_SIZE": schema.HEADER_SIZE,
+        "LEVEL_COMMAND": int(Level.COMMAND),
         "WRITE_FLAG_ZERO": schema.WRITE_FLAG_ZERO,
         "CONTEXT_PAGES": schema.CONTEXT_PAGES,
         "LAYOUTS": {name: list(_layout(name, struct)) for name, struct in layouts.items()},
@@ -79,6 +90,7 @@ def lua(_: str | None = None) -> str:
         "CODES": {
             codes.__name__: {code.value: code_name(code) for code in codes} for codes in CODE_SETS
         },
+        "CODES_OF": {level: codes.codes.__name__ for level, codes in LEVEL_CODES.items()},
         "CALLS": [
             *(_call(hcall, FAMILY_OF[hcall.name], hcall.level) for hcall in CALLS),
             *(_call(hcall, shim.FAMILY, schema.LEVEL_SHIM) for hcall in shim.FAMILY.calls),
@@ -130,7 +142,7 @@ def _call(hcall: Hcall, family: Family, level: int) -> dict[str, Any]:
         "number": _hex64(hcall.number),
         "level": int(level),
         "family": family.name,
-        "codes": "U" if hcall.return_codes is U else "H",
+        "codes": hcall.return_codes.__name__,
         "args": [_arg(arg, buffers.get(arg.name)) for arg in hcall.args],
         "outputs": [_output(output) for output in hcall.outputs],
     }

@@ -12,7 +12,8 @@ from typing import Any
 
 import construct
 
-from hcallproto.abi.registers import U32_MAX, U64_MAX
+from hcallproto.abi.families import sev
+from hcallproto.abi.registers import FIRST_ARGUMENT, R_NUMBER, U32_MAX, U64_MAX
 from hcallproto.abi.registry import FAMILIES
 from hcallproto.abi.returns import CODE_SETS, H, code_name
 from hcallproto.abi.spec import (
@@ -30,10 +31,10 @@ from hcallproto.abi.spec import (
     Names,
     Output,
 )
-from hcallproto.codegen.layouts import layout
+from hcallproto.codegen.layouts import fields_of, layout
 from hcallproto.codegen.rst import LINE_WIDTH, Blocks, code, table
 
-_SC = {Level.SC1: "``sc 1``", Level.SC2: "``sc 2``", Level.COMMAND: "command"}
+_MADE_BY = {Level.SC1: "``sc 1``", Level.SC2: "``sc 2``", Level.COMMAND: "``ioctl``"}
 
 
 def blocks(family: Family) -> Blocks:
@@ -65,7 +66,7 @@ def summary(family: Family) -> str:
             (
                 f"0x{call.number:x}",
                 code(call.name),
-                _SC[call.level],
+                _MADE_BY[call.level],
                 "no" if call.decode_only else "yes",
                 call.doc,
             )
@@ -80,35 +81,86 @@ def call_block(call: Hcall) -> str:
         textwrap.fill(call.doc, LINE_WIDTH),
         "\n".join(f":{name}: {text}" for name, text in _fields(call)),
     ]
-    if call.args:
-        rows = [
-            (code(f"r{arg.register}"), code(arg.name), _arg_text(call, arg)) for arg in call.args
-        ]
-        parts += ("Arguments:", table(("Register", "Name", "Meaning"), rows))
-    rows = [
-        (code(f"r{output.register}"), code(output.name), _output_text(output))
-        for output in call.outputs
+    args = [(arg.register, code(arg.name), _arg_text(call, arg)) for arg in call.args]
+    if args:
+        parts += (
+            "Arguments:" if call.structure is None else _fields_title(call),
+            _places(call, args),
+        )
+    outputs = [
+        (output.register, code(output.name), _output_text(output)) for output in call.outputs
     ]
     if call.result:
-        rows.insert(0, (code("r3"), "result", f"when positive, {call.result}"))
-    if rows:
-        parts += (
-            "Results beside the code in ``r3``:",
-            table(("Register", "Name", "Meaning"), rows),
-        )
-    parts += (
-        "Codes:",
-        table(
-            ("Code", "Value", "When"),
-            [(code(name), str(value), when) for name, value, when in _codes(call)],
-        ),
-    )
+        outputs.insert(0, (R_NUMBER, "result", f"when positive, {call.result}"))
+    if outputs:
+        parts += (_outputs_title(call), _places(call, outputs))
+    parts += _status_parts(call) if call.level is Level.COMMAND else _code_parts(call)
     return "\n\n".join(parts)
 
 
+def _fields_title(call: Hcall) -> str:
+    assert call.structure is not None
+    return f"Fields of its structure of {call.structure.sizeof()} bytes:"
+
+
+def _outputs_title(call: Hcall) -> str:
+    if call.structure is None:
+        return "Results beside the code in ``r3``:"
+    return "Fields that come back:" if call.args else _fields_title(call)
+
+
+def _places(call: Hcall, rows: list[tuple[int, str, str]]) -> str:
+    """Arguments or results, with their registers, and offsets in the command's structure."""
+    if call.structure is None:
+        return table(
+            ("Register", "Name", "Meaning"),
+            [(code(f"r{register}"), name, text) for register, name, text in rows],
+        )
+    places = [field for field in fields_of(call.structure) if field.name]
+    table_rows = []
+    for register, name, text in rows:
+        place = places[register - FIRST_ARGUMENT]
+        where = (str(place.offset), place.type, code(f"r{register}"))
+        table_rows.append((*where, name, text))
+    return table(("Offset", "Type", "Register", "Field", "Meaning"), table_rows)
+
+
+def _code_parts(call: Hcall) -> list[str]:
+    rows = [(code(name), str(value), when) for name, value, when in _codes(call)]
+    return ["Codes:", table(("Code", "Value", "When"), rows)]
+
+
+def _status_parts(call: Hcall) -> list[str]:
+    """Of a command: what the firmware says is in ``error``, what the kernel does is not."""
+    codes = list(_codes(call))
+    return [
+        "Statuses; with each but the first the ioctl gives -EIO:",
+        table(
+            ("Status", "``error``", "When"),
+            [(code(name), f"0x{value:02x}", when) for name, value, when in codes if value >= 0],
+        ),
+        "Errors that the ioctl gives itself, with ``error`` as it was:",
+        table(
+            ("Error", "Value", "When"),
+            [(code(name), str(value), when) for name, value, when in codes if value < 0],
+        ),
+    ]
+
+
+def _number(call: Hcall) -> str:
+    text = f"0x{call.number:x}, "
+    if call.level is not Level.COMMAND:
+        return text + _MADE_BY[call.level]
+    ioctl = sev.Ioctl(call.number >> sev.COMMAND_SHIFT)
+    if call.name == ioctl.name:
+        return text + code(ioctl.name)
+    return f"{text}{code(ioctl.name)} command {call.number & sev.COMMAND_MASK}"
+
+
 def _fields(call: Hcall) -> Iterator[tuple[str, str]]:
-    yield "number", f"0x{call.number:x}, {_SC[call.level]}"
-    yield "caller", call.caller.value
+    yield "number", _number(call)
+    if call.level is not Level.COMMAND:
+        yield "caller", call.caller.value
     yield "served", "no, decode only" if call.decode_only else "yes"
     remains = (
         "the change may have been made all the same"
@@ -149,7 +201,8 @@ def _arg_kind(call: Hcall, arg: Arg) -> Iterator[str]:
     match arg.kind:
         case ArgKind.ADDRESS:
             buffers = [buffer for buffer in call.buffers if buffer.address == arg.name]
-            yield ", ".join(("real address", *map(_buffer_text, buffers)))
+            whose = "address" if call.level is Level.COMMAND else "real address"
+            yield ", ".join((whose, *map(_buffer_text, buffers)))
         case ArgKind.SIZE | ArgKind.VALUE if arg.names is None:
             yield _range(arg)
         case ArgKind.FLAGS if arg.maximum == 0:

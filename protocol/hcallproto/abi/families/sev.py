@@ -53,6 +53,7 @@ class Ioctl(enum.IntEnum):
 
 COMMAND_SHIFT: Final = 16
 """r3 is the ioctl's low half, shifted by this, and the command."""
+COMMAND_MASK: Final = (1 << COMMAND_SHIFT) - 1
 
 BLOB_MAX_SIZE: Final = 16384
 """The kernel passes no greater blob to the firmware (SEV_FW_BLOB_MAX_SIZE)."""
@@ -192,6 +193,7 @@ def _command(
     outputs: tuple[str, ...] = (),
     buffers: tuple[Buffer, ...] = (),
     source: str = "",
+    only_reads: bool = False,
 ) -> Hcall:
     return Hcall(
         name=_PREFIXES[ioctl] + name,
@@ -208,7 +210,7 @@ def _command(
         timeout_code=S.ETIMEDOUT,
         lost_code=S.ETIMEDOUT,
         waits_for_daemon=False,
-        effect_may_remain=True,
+        effect_may_remain=not only_reads,
         caller=Caller.ANY,
         structure=structure,
     )
@@ -390,6 +392,7 @@ GUEST_STATUS = _vm(
     structure=abi.GUEST_STATUS,
     args=False,
     outputs=("handle", "policy", "state"),
+    only_reads=True,
 )
 DBG_DECRYPT = _vm(
     17,
@@ -472,6 +475,7 @@ PLATFORM_STATUS = _platform(
     structure=abi.PLATFORM_STATUS,
     args=False,
     outputs=("api_major", "api_minor", "state", "flags", "build", "guest_count"),
+    only_reads=True,
 )
 PEK_GEN = _platform(2, "PEK_GEN", "New PEK, and what depends on it.", S.INVALID_PLATFORM_STATE)
 PEK_CSR = _platform(

@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable
 
 import pytest
+from construct import Struct
 
-from hcallproto.abi.families import pks, svm, tpm, uv
+from hcallproto.abi.families import pks, sev, svm, tpm, uv
 from hcallproto.abi.registers import U64_MAX
 from hcallproto.abi.registry import (
     BY_NAME,
@@ -40,6 +41,7 @@ from hcallproto.abi.spec import (
     size,
     value,
 )
+from hcallproto.payloads import sev_abi
 from hcallproto.wire import schema
 
 calls = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
@@ -72,11 +74,12 @@ def test_unknown_call_is_not_found(number: int, level: int):
 
 
 def test_all_families_are_there():
-    assert [family.name for family in FAMILIES] == ["pks", "tpm", "svm", "uv"]
+    assert [family.name for family in FAMILIES] == ["pks", "tpm", "svm", "uv", "sev"]
 
 
 # Linux asm/hvcall.h and asm/ultravisor-api.h, open-power/ultravisor uapi_uvcall.h, QEMU
-# hw/ppc/spapr.h: written down again here, so that a slip in the table shows.
+# hw/ppc/spapr.h, Linux uapi asm/kvm.h, linux/kvm.h and psp-sev.h: written down again here, so
+# that a slip in the table shows.
 NUMBERS = {
     "H_PKS_GET_CONFIG": 0x41C,
     "H_PKS_SET_PASSWORD": 0x420,
@@ -116,6 +119,50 @@ NUMBERS = {
     "UV_WRITE_MEM": 0xF148,
     "UV_ESMB_GET_FILE": 0xF14C,
     "UV_SEND_SBE_COMMAND": 0xF150,
+    **{
+        f"KVM_SEV_{name}": 0xAEBA << 16 | number
+        for name, number in {
+            "INIT": 0,
+            "ES_INIT": 1,
+            "LAUNCH_START": 2,
+            "LAUNCH_UPDATE_DATA": 3,
+            "LAUNCH_UPDATE_VMSA": 4,
+            "LAUNCH_SECRET": 5,
+            "LAUNCH_MEASURE": 6,
+            "LAUNCH_FINISH": 7,
+            "SEND_START": 8,
+            "SEND_UPDATE_DATA": 9,
+            "SEND_UPDATE_VMSA": 10,
+            "SEND_FINISH": 11,
+            "RECEIVE_START": 12,
+            "RECEIVE_UPDATE_DATA": 13,
+            "RECEIVE_UPDATE_VMSA": 14,
+            "RECEIVE_FINISH": 15,
+            "GUEST_STATUS": 16,
+            "DBG_DECRYPT": 17,
+            "DBG_ENCRYPT": 18,
+            "CERT_EXPORT": 19,
+            "GET_ATTESTATION_REPORT": 20,
+            "SEND_CANCEL": 21,
+            "INIT2": 22,
+        }.items()
+    },
+    "KVM_MEMORY_ENCRYPT_REG_REGION": 0xAEBB << 16,
+    "KVM_MEMORY_ENCRYPT_UNREG_REGION": 0xAEBC << 16,
+    **{
+        f"SEV_{name}": 0x5300 << 16 | number
+        for name, number in {
+            "FACTORY_RESET": 0,
+            "PLATFORM_STATUS": 1,
+            "PEK_GEN": 2,
+            "PEK_CSR": 3,
+            "PDH_GEN": 4,
+            "PDH_CERT_EXPORT": 5,
+            "PEK_CERT_IMPORT": 6,
+            "GET_ID": 7,
+            "GET_ID2": 8,
+        }.items()
+    },
 }
 
 
@@ -127,12 +174,19 @@ def test_ultracalls_and_only_they_are_of_level_2():
     assert {call for call in CALLS if call.level is Level.SC2} == set(uv.FAMILY.calls)
 
 
+def test_commands_and_only_they_are_of_level_4():
+    assert {call for call in CALLS if call.level is Level.COMMAND} == set(sev.FAMILY.calls)
+
+
 def test_all_calls_are_served():
     assert not [call for call in CALLS if call.decode_only]
 
 
-def test_only_the_file_reader_is_called_from_problem_state():
-    assert [call for call in CALLS if call.from_problem_state] == [uv.ESMB_GET_FILE]
+def test_only_the_file_reader_and_commands_are_called_from_problem_state():
+    assert {call for call in CALLS if call.from_problem_state} == {
+        uv.ESMB_GET_FILE,
+        *sev.FAMILY.calls,
+    }
 
 
 @calls
@@ -141,6 +195,7 @@ def test_a_call_that_reads_leaves_no_effect(call: Hcall):
         *("H_PKS_GET_CONFIG", "H_PKS_READ_OBJECT", "H_PKS_CONFIRM_OBJECT_FLUSHED"),
         *("H_PKS_WRAP_OBJECT", "H_PKS_UNWRAP_OBJECT", "H_RANDOM"),
         *("UV_RESTRICTED_SPR_READ", "UV_READ_SCOM", "UV_READ_MEM"),
+        *("KVM_SEV_GUEST_STATUS", "SEV_PLATFORM_STATUS"),
     }
     assert call.effect_may_remain is (call.name not in reads)
 
@@ -153,12 +208,27 @@ def test_what_guests_are_told_without_an_answer():
     assert (tpm.TPM_COMM.timeout_code, tpm.TPM_COMM.lost_code) == (H.RESOURCE, H.RESOURCE)
 
 
+SECRET_OF_COMMANDS = {
+    "KVM_SEV_LAUNCH_UPDATE_DATA": {"uaddr"},
+    "KVM_SEV_LAUNCH_UPDATE_VMSA": {"uaddr"},
+    "KVM_SEV_LAUNCH_SECRET": {"guest_uaddr"},
+    "KVM_SEV_SEND_UPDATE_DATA": {"guest_uaddr"},
+    "KVM_SEV_RECEIVE_UPDATE_DATA": {"guest_uaddr"},
+    "KVM_SEV_DBG_DECRYPT": {"src_uaddr", "dst_uaddr"},
+    "KVM_SEV_DBG_ENCRYPT": {"src_uaddr", "dst_uaddr"},
+}
+"""Guest memory. All else is encrypted, or public: packets, certificates, sessions, reports."""
+
+
 @calls
 def test_password_like_things_are_secret(call: Hcall):
     names = {"auth", "password", "data", "out", "request", "response"}
     if call is pks.WRAP_OBJECT:
         # What comes out is encrypted, what goes in is not.
         names ^= {"out", "in"}
+    if call.level is Level.COMMAND:
+        names = SECRET_OF_COMMANDS.get(call.name, set())
+        assert names == {buffer.address for buffer in call.buffers if buffer.secret}
     for buffer in call.buffers:
         if buffer.address in names:
             assert buffer.secret, buffer.address
@@ -296,19 +366,34 @@ def test_name_of_an_ultracall():
     assert found == ["name does not begin with UV_"]
 
 
+def command_problems(**changes: object) -> list[str]:
+    call = dataclasses.replace(sev.LAUNCH_MEASURE, **changes)  # type: ignore[arg-type]
+    return list(call_problems(call))
+
+
 def test_commands_have_names_and_numbers_of_their_own():
-    call = Hcall(
-        name="LAUNCH_START",
-        number=0x31,
-        level=Level.COMMAND,
-        doc="d",
-        source="s",
-        codes=(CodeWhen(H.ABORTED, "w"),),
-    )
-    assert list(call_problems(call)) == []
-    assert list(call_problems(dataclasses.replace(call, number=0x1_0000))) == [
-        "number 0x10000 is not in a known range (0x0 to 0xffff)"
+    assert command_problems(number=0xAEBA_0063, name="MADE_UP") == []
+    (problem,) = command_problems(number=0xAEBD_0000)
+    assert problem.startswith("number 0xaebd0000 is not in a known range (0xaeba0000 to 0xaebaffff")
+    (problem,) = command_problems(timeout_code=H.ABORTED)
+    assert problem == "timeout code H_ABORTED is not listed"
+
+
+def test_arguments_of_commands_are_fields_of_their_structure():
+    assert command_problems(structure=sev_abi.CERT_EXPORT) == [
+        "uaddr is no field of its structure",
+        "len is no field of its structure",
+        "len is no field of its structure",
     ]
+    swapped = Struct(*reversed(sev_abi.LAUNCH_MEASURE.subcons))
+    assert command_problems(structure=swapped) == [
+        "uaddr is in r4, which is not its place in the structure",
+        "len is in r5, which is not its place in the structure",
+        "len is in r5, which is not its place in the structure",
+    ]
+    assert "has a structure, which is for commands" in broken(
+        with_fields(structure=sev_abi.LAUNCH_MEASURE)
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import enum
 import pytest
 
 from hcallproto.abi.registers import U32_MAX, U64_MAX
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import Code, H, SevCode, U
 from hcallproto.abi.spec import (
     Arg,
     ArgKind,
@@ -17,10 +17,12 @@ from hcallproto.abi.spec import (
     Limit,
     address,
     flags,
+    level_codes,
     opaque,
     size,
     value,
 )
+from hcallproto.wire.schema import LEVEL_SHIM
 
 
 class Colour(enum.IntEnum):
@@ -64,13 +66,32 @@ def test_arg_code_of_an_ultracall_ends_with_p5():
     assert all(type(code) is U for code in codes)
 
 
+def test_arg_code_of_a_command_is_an_errno():
+    where, number = address("a", 4, "a"), opaque("b", 5, "b")
+    hcall = call(where, number, level=Level.COMMAND)
+    assert hcall.arg_code(where) is SevCode.EFAULT
+    assert hcall.arg_code(number) is SevCode.EINVAL
+
+
+def test_levels_have_their_codes():
+    for level in Level:
+        codes = level_codes(level)
+        assert codes.codes is call(level=level).return_codes
+        assert type(codes.function) is codes.codes
+    assert level_codes(Level.COMMAND).function is SevCode.EINVAL
+    assert level_codes(LEVEL_SHIM).codes is U
+    assert level_codes(9) is level_codes(Level.SC1)
+
+
 def test_arg_code_of_its_own_wins():
     arg = Arg(name="a", register=4, kind=ArgKind.VALUE, doc="a", code=H.TOO_BIG)
     assert call(arg).arg_code(arg) is H.TOO_BIG
 
 
-@pytest.mark.parametrize(("level", "codes"), [(Level.SC1, H), (Level.SC2, U), (Level.COMMAND, H)])
-def test_return_codes_by_level(level: Level, codes: type[H | U]):
+@pytest.mark.parametrize(
+    ("level", "codes"), [(Level.SC1, H), (Level.SC2, U), (Level.COMMAND, SevCode)]
+)
+def test_return_codes_by_level(level: Level, codes: type[Code]):
     assert call(level=level).return_codes is codes
 
 

@@ -24,14 +24,18 @@ def test_shape_is_that_of_a_vhost_user_back_end():
     found = capabilities()
     assert found["type"] == "spapr-hcall"
     assert found["protocol-versions"] == [1]
-    assert found["features"] == ["shared-ram", "sc2", "page-states"]
+    assert found["features"] == ["shared-ram", "sc2", "commands", "page-states"]
     assert found["families"]["pks"]["hypertas"] == ["hcall-pks"]
+    assert found["families"]["sev"]["hypertas"] == []
 
 
 def test_features_come_with_a_call_that_needs_them(monkeypatch: pytest.MonkeyPatch):
     hypercalls = tuple(call for call in CALLS if call.level is Level.SC1)
     monkeypatch.setattr(module, "CALLS", hypercalls)
     assert capabilities()["features"] == ["shared-ram"]
+    commands = tuple(call for call in CALLS if call.level is Level.COMMAND)
+    monkeypatch.setattr(module, "CALLS", (*hypercalls, *commands))
+    assert capabilities()["features"] == ["shared-ram", "commands"]
 
 
 def test_document_is_json():

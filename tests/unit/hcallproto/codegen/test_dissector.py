@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -14,9 +15,9 @@ from typing import Any
 import pytest
 from tests.unit.hcallproto.capture.sample import read_of_db
 
-from hcallproto.abi.families import pks, tpm, uv
+from hcallproto.abi.families import pks, sev, tpm, uv
 from hcallproto.abi.registry import CALLS, FAMILY_OF
-from hcallproto.abi.returns import H, U, code_name
+from hcallproto.abi.returns import CODE_SETS, Code, H, SevCode, code_name
 from hcallproto.abi.spec import Direction, Hcall
 from hcallproto.capture import pcapng
 from hcallproto.codegen.dissector import lua
@@ -112,7 +113,7 @@ def test_every_call_and_code_has_its_name(tshark: Tshark):
     frames: list[f.Frame] = [announce(CALLS)]
     expected = []
     for number, hcall in enumerate(CALLS, 1):
-        codes: list[H | U] = list(hcall.return_codes)
+        codes: list[Code] = list(hcall.return_codes)
         code = codes[number % len(codes)]
         frames += (call(hcall, seq=number), f.Reply(3, 0, number, code))
         family = FAMILY_OF[hcall.name].name
@@ -121,7 +122,40 @@ def test_every_call_and_code_has_its_name(tshark: Tshark):
     tshark.frames(*frames)
     names = ("hcall.name", "hcall.nr", "hcall.family", "hcall.level", "hcall.ret_name")
     assert tshark.fields(*names, only="hcall") == expected
-    assert {code_name(code) for code in (*H, *U)} >= {row[4] for row in expected} - {""}
+    known = {code_name(code) for codes in CODE_SETS for code in codes}
+    assert known >= {row[4] for row in expected} - {""}
+
+
+@pytest.mark.parametrize("number", [sev.LAUNCH_MEASURE.number, 0xAEBA_0063])
+def test_a_commands_status_is_a_refusal_above_0(tshark: Tshark, number: int):
+    """The table may not know the command; its level says how its status is read."""
+    hcall = dataclasses.replace(sev.LAUNCH_MEASURE, number=number)
+    frames: list[f.Frame] = []
+    for seq, code in enumerate((SevCode.SUCCESS, SevCode.INVALID_LEN, SevCode.EINVAL), 1):
+        frames += (call(hcall, seq=seq), f.Reply(3, 0, seq, code, ((5, 48),)))
+    tshark.frames(*frames)
+    rows = tshark.fields("hcall.ret_name", "_ws.expert.message", only="hcall.ret")
+    assert rows == [
+        ("SEV_RET_SUCCESS", ""),
+        ("SEV_RET_INVALID_LEN", "SEV_RET_INVALID_LEN"),
+        ("EINVAL", "EINVAL"),
+    ]
+
+
+def test_a_commands_fields_are_found(tshark: Tshark):
+    start = call(sev.LAUNCH_START, policy=5, dh_uaddr=0x7FFF_0000_1000, dh_len=2084)
+    measured = f.WriteSegment(0x7FFF_0000_2000, 48, bytes(range(48)))
+    tshark.frames(
+        start,
+        f.Reply(3, 0, 1, 0, ((4, 7),)),
+        call(sev.LAUNCH_MEASURE, seq=2, uaddr=0x7FFF_0000_2000, len=48),
+        f.Reply(3, 0, 2, 0, ((5, 48),), (measured,)),
+    )
+    assert tshark.fields("sev.dh_uaddr.gpa", "sev.dh_len", only="sev.policy == 5") == [
+        ("0x00007fff00001000", "2084")
+    ]
+    assert tshark.fields("frame.number", only="sev.handle == 7") == [("2",)]
+    assert tshark.fields("sev.uaddr.bytes", only="sev.uaddr.bytes") == [(bytes(range(48)).hex(),)]
 
 
 def test_a_label_that_came_with_its_call_is_shown_and_found(tshark: Tshark):
@@ -281,8 +315,6 @@ def every_frame() -> list[f.Frame]:
         f.Reply(3, 0, 1, 0, ((0, 1), (4, 2), (31, 3)), context=3, nip=4, msr=0, msr_mask=0),
         f.Cancel(3, 0, 2, s.CancelReason.DEADLINE),
         f.Cancelled(3, 0, 2, s.Effect.NONE),
-        f.Command(1, 0, 3, False, 5, b"data"),
-        f.CommandReply(1, 0, 3, 0, b"data"),
         f.Event(s.EventKind.RESET, s.NO_VCPU, 1, 1),
         f.EventAck(s.EventKind.RESET, 1, 1),
         f.Control(s.ControlAction.TERMINATE, "because", 1),

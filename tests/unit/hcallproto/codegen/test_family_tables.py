@@ -7,10 +7,10 @@ import dataclasses
 
 import pytest
 
-from hcallproto.abi.families import pks, svm, tpm, uv
+from hcallproto.abi.families import pks, sev, svm, tpm, uv
 from hcallproto.abi.registry import CALLS, FAMILIES
-from hcallproto.abi.returns import H, U, code_name
-from hcallproto.abi.spec import BufferShape, Caller, Family, Hcall
+from hcallproto.abi.returns import CODE_SETS, code_name
+from hcallproto.abi.spec import BufferShape, Caller, Family, Hcall, Level
 from hcallproto.codegen.family_tables import INDEX_BLOCKS, blocks, call_block, summary
 
 calls = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
@@ -20,11 +20,15 @@ def unwrapped(text: str) -> str:
     return " ".join(text.split())
 
 
+def made_by(call: Hcall) -> str:
+    return "``ioctl``" if call.level is Level.COMMAND else f"``sc {call.level:d}``"
+
+
 @calls
 def test_block_says_everything(call: Hcall):
     text = unwrapped(call_block(call))
-    assert f":number: 0x{call.number:x}, ``sc {call.level:d}``" in text
-    assert f":caller: {call.caller.value}" in text
+    assert f":number: 0x{call.number:x}, " in text
+    assert (f":caller: {call.caller.value}" in text) is (call.level is not Level.COMMAND)
     assert call.doc in text
     assert call.source in text
     for arg in call.args:
@@ -32,7 +36,9 @@ def test_block_says_everything(call: Hcall):
     for output in call.outputs:
         assert f"``r{output.register}`` ``{output.name}`` {output.doc}" in text
     for entry in call.codes:
-        assert f"``{code_name(entry.code)}`` {entry.code:d} {entry.when}" in text
+        is_status = call.level is Level.COMMAND and entry.code >= 0
+        value = f"0x{entry.code:02x}" if is_status else f"{entry.code:d}"
+        assert f"``{code_name(entry.code)}`` {value} {entry.when}" in text
     assert f"then ``{code_name(call.timeout_code)}``" in text
 
 
@@ -49,6 +55,54 @@ def test_block_says_when_the_answer_is_late(call: Hcall):
 def test_block_fits_the_page(call: Hcall):
     for line in call_block(call).splitlines():
         assert len(line) <= 100 or line.startswith(":source:"), line
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        (pks.READ_OBJECT, "0x434, ``sc 1``"),
+        (uv.ESM, "0xf110, ``sc 2``"),
+        (sev.LAUNCH_START, "0xaeba0002, ``KVM_MEMORY_ENCRYPT_OP`` command 2"),
+        (sev.GET_ID2, "0x53000008, ``SEV_ISSUE_CMD`` command 8"),
+        (sev.REG_REGION, "0xaebb0000, ``KVM_MEMORY_ENCRYPT_REG_REGION``"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_block_says_how_a_call_is_made(call: Hcall, number: str):
+    assert call_block(call).split("\n\n")[1].startswith(f":number: {number}\n:")
+
+
+def test_block_of_a_command():
+    text = unwrapped(call_block(sev.SEND_START))
+    assert "Fields of its structure of 72 bytes:" in text
+    assert "0 u32 ``r4`` ``policy`` guest policy (out)" in text
+    assert "8 u64 ``r5`` ``pdh_cert_uaddr`` target platform's PDH certificate; address," in text
+    fields, back = text.split("Fields that come back:")
+    for part in (fields, back):
+        assert "64 u32 ``r12`` ``session_len`` bytes there are" in part
+    assert "also with ``SEV_RET_INVALID_LEN``" in back
+    assert "``pdh_cert_uaddr``" not in back
+    statuses, errors = back.split("Errors that the ioctl gives itself")
+    assert "``SEV_RET_POLICY_FAILURE`` 0x07 the guest's policy forbids it" in statuses
+    assert "``EFAULT`` -14 a pointer is bad" in errors
+    assert "SEV_RET" not in errors
+    assert "``E" not in statuses
+
+
+def test_block_of_a_command_whose_fields_only_come_back():
+    text = unwrapped(call_block(sev.GUEST_STATUS))
+    assert text.count("Fields of its structure of 12 bytes:") == 1
+    assert "8 u32 ``r6`` ``state`` guest state (out)" in text
+    assert "come back" not in text
+
+
+def test_block_of_a_command_without_a_structure():
+    assert "``r4`` ``data`` where the ids go; address, written, 128 bytes" in unwrapped(
+        call_block(sev.GET_ID)
+    )
+    text = call_block(sev.LAUNCH_FINISH)
+    assert "structure" not in text
+    assert "Arguments" not in text
 
 
 def test_block_of_a_served_call():
@@ -122,9 +176,8 @@ def test_summary_lists_every_call(family: Family):
     text = unwrapped(summary(family))
     for call in family.calls:
         served = "no" if call.decode_only else "yes"
-        assert (
-            f"0x{call.number:x} ``{call.name}`` ``sc {call.level:d}`` {served} {call.doc}" in text
-        )
+        made = f"0x{call.number:x} ``{call.name}`` {made_by(call)} {served} {call.doc}"
+        assert made in text
 
 
 def test_blocks_of_a_family():
@@ -139,7 +192,8 @@ def test_index_lists_families_and_codes():
     assert "`uv <uv.rst>`__ 20 20 none Ultracalls" in families
     codes = unwrapped(INDEX_BLOCKS["codes all"]())
     assert "-59 ``H_P6``, ``U_BAD_MODE``" in codes
-    for code in (*H, *U):
+    assert "4 ``SEV_RET_INVALID_LEN``" in codes
+    for code in (code for codes_of_one in CODE_SETS for code in codes_of_one):
         assert f"``{code_name(code)}``" in codes
 
 

@@ -27,7 +27,7 @@ from hcalld.testing.guest import FakeGuest
 from hcalld.testing.pef import KERNEL_GPA, RAM_SIZE, TREE_GPA, PefGuest
 from hcallproto.abi.families import svm, uv
 from hcallproto.abi.registers import MSR_S
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import Code, H, U
 from hcallproto.payloads import fdt
 
 TREE = fdt.Fdt().build()
@@ -386,7 +386,7 @@ def evil_page(guest: PefGuest) -> int:
     return lra
 
 
-def hand_over(turn: Turn, lra: int, gpa: int) -> U | H:
+def hand_over(turn: Turn, lra: int, gpa: int) -> Code:
     return turn.ultracall(uv.PAGE_IN.number, 1, lra, gpa, 0, 16).status
 
 
