@@ -10,17 +10,15 @@ a payload. Nothing in it says where a page goes, nor that it has ended.
 from __future__ import annotations
 
 import dataclasses
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from construct import Bytes, Const, GreedyBytes, GreedyRange, Int32ub, Prefixed, Struct
 from construct.core import ConstructError
 
+from hcallproto.abi.families.sev import PACKET_MAX_SIZE
 from hcallproto.payloads.sev.blobs import PACKET_HEADER_SIZE, SESSION_SIZE
 from hcallproto.payloads.sev.constants import Policy
 from hcallproto.payloads.sev.errors import SevFormatError
-
-MAX_PAYLOAD_SIZE: Final = 16384
-"""The kernel passes no more to the firmware at once."""
 
 STREAM_HEAD = Struct(
     "policy" / Int32ub,
@@ -72,9 +70,9 @@ class MigrationStream:
         packets = tuple(TransportPacket(packet.header, packet.payload) for packet in read.packets)
         for index, packet in enumerate(packets):
             size = len(packet.payload)
-            if size > MAX_PAYLOAD_SIZE:
+            if size > PACKET_MAX_SIZE:
                 field = f"payload of packet {index}"
-                raise SevFormatError(what, field, size, f"at most {MAX_PAYLOAD_SIZE}")
+                raise SevFormatError(what, field, size, f"at most {PACKET_MAX_SIZE}")
         head = read.head
         return cls(policy=Policy(head.policy), pdh=head.pdh, session=head.session, packets=packets)
 
