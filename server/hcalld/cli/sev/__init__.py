@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "secret": "hcalld.cli.sev.secret",
     "report": "hcalld.cli.sev.report",
     "root": "hcalld.cli.sev.root",
+    "vm": "hcalld.cli.sev.vm",
     "status": "hcalld.cli.sev.platforms:status",
     "id": "hcalld.cli.sev.platforms:ids",
     "reset": "hcalld.cli.sev.platforms:reset",

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong with a VM that has no processor."""
+
+from __future__ import annotations
+
+from hcalld.core.errors import HcalldError
+
+
+class SevVmError(HcalldError):
+    """A file, a stream or what the user wants is not what it must be."""

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VM: its memory, and the commands that KVM takes for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from hcalld.guestowner.client import CommandRefused, SevClient
+from hcalld.sevvm.errors import SevVmError
+from hcallproto.abi.families import sev
+from hcallproto.abi.returns import SevCode
+from hcallproto.abi.spec import Hcall
+from hcallproto.payloads.sev.blobs import (
+    ATTESTATION_REPORT_SIZE,
+    NONCE_SIZE,
+    PACKET_HEADER_SIZE,
+)
+from hcallproto.payloads.sev.constants import GuestState
+from hcallproto.payloads.sev.stream import TransportPacket
+
+MIB: Final = 1 << 20
+PAGE_SIZE: Final = 4096
+DEBUG_SIZE: Final = 4 * MIB
+"""Bytes of one DBG_DECRYPT; the daemon takes some more."""
+
+_NONCE_HALF: Final = NONCE_SIZE // 2
+
+
+class GuestStatus(NamedTuple):
+    """What GUEST_STATUS tells."""
+
+    handle: int
+    policy: int
+    state: GuestState
+
+
+class Target(NamedTuple):
+    """Certificates of the platform that a guest is sent to."""
+
+    pdh: bytes
+    chain: bytes
+    """PEK, OCA, CEK."""
+    roots: bytes
+    """ASK, ARK. The kernel demands some bytes, whatever the policy asks for."""
+
+
+class Machine:
+    """A VM on a daemon's platform. Its memory is one range, from 0 on.
+
+    Each method is one command; what it raises is ``CommandRefused``.
+
+    Args:
+        client: a connection of its own.
+        size: bytes of memory, whole pages.
+    """
+
+    def __init__(self, client: SevClient, size: int) -> None:
+        if not size or size % PAGE_SIZE:
+            raise ValueError(f"{size} bytes of memory, expected whole pages")
+        self.client = client
+        self.size = size
+        self._base = client.memory.place(bytes(size))
+
+    # -- memory -------------------------------------------------------------------------------
+
+    def address(self, gpa: int, size: int) -> int:
+        """Where guest memory is in this process.
+
+        Raises:
+            SevVmError: the VM has no such memory.
+        """
+        if gpa < 0 or size < 0 or gpa + size > self.size:
+            raise SevVmError(
+                f"{size} bytes at 0x{gpa:x} are beyond the VM's memory of {self.size} bytes; "
+                "expected a smaller address, or more memory"
+            )
+        return self._base + gpa
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """Memory as it lies there: encrypted, if the platform encrypts."""
+        return self.client.memory.read(self.address(gpa, size), size)
+
+    def write(self, gpa: int, content: bytes) -> None:
+        """Change memory as a device does: past the encryption."""
+        self.client.memory.write(self.address(gpa, len(content)), content)
+
+    def read_decrypted(self, gpa: int, size: int) -> bytes:
+        """Memory as the guest has it (DBG_DECRYPT)."""
+        parts = []
+        for start in range(gpa, gpa + size, DEBUG_SIZE):
+            length = min(DEBUG_SIZE, gpa + size - start)
+            with self._placed(bytes(length)) as (target,):
+                self.client.command(
+                    sev.DBG_DECRYPT,
+                    src_uaddr=self.address(start, length),
+                    dst_uaddr=target,
+                    len=length,
+                )
+                parts.append(self.client.memory.read(target, length))
+        return b"".join(parts)
+
+    def write_encrypted(self, gpa: int, content: bytes) -> None:
+        """Change memory as the guest does (DBG_ENCRYPT)."""
+        for start in range(0, len(content), DEBUG_SIZE):
+            part = content[start : start + DEBUG_SIZE]
+            with self._placed(part) as (source,):
+                self.client.command(
+                    sev.DBG_ENCRYPT,
+                    src_uaddr=source,
+                    dst_uaddr=self.address(gpa + start, len(part)),
+                    len=len(part),
+                )
+
+    @contextlib.contextmanager
+    def _placed(self, *contents: bytes) -> Iterator[list[int]]:
+        """Buffers for a command; their addresses, 0 for an empty one."""
+        memory = self.client.memory
+        addresses = [memory.place(content) if content else 0 for content in contents]
+        try:
+            yield addresses
+        finally:
+            for address in filter(None, addresses):
+                memory.remove(address)
+
+    # -- launch -------------------------------------------------------------------------------
+
+    def init(self, command: Hcall) -> None:
+        """Make the VM one of SEV by INIT, ES_INIT or INIT2; say where encrypted memory may be."""
+        self.client.command(command)
+        self.client.command(sev.REG_REGION, addr=self._base, size=self.size)
+
+    def launch_start(
+        self, policy: int, dh: bytes = b"", session: bytes = b"", *, handle: int = 0
+    ) -> int:
+        """Begin a guest.
+
+        Args:
+            policy: its policy.
+            dh: its owner's certificate.
+            session: its owner's session.
+            handle: of a guest whose key it shares.
+
+        Returns:
+            Its handle.
+        """
+        with self._placed(dh, session) as (dh_address, session_address):
+            return self.client.command(
+                sev.LAUNCH_START,
+                handle=handle,
+                policy=policy,
+                dh_uaddr=dh_address,
+                dh_len=len(dh),
+                session_uaddr=session_address,
+                session_len=len(session),
+            )["handle"]
+
+    def launch_update_data(self, gpa: int, content: bytes) -> None:
+        """Put something into memory, and have it measured."""
+        self.write(gpa, content)
+        address = self.address(gpa, len(content))
+        self.client.command(sev.LAUNCH_UPDATE_DATA, uaddr=address, len=len(content))
+
+    def launch_update_vmsas(self, pages: tuple[bytes, ...]) -> None:
+        """Have the processors' save areas measured."""
+        areas = b"".join(pages)
+        with self._placed(areas) as (address,):
+            self.client.command(sev.LAUNCH_UPDATE_VMSA, uaddr=address, len=len(areas))
+
+    def launch_measure(self) -> bytes:
+        """The measurement with its nonce; asks for the length first, as QEMU does."""
+        size = self._needed(sev.LAUNCH_MEASURE, "len")
+        with self._placed(bytes(size)) as (address,):
+            self.client.command(sev.LAUNCH_MEASURE, uaddr=address, len=size)
+            return self.client.memory.read(address, size)
+
+    def launch_secret(self, gpa: int, header: bytes, payload: bytes) -> None:
+        """Have a packet's secret put into memory."""
+        address = self.address(gpa, len(payload))
+        with self._placed(header, payload) as (header_address, payload_address):
+            self.client.command(
+                sev.LAUNCH_SECRET,
+                hdr_uaddr=header_address,
+                hdr_len=len(header),
+                guest_uaddr=address,
+                guest_len=len(payload),
+                trans_uaddr=payload_address,
+                trans_len=len(payload),
+            )
+
+    def launch_finish(self) -> None:
+        """Let the guest run."""
+        self.client.command(sev.LAUNCH_FINISH)
+
+    # -- what is said of it -------------------------------------------------------------------
+
+    def status(self) -> GuestStatus:
+        """Handle, policy and state."""
+        found = self.client.command(sev.GUEST_STATUS)
+        return GuestStatus(found["handle"], found["policy"], GuestState(found["state"]))
+
+    def report(self, mnonce: bytes) -> bytes:
+        """An attestation report with a nonce of 16 bytes."""
+        halves = (mnonce[:_NONCE_HALF], mnonce[_NONCE_HALF:])
+        low, high = (int.from_bytes(half, "little") for half in halves)
+        with self._placed(bytes(ATTESTATION_REPORT_SIZE)) as (address,):
+            self.client.command(
+                sev.GET_ATTESTATION_REPORT,
+                mnonce_low=low,
+                mnonce_high=high,
+                uaddr=address,
+                len=ATTESTATION_REPORT_SIZE,
+            )
+            return self.client.memory.read(address, ATTESTATION_REPORT_SIZE)
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def send_start(self, target: Target) -> tuple[int, bytes]:
+        """Begin to send the guest; gives its policy and the session for the target."""
+        size = self._needed(sev.SEND_START, "session_len")
+        with self._placed(*target, bytes(size)) as (pdh, chain, roots, session):
+            found = self.client.command(
+                sev.SEND_START,
+                pdh_cert_uaddr=pdh,
+                pdh_cert_len=len(target.pdh),
+                plat_certs_uaddr=chain,
+                plat_certs_len=len(target.chain),
+                amd_certs_uaddr=roots,
+                amd_certs_len=len(target.roots),
+                session_uaddr=session,
+                session_len=size,
+            )
+            return found["policy"], self.client.memory.read(session, size)
+
+    def send_update_data(self, gpa: int, size: int) -> TransportPacket:
+        """A packet of memory."""
+        with self._placed(bytes(PACKET_HEADER_SIZE), bytes(size)) as (header, payload):
+            self.client.command(
+                sev.SEND_UPDATE_DATA,
+                hdr_uaddr=header,
+                hdr_len=PACKET_HEADER_SIZE,
+                guest_uaddr=self.address(gpa, size),
+                guest_len=size,
+                trans_uaddr=payload,
+                trans_len=size,
+            )
+            return self._packet(header, payload, size)
+
+    def send_update_vmsa(self, vcpu: int) -> TransportPacket:
+        """A packet of a processor's save area."""
+        with self._placed(bytes(PACKET_HEADER_SIZE), bytes(sev.VMSA_SIZE)) as (header, payload):
+            self.client.command(
+                sev.SEND_UPDATE_VMSA,
+                vcpu_id=vcpu,
+                hdr_uaddr=header,
+                hdr_len=PACKET_HEADER_SIZE,
+                trans_uaddr=payload,
+                trans_len=sev.VMSA_SIZE,
+            )
+            return self._packet(header, payload, sev.VMSA_SIZE)
+
+    def _packet(self, header: int, payload: int, size: int) -> TransportPacket:
+        read = self.client.memory.read
+        return TransportPacket(read(header, PACKET_HEADER_SIZE), read(payload, size))
+
+    def send_finish(self) -> None:
+        """The guest is elsewhere now."""
+        self.client.command(sev.SEND_FINISH)
+
+    def send_cancel(self) -> None:
+        """It stays."""
+        self.client.command(sev.SEND_CANCEL)
+
+    # -- receiving ----------------------------------------------------------------------------
+
+    def receive_start(self, policy: int, pdh: bytes, session: bytes, *, handle: int = 0) -> int:
+        """Begin to receive a guest; gives its handle.
+
+        Args:
+            policy: its policy.
+            pdh: the source's certificate.
+            session: what the source's ``send_start`` gave.
+            handle: of a guest whose key it shares.
+        """
+        with self._placed(pdh, session) as (pdh_address, session_address):
+            return self.client.command(
+                sev.RECEIVE_START,
+                handle=handle,
+                policy=policy,
+                pdh_uaddr=pdh_address,
+                pdh_len=len(pdh),
+                session_uaddr=session_address,
+                session_len=len(session),
+            )["handle"]
+
+    def receive_update_data(self, gpa: int, packet: TransportPacket) -> None:
+        """Have a packet put into memory."""
+        address = self.address(gpa, len(packet.payload))
+        with self._placed(*packet) as (header, payload):
+            self.client.command(
+                sev.RECEIVE_UPDATE_DATA,
+                hdr_uaddr=header,
+                hdr_len=len(packet.header),
+                guest_uaddr=address,
+                guest_len=len(packet.payload),
+                trans_uaddr=payload,
+                trans_len=len(packet.payload),
+            )
+
+    def receive_update_vmsa(self, vcpu: int, packet: TransportPacket) -> None:
+        """Have a processor's save area taken from a packet."""
+        with self._placed(*packet) as (header, payload):
+            self.client.command(
+                sev.RECEIVE_UPDATE_VMSA,
+                vcpu_id=vcpu,
+                hdr_uaddr=header,
+                hdr_len=len(packet.header),
+                trans_uaddr=payload,
+                trans_len=len(packet.payload),
+            )
+
+    def receive_finish(self) -> None:
+        """The guest is whole."""
+        self.client.command(sev.RECEIVE_FINISH)
+
+    # -- questions ----------------------------------------------------------------------------
+
+    def _needed(self, hcall: Hcall, length: str) -> int:
+        """How long an answer is; the firmware says so by refusing none at all."""
+        try:
+            self.client.command(hcall)
+        except CommandRefused as refused:
+            if refused.status != SevCode.INVALID_LEN:
+                raise
+            size = refused.fields[length]
+            if 0 < size <= sev.BLOB_MAX_SIZE:
+                return size
+        raise SevVmError(
+            f"{hcall.name}: asked for a length, the platform gives none; expected INVALID_LEN and "
+            f"1 to {sev.BLOB_MAX_SIZE}"
+        )
