@@ -7,10 +7,9 @@ its processor's power. What the platform knows of it beside is in ``view.GuestEn
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from hcalld.core.errors import HcallError
@@ -73,9 +72,8 @@ class SevVm:
         """See Model."""
         return []
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Go on if no other command of the VM is under way.
+    def enter(self) -> None:
+        """Begin a command, which ends with ``is_busy`` unset.
 
         The kernel lets a second one wait. A client's library does as well, so here is one that
         comes too soon, and could undo what the first has worked out.
@@ -89,10 +87,6 @@ class SevVm:
                 "another command of the VM is under way: send the next one after its reply",
             )
         self.is_busy = True
-        try:
-            yield
-        finally:
-            self.is_busy = False
 
     # -- states -----------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from hcalld.domain.sev.settings import CHIP_ID_SIZE, MAX_GHCB_VERSION, VMSA_FEAT
 from hcalld.domain.sev.vm import SevVm
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
-from hcallproto.abi.spec import Hcall
+from hcallproto.abi.spec import ArgKind, Hcall
 from hcallproto.payloads.sev import (
     ATTESTATION_REPORT_SIZE,
     CERTIFICATE_SIZE,
@@ -200,7 +200,12 @@ def _field_ends(hcall: Hcall) -> tuple[tuple[str, int], ...]:
     if hcall.structure is None or not hcall.args:
         return ()
     sizes = {part.name: part.sizeof() for part in hcall.structure.subcons if part.name}
-    return tuple((name, 1 << 8 * size) for name, size in sizes.items() if size < 8)
+    return tuple(
+        (arg.name, 1 << 8 * sizes[arg.name])
+        for arg in hcall.args
+        # Sizes are bounded by the table.
+        if arg.kind is ArgKind.OPAQUE and sizes[arg.name] < 8
+    )
 
 
 FIELD_ENDS: Final[Mapping[str, tuple[tuple[str, int], ...]]] = MappingProxyType(
@@ -250,7 +255,7 @@ def is_query(call: Call) -> bool:
     if query is None:
         return False
     args = call.args
-    return any(not args[name] for name in query.asks)
+    return 0 in [args[name] for name in query.asks]
 
 
 def check_kernel(call: Call, vm: SevVm) -> None:
@@ -265,14 +270,9 @@ def check_kernel(call: Call, vm: SevVm) -> None:
             raise HcallError(
                 SevCode.EINVAL, f"{field} 0x{call[field]:x} is more than its field holds"
             )
-    checks = KERNEL_CHECKS.get(name)
-    if checks is None:
-        return
-    if is_query(call):
-        checks = tuple(check for check in checks if check is _never_in_mainline)
-    for check in checks:
+    for check in KERNEL_CHECKS.get(name, ()):
         why = check(call, vm)
-        if why:
+        if why and (check is _never_in_mainline or not is_query(call)):
             raise HcallError(SevCode.EINVAL, why)
 
 
@@ -287,8 +287,9 @@ def check_lengths(call: Call, *, told_when_short: bool) -> None:
         HcallError: INVALID_LEN.
     """
     query = QUERIES[call.hcall.name]
-    asks = is_query(call)
-    short = [name for name, least in query.lengths.items() if call[name] < least]
+    args = call.args
+    asks = 0 in [args[name] for name in query.asks]
+    short = [name for name, least in query.lengths.items() if args[name] < least]
     if not asks and not short:
         return
     why = "asked for lengths" if asks else f"{short[0]} {call[short[0]]} is too small"

@@ -55,14 +55,16 @@ def handles(hcall: Hcall) -> Callable[[Handler[SevVm]], Handler[SevVm]]:
     def bind(handler: Handler[SevVm]) -> Handler[SevVm]:
         @functools.wraps(handler)
         async def guarded(call: Call, vm: SevVm) -> Outcome:
-            with vm.alone():
+            vm.enter()
+            try:
                 check_kernel(call, vm)
-                try:
-                    return await handler(call, vm)
-                except GuestMemoryError as error:
-                    raise HcallError(SevCode.EFAULT, str(error)) from None
-                except StoreError as error:
-                    raise HcallError(SevCode.HWERROR_PLATFORM, str(error)) from None
+                return await handler(call, vm)
+            except GuestMemoryError as error:
+                raise HcallError(SevCode.EFAULT, str(error)) from None
+            except StoreError as error:
+                raise HcallError(SevCode.HWERROR_PLATFORM, str(error)) from None
+            finally:
+                vm.is_busy = False
 
         return HANDLERS.handles(hcall)(guarded)
 
@@ -79,13 +81,13 @@ async def change_platform(change: Change) -> None:
     await ChangePlatform(pack_change(change))
 
 
+_REGISTERS: Final = {
+    hcall.name: {output.name: output.register for output in hcall.outputs}
+    for hcall in sev.FAMILY.calls
+}
+
+
 def fields(hcall: Hcall, **values: int) -> tuple[tuple[int, int], ...]:
     """Registers that stand for fields of the command's structure, to be written back."""
-    registers = _registers(hcall.name)
-    return tuple(sorted((registers[name], value) for name, value in values.items()))
-
-
-@functools.cache
-def _registers(name: str) -> dict[str, int]:
-    (hcall,) = (hcall for hcall in sev.FAMILY.calls if hcall.name == name)
-    return {output.name: output.register for output in hcall.outputs}
+    registers = _REGISTERS[hcall.name]
+    return tuple(sorted([(registers[name], value) for name, value in values.items()]))
