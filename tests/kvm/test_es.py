@@ -79,7 +79,7 @@ def test_validator_when_the_processors_are_others_then_it_refuses(sev: SevLab):
 def test_validator_when_given_the_states_of_sev_snp_measure_then_it_finds_them_good(
     sev: SevLab,
 ):
-    guest = sev.guest(policy=ES_POLICY, smp=2)
+    guest = sev.guest(policy=ES_POLICY, smp=2, can_end=False)
     machine = sev.start(guest)
     launched = read_launched(machine)
     vmsas = snp_vmsas(guest, sev.artifacts)

@@ -83,7 +83,7 @@ def test_daemon_when_it_is_killed_then_qemu_says_so_and_does_not_hang(sev: SevLa
     launched = read_launched(machine)
     header, payload, _ = sev.owner.secret(launched, guest, ("luks-key", b"x"))
     sev.daemon.kill()
-    with pytest.raises(ExecuteError, match="LAUNCH_SECRET ret=-"):
+    with pytest.raises(ExecuteError, match="failed to inject secret ret=-19 "):
         inject(machine, header, payload)
     assert machine.qmp.status() == "prelaunch"
     assert physical(machine, SECRET_BASE, SECRET_SIZE, sev.artifacts) == bytes(SECRET_SIZE)
