@@ -53,11 +53,9 @@ def describe(policy: int) -> str:
     """A policy for people."""
     found = Policy(policy)
     names = [flag.name.lower() for flag in Policy if flag.name and flag in found]
-    known = Policy(0)
-    for flag in Policy:
-        known |= flag
-    if rest := found.flags & ~known:
-        names.append(f"reserved {int(rest):#x}")
+    # As numbers: the complement of an IntFlag has the known bits alone.
+    if rest := int(found.flags) & ~sum(Policy):
+        names.append(f"reserved {rest:#x}")
     if found.api != Api(0, 0):
         names.append(f"API {found.api} at least")
     return f"{policy:#x} ({', '.join(names) or 'none'})"

@@ -157,8 +157,8 @@ def from_files(count: int, first: bytes, others: bytes | None) -> tuple[bytes, .
     Raises:
         GuestOwnerError: a dump is missing, or is no page.
     """
-    for data in filter(None, (first, others)):
-        if len(data) != PAGE_SIZE:
+    for data in (first, others):
+        if data is not None and len(data) != PAGE_SIZE:
             raise GuestOwnerError(f"a VMSA has {len(data)} bytes, expected {PAGE_SIZE}: one page")
     if count > 1 and others is None:
         raise GuestOwnerError(

@@ -15,8 +15,6 @@ TABLE_GUID = "96b582de-1fb2-45f7-baea-a366c55a082d"
 HASHES = ("7255371f-3a3b-4b04-927b-1da6efa8d454", struct.pack("<II", HASHES_BASE, 0x400))
 SECRET = ("4c2eb361-7d9b-4cc3-8081-127c90d3d294", struct.pack("<II", SECRET_BASE, 0xC00))
 RESET = ("00f771de-1a7e-4fcb-890e-68c77e2fb44e", struct.pack("<I", RESET_ADDRESS))
-METADATA = ("dc886566-984a-4798-a75e-5585a7bf67cc", struct.pack("<I", 0x1000))
-"""Of SEV-SNP; sev-snp-measure reads it in any mode."""
 
 Entry = tuple[str, bytes]
 
