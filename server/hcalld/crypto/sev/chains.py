@@ -14,8 +14,9 @@ Sources: 55766 appendices B and C, AMDESE/sev-tool ``sevcert.cpp`` and ``amdcert
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 from hcalld.crypto.sev.certificates import check_key, check_role, name_of
 from hcalld.crypto.sev.errors import SignatureError
@@ -157,33 +158,34 @@ class Link(NamedTuple):
         return f"{self.child.name} <- {self.parent.name}: {found}"
 
 
-LINKS: Final = (
-    (Usage.ARK, Usage.ARK),
-    (Usage.ASK, Usage.ARK),
-    (Usage.CEK, Usage.ASK),
-    (Usage.PEK, Usage.CEK),
-    (Usage.OCA, Usage.OCA),
-    (Usage.PEK, Usage.OCA),
-    (Usage.PDH, Usage.PEK),
-)
-"""Child and parent, from the root down."""
-
-
 def links(chain: Chain) -> Iterator[Link]:
-    """Every link, good or not. That the root is the one that is trusted is not among them."""
-    by_usage: dict[Usage, AnyCertificate] = {
-        Usage.PDH: chain.pdh,
-        Usage.PEK: chain.pek,
-        Usage.OCA: chain.oca,
-        Usage.CEK: chain.cek,
-        Usage.ASK: chain.ask,
-        Usage.ARK: chain.ark,
+    """Every link from the root down, good or not.
+
+    That the root is the one that is trusted is not among them.
+    """
+    pdh, pek, oca, cek, ask, ark = chain
+    found: dict[Usage, AnyCertificate] = {
+        Usage.PDH: pdh,
+        Usage.PEK: pek,
+        Usage.OCA: oca,
+        Usage.CEK: cek,
+        Usage.ASK: ask,
+        Usage.ARK: ark,
     }
-    for child, parent in LINKS:
+    checks: tuple[tuple[Usage, Usage, Callable[[], object]], ...] = (
+        (Usage.ARK, Usage.ARK, partial(verify_amd, ark, ark)),
+        (Usage.ASK, Usage.ARK, partial(verify_amd, ask, ark)),
+        (Usage.CEK, Usage.ASK, partial(verify, cek, ask)),
+        (Usage.PEK, Usage.CEK, partial(verify, pek, cek)),
+        (Usage.OCA, Usage.OCA, partial(verify, oca, oca)),
+        (Usage.PEK, Usage.OCA, partial(verify, pek, oca)),
+        (Usage.PDH, Usage.PEK, partial(verify, pdh, pek)),
+    )
+    for child, parent, check in checks:
         try:
             for usage in (child, parent):
-                _check(by_usage[usage], usage)
-            _verify(by_usage[child], by_usage[parent])
+                _check(found[usage], usage)
+            check()
         except CertificateError as error:
             yield Link(child, parent, error)
         else:
@@ -209,15 +211,6 @@ def _check(certificate: AnyCertificate, usage: Usage) -> None:
     if certificate.usage is not usage:
         raise CertificateError(name_of(usage), "usage", certificate.usage.name, usage.name)
     check_key(certificate, name_of(usage))
-
-
-def _verify(
-    child: SevCertificate | AmdCertificate, parent: SevCertificate | AmdCertificate
-) -> None:
-    if isinstance(child, SevCertificate):
-        verify(child, parent)
-    elif isinstance(parent, AmdCertificate):
-        verify_amd(child, parent)
 
 
 # -- ownership ------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ SCALAR_SIZE: Final = 48
 KEY_ENTROPY_SIZE: Final = 56
 """Bytes of entropy that a P-384 private key is made of: 64 bits more than its own."""
 _P384: Final = ec.SECP384R1()
+_FIELD: Final = 2**384 - 2**128 - 2**96 + 2**32 - 1
 _ORDER: Final = int(
     "ffffffffffffffffffffffffffffffffffffffffffffffff"
     "c7634d81f4372ddf581a0db248b0a77aecec196accc52973",
@@ -102,6 +103,9 @@ def ec_public(key: EcPublicKey, what: str) -> ec.EllipticCurvePublicKey:
     if key.curve != Curve.P384:
         raise CertificateError(what, "curve", key.curve, f"{Curve.P384:d} (P-384)")
     try:
+        # OpenSSL would take a coordinate modulo the field, so that a key had many forms.
+        if not (key.x < _FIELD and key.y < _FIELD):
+            raise ValueError
         return ec.EllipticCurvePublicNumbers(key.x, key.y, _P384).public_key()
     except ValueError:
         raise CertificateError(what, "public key", "no point on P-384", "one") from None
@@ -122,6 +126,9 @@ def rsa_public(key: RsaPublicKey, what: str) -> rsa.RSAPublicKey:
             what, "exponent", f"of {size} bits", f"at most {MAX_EXPONENT_BITS} bits"
         )
     try:
+        # OpenSSL takes an even modulus, with which nothing verifies; it is no key.
+        if not key.modulus & 1:
+            raise ValueError
         return rsa.RSAPublicNumbers(key.exponent, key.modulus).public_key()
     except ValueError:
         raise CertificateError(what, "public key", "no RSA key", "one") from None
