@@ -155,13 +155,20 @@ def secret_lines(machine: Machine) -> list[str]:
     return [text for head, mark, text in found if mark and not head]
 
 
-def inject(machine: Machine, header: str, payload: str) -> None:
-    """Gives QEMU a secret, header and payload in base64, for the firmware's secret area.
+def inject(machine: Machine, header: str, payload: str, gpa: int | None = None) -> None:
+    """Gives QEMU a secret, header and payload in base64.
+
+    Args:
+        machine: Where its guest waits.
+        header: Of the packet.
+        payload: Of the packet.
+        gpa: Where in guest memory it goes; without, to the firmware's secret area.
 
     Raises:
         ExecuteError: The platform refuses it, or QEMU does.
     """
-    machine.qmp.execute("sev-inject-launch-secret", packet_header=header, secret=payload)
+    where = {} if gpa is None else {"gpa": gpa}
+    machine.qmp.execute("sev-inject-launch-secret", packet_header=header, secret=payload, **where)
 
 
 def physical(machine: Machine, address: int, size: int, folder: Path) -> bytes:

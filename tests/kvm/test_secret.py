@@ -59,7 +59,7 @@ def test_inject_when_one_bit_is_another_then_it_is_refused(sev: SevLab, part: st
     bad = {"header": header, "payload": payload}
     bad[part] = flipped(bad[part], at)
     with pytest.raises(ExecuteError, match=BAD_MEASUREMENT) as refused:
-        inject(machine, **bad)
+        inject(machine, bad["header"], bad["payload"])
     sev.transcript.add(f"{part} with a bit changed in byte {at}", refused.value)
     must_have_no_secret(sev, machine)
     # A refused secret is not in the way of the right one.
