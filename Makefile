@@ -79,7 +79,7 @@ stub: ## Build the bare-metal guest stub
 .PHONY: sev
 sev: ## Build the library that takes QEMU's SEV commands to the daemon, and a firmware for its guests
 	@$(PROVISION) system sev
-	@[ "$$(uname -m)" != x86_64 ] || for part in $(wildcard ioctl_shim/Makefile guest_stub/x86/Makefile); do $(MAKE) -C $$(dirname $$part) || exit; done
+	@[ "$$(uname -m)" != x86_64 ] || for part in ioctl_shim guest_stub/x86; do $(MAKE) -C $$part || exit; done
 
 .PHONY: generate
 generate: venv ## Write again what is generated from the table of calls
