@@ -63,7 +63,7 @@ def test_verify_when_the_root_is_anothers_then_it_is_not_good():
 @pytest.mark.parametrize(
     ("offset", "link"),
     [
-        (0x20, "PDH <- PEK"),
+        (0x414 + 20, "PDH <- PEK"),
         (2084 + 0x414 + 20, "PEK <- OCA"),
         (2084 + 0x61C + 20, "PEK <- CEK"),
         (2 * 2084 + 0x414 + 20, "OCA <- OCA"),
