@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A program that does what it is told, a line at a time: the stand-in for a
+ * VMM, for tests of libhcalld-sev.so where there is no KVM
+ *
+ * It answers each line with one, which begins with "ok" or, if the call has
+ * failed, with "errno N". A call that succeeds must leave errno alone, so
+ * errno is MARK before each, and "ok" says if it is not any more.
+ */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MARK        12345
+#define MAX_WORDS   8
+#define MAX_THREADS 64
+
+/* What _FORTIFY_SOURCE makes of open() */
+int __open_2(const char *path, int flags);
+int __open64_2(const char *path, int flags);
+int __openat_2(int dir, const char *path, int flags);
+int __openat64_2(int dir, const char *path, int flags);
+
+static char **words;
+static unsigned word_count;
+
+static uint64_t number(unsigned index)
+{
+    return index < word_count ? strtoull(words[index], NULL, 0) : 0;
+}
+
+static void *address(unsigned index)
+{
+    return (void *)(uintptr_t)number(index);
+}
+
+static void __attribute__((format(printf, 1, 2))) ok(const char *format, ...)
+{
+    int seen = errno;
+    va_list args;
+
+    printf("ok ");
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    if (seen != MARK) {
+        printf(" errno became %d", seen);
+    }
+    printf("\n");
+}
+
+/* The result of a call that sets errno */
+static void answer(long result)
+{
+    if (result == -1) {
+        printf("errno %d\n", errno);
+    } else {
+        ok("%ld", result);
+    }
+}
+
+/* open FUNCTION PATH FLAGS */
+static int open_by(const char *function, const char *path, int flags)
+{
+    if (strcmp(function, "open") == 0) {
+        return open(path, flags, 0600);
+    } else if (strcmp(function, "open64") == 0) {
+        return open64(path, flags, 0600);
+    } else if (strcmp(function, "openat") == 0) {
+        return openat(AT_FDCWD, path, flags, 0600);
+    } else if (strcmp(function, "openat64") == 0) {
+        return openat64(AT_FDCWD, path, flags, 0600);
+    } else if (strcmp(function, "__open_2") == 0) {
+        return __open_2(path, flags);
+    } else if (strcmp(function, "__open64_2") == 0) {
+        return __open64_2(path, flags);
+    } else if (strcmp(function, "__openat_2") == 0) {
+        return __openat_2(AT_FDCWD, path, flags);
+    } else if (strcmp(function, "__openat64_2") == 0) {
+        return __openat64_2(AT_FDCWD, path, flags);
+    }
+    errno = ENOSYS;
+    return -1;
+}
+
+static void do_open(void)
+{
+    answer(open_by(words[1], words[2], (int)number(3)));
+}
+
+/* openbad ADDRESS: a path that may not be there */
+static void do_openbad(void)
+{
+    answer(open(address(1), O_RDONLY));
+}
+
+static void on_signal(int signal)
+{
+    (void)signal;
+}
+
+/* A signal comes that often, or not any more */
+static void signal_every(long us)
+{
+    struct sigaction action = { .sa_handler = on_signal };
+    struct itimerval timer = {
+        .it_interval = { us / 1000000, us % 1000000 },
+        .it_value = { us / 1000000, us % 1000000 },
+    };
+
+    if (sigaction(SIGALRM, &action, NULL) < 0 ||
+        setitimer(ITIMER_REAL, &timer, NULL) < 0) {
+        abort();
+    }
+}
+
+/* ioctl FD REQUEST ARGUMENT */
+static void do_ioctl(void)
+{
+    answer(ioctl((int)number(1), number(2), address(3)));
+}
+
+/* interrupted FD REQUEST ARGUMENT MICROSECONDS: the same under signals */
+static void do_interrupted(void)
+{
+    int result, error;
+
+    signal_every((long)number(4));
+    errno = MARK;
+    result = ioctl((int)number(1), number(2), address(3));
+    error = errno;
+    signal_every(0);
+    errno = error;
+    answer(result);
+}
+
+/* threads COUNT TIMES FD REQUEST ARGUMENT STEP: thread n uses ARGUMENT + n * STEP */
+struct worker {
+    pthread_t thread;
+    unsigned times;
+    int fd;
+    unsigned long request;
+    void *argument;
+    unsigned good;
+};
+
+static void *work(void *opaque)
+{
+    struct worker *worker = opaque;
+    unsigned i;
+
+    for (i = 0; i < worker->times; i++) {
+        worker->good += ioctl(worker->fd, worker->request,
+                              worker->argument) == 0;
+    }
+    return NULL;
+}
+
+static void do_threads(void)
+{
+    struct worker workers[MAX_THREADS];
+    unsigned i, good = 0, count = (unsigned)number(1);
+
+    if (count > MAX_THREADS) {
+        count = MAX_THREADS;
+    }
+    for (i = 0; i < count; i++) {
+        workers[i] = (struct worker) {
+            .times = (unsigned)number(2), .fd = (int)number(3),
+            .request = number(4),
+            .argument = (char *)address(5) + i * number(6),
+        };
+        if (pthread_create(&workers[i].thread, NULL, work, &workers[i])) {
+            abort();
+        }
+    }
+    for (i = 0; i < count; i++) {
+        pthread_join(workers[i].thread, NULL);
+        good += workers[i].good;
+    }
+    errno = MARK;
+    ok("%u", good);
+}
+
+/* Descriptors */
+
+static void do_close(void)
+{
+    answer(close((int)number(1)));
+}
+
+static void do_dup(void)
+{
+    answer(dup((int)number(1)));
+}
+
+static void do_dup2(void)
+{
+    answer(dup2((int)number(1), (int)number(2)));
+}
+
+static void do_dup3(void)
+{
+    answer(dup3((int)number(1), (int)number(2), (int)number(3)));
+}
+
+/* fcntl FD COMMAND ARGUMENT */
+static void do_fcntl(void)
+{
+    answer(fcntl((int)number(1), (int)number(2), number(3)));
+}
+
+static void do_close_range(void)
+{
+    answer(close_range((unsigned)number(1), (unsigned)number(2),
+                       (int)number(3)));
+}
+
+static void do_closefrom(void)
+{
+    closefrom((int)number(1));
+    ok("0");
+}
+
+/* rawclose FD: as code does that does not go through libc */
+static void do_rawclose(void)
+{
+    answer(syscall(SYS_close, (int)number(1)));
+}
+
+/* Memory */
+
+/* map SIZE PROTECTION [AT] */
+static void do_map(void)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    void *p = mmap(address(3), number(1), (int)number(2),
+                   flags | (number(3) ? MAP_FIXED_NOREPLACE : 0), -1, 0);
+
+    if (p == MAP_FAILED) {
+        answer(-1);
+    } else {
+        ok("0x%" PRIxPTR, (uintptr_t)p);
+    }
+}
+
+static void do_protect(void)
+{
+    answer(mprotect(address(1), number(2), (int)number(3)));
+}
+
+static void do_unmap(void)
+{
+    answer(munmap(address(1), number(2)));
+}
+
+static unsigned nibble(char c)
+{
+    return c <= '9' ? (unsigned)(c - '0') : (unsigned)(c - 'a' + 10);
+}
+
+/* put ADDRESS HEXADECIMAL */
+static void do_put(void)
+{
+    uint8_t *p = address(1);
+    const char *hex;
+
+    for (hex = words[2]; hex[0] && hex[1]; hex += 2) {
+        *p++ = (uint8_t)(nibble(hex[0]) << 4 | nibble(hex[1]));
+    }
+    ok("0");
+}
+
+/* get ADDRESS SIZE */
+static void do_get(void)
+{
+    const uint8_t *p = address(1);
+    uint64_t i, size = number(2);
+
+    printf("ok ");
+    for (i = 0; i < size; i++) {
+        printf("%02x", p[i]);
+    }
+    printf("\n");
+}
+
+/* Processes */
+
+/*
+ * fork: the child does what is in the lines that follow, up to `exit N`; then
+ * its parent answers with N and goes on.
+ */
+static void do_fork(void)
+{
+    pid_t child;
+    int status;
+
+    fflush(stdout);
+    child = fork();
+    if (child < 0) {
+        answer(-1);
+        return;
+    }
+    if (child == 0) {
+        ok("0");
+        return;
+    }
+    if (waitpid(child, &status, 0) == child) {
+        errno = MARK;
+        ok("%d", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+    } else {
+        answer(-1);
+    }
+}
+
+/* vfork FD: what a child that shares our memory closes is still open here */
+static void do_vfork(void)
+{
+    volatile int fd = (int)number(1);
+    int status;
+    pid_t child = vfork();
+
+    if (child == 0) {
+        close(fd);
+        _exit(0);
+    }
+    if (child > 0 && waitpid(child, &status, 0) == child) {
+        errno = MARK;
+        ok("%d", WEXITSTATUS(status));
+    } else {
+        answer(-1);
+    }
+}
+
+static const struct {
+    const char *name;
+    unsigned words;
+    void (*run)(void);
+} commands[] = {
+    { "open", 4, do_open },
+    { "openbad", 2, do_openbad },
+    { "ioctl", 4, do_ioctl },
+    { "interrupted", 5, do_interrupted },
+    { "threads", 7, do_threads },
+    { "close", 2, do_close },
+    { "dup", 2, do_dup },
+    { "dup2", 3, do_dup2 },
+    { "dup3", 4, do_dup3 },
+    { "fcntl", 4, do_fcntl },
+    { "close_range", 4, do_close_range },
+    { "closefrom", 2, do_closefrom },
+    { "rawclose", 2, do_rawclose },
+    { "map", 3, do_map },
+    { "protect", 4, do_protect },
+    { "unmap", 3, do_unmap },
+    { "put", 3, do_put },
+    { "get", 3, do_get },
+    { "fork", 1, do_fork },
+    { "vfork", 2, do_vfork },
+};
+
+static void run_line(char *line)
+{
+    char *list[MAX_WORDS], *rest = NULL, *word;
+    unsigned i;
+
+    words = list;
+    word_count = 0;
+    for (word = strtok_r(line, " \n", &rest); word && word_count < MAX_WORDS;
+         word = strtok_r(NULL, " \n", &rest)) {
+        list[word_count++] = word;
+    }
+    if (!word_count) {
+        return;
+    }
+    if (strcmp(list[0], "exit") == 0) {
+        exit((int)number(1));
+    }
+    for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        if (strcmp(list[0], commands[i].name) == 0 &&
+            word_count >= commands[i].words) {
+            errno = MARK;
+            commands[i].run();
+            return;
+        }
+    }
+    printf("unknown %s\n", list[0]);
+}
+
+int main(void)
+{
+    char *line = NULL;
+    size_t room = 0;
+
+    /* A child must not have read lines that are its parent's */
+    setvbuf(stdin, NULL, _IONBF, 0);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    while (getline(&line, &room, stdin) > 0) {
+        run_line(line);
+        fflush(stdout);
+    }
+    free(line);
+    return 0;
+}

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the tests of ``ioctl_shim``: its library and its client, made in a second."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tests.conftest import ROOT, Require
+from tests.e2e.lab import Lab, lab
+from tests.e2e.sevprogram import SevProgram
+from tests.sev_platform import VECTORS
+
+from hcalld.config import UNNAMED_PLATFORM
+
+__all__ = ["SevShim", "lab", "shim"]
+
+
+class Built(NamedTuple):
+    """What ``make`` has made."""
+
+    library: Path
+    client: Path
+
+
+def build(folder: Path, *words: str) -> Built:
+    """Builds ``ioctl_shim`` elsewhere than in the tree; any warning is a failure."""
+    command = ["make", "-C", str(ROOT / "ioctl_shim"), f"BUILD={folder}", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    return Built(folder / "libhcalld-sev.so", folder / "sev-client")
+
+
+@pytest.fixture(scope="session")
+def built(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    require("gcc")
+    require("make")
+    return build(tmp_path_factory.mktemp("ioctl_shim"))
+
+
+@pytest.fixture(scope="session")
+def sanitized(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """With AddressSanitizer and UndefinedBehaviorSanitizer."""
+    require("gcc")
+    require("make")
+    return build(tmp_path_factory.mktemp("ioctl_shim"), "SANITIZE=1", "CFLAGS=-O1 -g")
+
+
+class SevShim:
+    """Daemons with platforms, and programs that use them through the library."""
+
+    def __init__(self, lab: Lab, built: Built, stack: contextlib.ExitStack) -> None:
+        self.lab = lab
+        self.built = built
+        self._stack = stack
+        self._names = (f"client{number or ''}" for number in itertools.count())
+        self._daemons = itertools.count()
+
+    def daemon(self, profile: str = "", *options: str) -> Path:
+        """Starts a daemon whose default platform has this profile; gives its socket."""
+        return self.serve(profile, *options).socket
+
+    def serve(self, profile: str = "", *options: str) -> Any:
+        """The same, and gives the daemon."""
+        name = f"daemon{next(self._daemons) or ''}"
+        folder = self.lab.artifacts / f"{name}.profiles"
+        folder.mkdir()
+        text = f'[sev]\nroot = "{VECTORS / "root-2048.pem"}"\n{profile}\n'
+        (folder / f"{UNNAMED_PLATFORM}.toml").write_text(text)
+        return self.lab.daemon("--profile-dir", str(folder), *options, name=name)
+
+    def program(self, socket: Path | None, **options: Any) -> SevProgram:
+        """Starts a program."""
+        log = self.lab.artifacts / f"{next(self._names)}.log"
+        options.setdefault("program", self.built.client)
+        options.setdefault("library", self.built.library)
+        program = SevProgram(socket=socket, log=log, **options)
+        return self._stack.enter_context(program)
+
+
+@pytest.fixture
+def shim(lab: Lab, built: Built) -> Iterator[SevShim]:
+    with contextlib.ExitStack() as stack:
+        yield SevShim(lab, built, stack)
