@@ -4,7 +4,8 @@
 ``Plan`` turns an ``Hcall`` and a partition's limits into a flat list of checks once, so
 that a call costs one short loop. The order is the one of the arguments; an address is
 checked with its whole range if its size argument is valid, with its first byte if not,
-so that of two bad arguments the first one names the code.
+so that of two bad arguments the first one names the code. A command's addresses are its
+family's to check.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from hcalld.core.errors import HcallError
 from hcalld.core.guestmem import RamMap
 from hcallproto.abi.registers import REAL_ADDRESS_MASK
 from hcallproto.abi.returns import Code
-from hcallproto.abi.spec import Arg, ArgKind, Bound, Buffer, BufferShape, Condition, Hcall, Limit
+from hcallproto.abi.spec import (
+    Arg,
+    ArgKind,
+    Bound,
+    Buffer,
+    BufferShape,
+    Condition,
+    Hcall,
+    Level,
+    Limit,
+)
 from hcallproto.payloads.pks import PAGE_SIZE
 
 
@@ -35,7 +46,7 @@ Limits = Mapping[Limit, int]
 class Call:
     """One call with its arguments checked.
 
-    ``args`` holds the arguments by name; addresses have the ignored bits masked off.
+    ``args`` holds the arguments by name; a guest's addresses have the ignored bits masked off.
     """
 
     hcall: Hcall
@@ -109,6 +120,9 @@ class Plan:
         self._checks = tuple(self._check(arg) for arg in hcall.args)
 
     def _check(self, arg: Arg) -> _Check:
+        if self.hcall.level is Level.COMMAND and arg.kind is ArgKind.ADDRESS:
+            # A client's pointers have 64 bits, and the family knows when one is not looked at.
+            arg = dataclasses.replace(arg, kind=ArgKind.OPAQUE)
         buffer, greatest = self.buffers.get(arg.name, (None, 0))
         size = self.hcall.arg(buffer.size) if buffer is not None and buffer.size else None
         if buffer is None or buffer.shape is BufferShape.FIXED:

@@ -2,8 +2,9 @@
 """What the kernel refuses before the firmware is asked, and what is only a question for lengths.
 
 ``KERNEL_CHECKS`` has, by command, what Linux 7.2 ``svm/sev.c`` and ``sev-dev.c`` look at, in their
-order; all of it gives -EINVAL. ``QUERIES`` has the fields of which one at zero makes a command a
-question: the firmware answers INVALID_LEN, and the lengths come back.
+order; all of it gives -EINVAL. ``RANGES`` has its pointers, which are looked at next: -EFAULT.
+``QUERIES`` has the fields of which one at zero makes a command a question: the firmware answers
+INVALID_LEN, and the lengths come back.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from hcalld.core.call import Call
+from hcalld.core.call import Call, buffer_max_size
 from hcalld.core.errors import HcallError
 from hcalld.domain.sev.settings import CHIP_ID_SIZE, MAX_GHCB_VERSION, VMSA_FEATURES
-from hcalld.domain.sev.vm import SevVm
+from hcalld.domain.sev.vm import ADDRESS_END, SevVm
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import ArgKind, Hcall
@@ -78,6 +79,17 @@ def _not_zero(*names: str) -> Check:
     return check
 
 
+def _range(address: str, size: str) -> Check:
+    """Guest memory does not go on beyond the last address (``sev_pin_memory()``)."""
+
+    def check(call: Call, vm: SevVm) -> str:
+        if call[address] + call[size] > ADDRESS_END:
+            return f"{address} 0x{call[address]:x} + {call[size]} is beyond all addresses"
+        return ""
+
+    return check
+
+
 def _packet(address: str, size: str) -> Check:
     """The memory of one packet: a page of it, or a part, unless the platform takes more."""
 
@@ -116,6 +128,12 @@ def _init2(call: Call, vm: SevVm) -> str:
     return ""
 
 
+_COPY: Final = (
+    _not_zero("len", "src_uaddr", "dst_uaddr"),
+    _range("src_uaddr", "len"),
+    _range("dst_uaddr", "len"),
+)
+
 KERNEL_CHECKS: Final[Mapping[str, tuple[Check, ...]]] = MappingProxyType(
     {
         hcall.name: checks
@@ -128,12 +146,13 @@ KERNEL_CHECKS: Final[Mapping[str, tuple[Check, ...]]] = MappingProxyType(
                     _optional_blob("session_uaddr", "session_len"),
                 ),
             ),
-            (sev.LAUNCH_UPDATE_DATA, (_not_zero("len"),)),
+            (sev.LAUNCH_UPDATE_DATA, (_not_zero("len"), _range("uaddr", "len"))),
             (sev.LAUNCH_MEASURE, (_short_answer("uaddr", "len"),)),
             (
                 sev.LAUNCH_SECRET,
                 (
                     _not_zero("guest_len"),
+                    _range("guest_uaddr", "guest_len"),
                     _blob("hdr_uaddr", "hdr_len"),
                     _blob("trans_uaddr", "trans_len"),
                 ),
@@ -152,6 +171,7 @@ KERNEL_CHECKS: Final[Mapping[str, tuple[Check, ...]]] = MappingProxyType(
                 (
                     _not_zero("hdr_uaddr", "trans_uaddr", "guest_uaddr", "guest_len"),
                     _packet("guest_uaddr", "guest_len"),
+                    _range("guest_uaddr", "guest_len"),
                 ),
             ),
             (
@@ -168,7 +188,9 @@ KERNEL_CHECKS: Final[Mapping[str, tuple[Check, ...]]] = MappingProxyType(
                     _not_zero("hdr_uaddr", "hdr_len", "guest_uaddr", "guest_len"),
                     _not_zero("trans_uaddr", "trans_len"),
                     _packet("guest_uaddr", "guest_len"),
+                    _blob("hdr_uaddr", "hdr_len"),
                     _payload("trans_len"),
+                    _range("guest_uaddr", "guest_len"),
                 ),
             ),
             (
@@ -179,8 +201,8 @@ KERNEL_CHECKS: Final[Mapping[str, tuple[Check, ...]]] = MappingProxyType(
                     _blob("trans_uaddr", "trans_len"),
                 ),
             ),
-            (sev.DBG_DECRYPT, (_not_zero("len", "src_uaddr", "dst_uaddr"),)),
-            (sev.DBG_ENCRYPT, (_not_zero("len", "src_uaddr", "dst_uaddr"),)),
+            (sev.DBG_DECRYPT, _COPY),
+            (sev.DBG_ENCRYPT, _COPY),
             (sev.CERT_EXPORT, (_never_in_mainline,)),
             (sev.GET_ATTESTATION_REPORT, (_short_answer("uaddr", "len"),)),
             (
@@ -212,6 +234,17 @@ FIELD_ENDS: Final[Mapping[str, tuple[tuple[str, int], ...]]] = MappingProxyType(
     {hcall.name: _field_ends(hcall) for hcall in sev.FAMILY.calls}
 )
 """A register holds more than a structure's field: what no client's structure can say."""
+
+RANGES: Final[Mapping[str, tuple[tuple[str, str, int], ...]]] = MappingProxyType(
+    {
+        hcall.name: tuple(
+            (buffer.address, buffer.size or "", buffer_max_size(buffer, {}))
+            for buffer in hcall.buffers
+        )
+        for hcall in sev.FAMILY.calls
+    }
+)
+"""(address, its size's argument or "", its size then) of what a command points at."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -259,12 +292,13 @@ def is_query(call: Call) -> bool:
 
 
 def check_kernel(call: Call, vm: SevVm) -> None:
-    """The kernel's checks of arguments.
+    """The kernel's checks of arguments; a question for lengths has no others that matter.
 
     Raises:
-        HcallError: EINVAL.
+        HcallError: EINVAL, or EFAULT of a pointer to where no client has memory.
     """
-    name = call.hcall.name
+    hcall, args = call.hcall, call.args
+    name = hcall.name
     for field, end in FIELD_ENDS[name]:
         if call[field] >= end:
             raise HcallError(
@@ -274,6 +308,10 @@ def check_kernel(call: Call, vm: SevVm) -> None:
         why = check(call, vm)
         if why and (check is _never_in_mainline or not is_query(call)):
             raise HcallError(SevCode.EINVAL, why)
+    for address, length, fixed in RANGES[name]:
+        size = args[length] if length else fixed
+        if not call.ram.contains(args[address], size) and not is_query(call):
+            raise call.refuse(address, f"{address} 0x{args[address]:x} + {size} is not in memory")
 
 
 def check_lengths(call: Call, *, told_when_short: bool) -> None:
