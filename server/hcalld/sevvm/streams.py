@@ -15,6 +15,7 @@ import os
 import pathlib
 import socket
 import struct
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final, NamedTuple
@@ -180,17 +181,27 @@ def incoming(name: str) -> Iterator[StreamReader]:
             with pathlib.Path(name).open("rb") as file:
                 yield StreamReader(file)
             return
-        path = name.removeprefix(SOCKET)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(path)
-            try:
-                os.chmod(path, 0o600)
-                listener.listen(1)
-                peer, _ = listener.accept()
-            finally:
-                os.unlink(path)
+        with _listening(name.removeprefix(SOCKET)) as listener:
+            peer, _ = listener.accept()
         with peer, peer.makefile("rb") as stream:
             yield StreamReader(stream, peer)
+
+
+@contextmanager
+def _listening(path: str) -> Iterator[socket.socket]:
+    """A socket for one who comes; what has its name can be connected to from the start."""
+    with (
+        tempfile.TemporaryDirectory(prefix=".", dir=os.path.dirname(path) or ".") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+    ):
+        hidden = os.path.join(folder, "s")
+        listener.bind(hidden)
+        listener.listen(1)
+        os.link(hidden, path)
+        try:
+            yield listener
+        finally:
+            os.unlink(path)
 
 
 @contextmanager
