@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.conftest import ROOT, Require
+from tests.e2e.daemon import Daemon
 from tests.e2e.lab import Lab, lab
 from tests.e2e.sevprogram import SevProgram
 from tests.sev_platform import VECTORS
@@ -66,7 +67,7 @@ class SevShim:
         """Starts a daemon whose default platform has this profile; gives its socket."""
         return self.serve(profile, *options).socket
 
-    def serve(self, profile: str = "", *options: str) -> Any:
+    def serve(self, profile: str = "", *options: str) -> Daemon:
         """The same, and gives the daemon."""
         name = f"daemon{next(self._daemons) or ''}"
         folder = self.lab.artifacts / f"{name}.profiles"
