@@ -218,6 +218,9 @@ class Partition:
 
     # -- its state ----------------------------------------------------------------------
 
+    async def prepare(self) -> None:
+        """Do what is done before the first ``begin``, and would take too long in it."""
+
     def begin(self, run: Run) -> None:
         """Enter a run of the machine; what lives for a run only ends with the one before.
 

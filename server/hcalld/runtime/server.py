@@ -155,6 +155,7 @@ class Server:
         host = self._host(profile)
         vm = host.join()
         try:
+            await host.prepare()
             return host.id, host.roots
         finally:
             await host.leave(vm)

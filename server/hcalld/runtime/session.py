@@ -407,6 +407,7 @@ class Session:
         partition = self.partition = await self._owner.claim(hello, self)
         partition.page_shift = hello.page_shift
         self.log = self.log.bind(partition=partition.id)
+        await partition.prepare()
         world = self._world = self._owner.world(partition)
         world.begin(Run(hello.instance, hello.reset))
         self._log_orders(partition)

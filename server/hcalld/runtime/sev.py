@@ -12,12 +12,14 @@ import os
 import pathlib
 from collections.abc import Callable
 
+import trio
+
 from hcalld.config import Profile
 from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.records import Run
 from hcalld.crypto.sev.errors import KeyFormatError
 from hcalld.crypto.sev.roots import MAX_PEM_SIZE, Root
-from hcalld.domain.sev.platform import Platform
+from hcalld.domain.sev.platform import NAMESPACE, Platform
 from hcalld.families.registry import Kind
 from hcalld.runtime.flushing import FlushRounds
 from hcalld.runtime.partition import Partition
@@ -46,6 +48,8 @@ class PlatformHost:
         self._rounds = rounds
         self._store: Store | None = None
         self._platform: Platform | None = None
+        self._new_root: Root | None = None
+        self._preparing = trio.Lock()
 
     def join(self) -> SevPartition:
         """A partition for one more connection; ``leave`` ends it."""
@@ -69,6 +73,19 @@ class PlatformHost:
     def is_idle(self) -> bool:
         """True if nobody is connected, and nothing is open."""
         return not self.vms and self._store is None
+
+    async def prepare(self) -> None:
+        """Make a root for a platform that is to be made: not in the loop, where all would wait.
+
+        Raises:
+            StoreError: its store cannot be used.
+        """
+        async with self._preparing:
+            if self._platform is not None or self._new_root is not None or self.profile.sev.root:
+                return
+            if any(record.namespace == NAMESPACE for record in self._opened().load().records):
+                return
+            self._new_root = await trio.to_thread.run_sync(Root.generate, abandon_on_cancel=True)
 
     def open(self) -> None:
         """See that the platform can be used.
@@ -121,15 +138,20 @@ class PlatformHost:
 
     def _loaded(self) -> Platform:
         if self._platform is None:
-            if self._store is None:
-                self._store = self._open_store()
             path = self.profile.sev.root
             root = _read_root(pathlib.Path(path)) if path else None
-            records = self._store.load().records
+            records = self._opened().load().records
+            if root is None and not any(record.namespace == NAMESPACE for record in records):
+                root = self._new_root
             platform = Platform.build(records, self.profile.sev, os.urandom, root)
             self._commit(platform)
-            self._platform = platform
+            self._platform, self._new_root = platform, None
         return self._platform
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
 
     def _commit(self, platform: Platform) -> None:
         changes = platform.take_changes()
@@ -162,6 +184,10 @@ class SevPartition(Partition):
     def root_properties(self) -> tuple[tuple[str, bytes], ...]:
         """See Partition: a client has no device tree."""
         return ()
+
+    async def prepare(self) -> None:
+        """See Partition."""
+        await self.platform.prepare()
 
     def begin(self, run: Run) -> None:
         """See Partition; a VM that begins anew has no guest."""
