@@ -75,9 +75,21 @@ class EffectKind(enum.IntEnum):
     """A transaction; only what failed is told, for it makes the models be loaded anew."""
     BEGIN = 8
     """A run of the machine, after a reset; only what failed is told. No call asks for it."""
+    READ_PLATFORM = 9
+    """The SEV platform as it is: with bytes; None: with those of the connection's last such
+    answer in this capture."""
+    CHANGE_PLATFORM = 10
+    """With None, when it is changed. Asked: the first bytes of the change's SHA-256."""
 
 
-SAY_WHAT: Final = frozenset({EffectKind.ENTROPY, EffectKind.READ_RAM, EffectKind.TPM_TRANSMIT})
+SAY_WHAT: Final = frozenset(
+    {
+        EffectKind.ENTROPY,
+        EffectKind.READ_RAM,
+        EffectKind.TPM_TRANSMIT,
+        EffectKind.CHANGE_PLATFORM,
+    }
+)
 """Effects that can be asked for in more than one way: their answers say what was asked."""
 
 
@@ -105,7 +117,7 @@ Asked = int | tuple[int, int] | bytes | None
 """What an effect was about, as ``EffectKind`` says."""
 
 DIGEST_SIZE: Final = 16
-"""Bytes of a TPM command's SHA-256 that tell it from others."""
+"""Bytes of a SHA-256 that tell a TPM's command, or a platform's change, from others."""
 
 
 class Answer(Entry, frozen=True, tag=1):
@@ -188,6 +200,8 @@ class State(Entry, frozen=True, tag=2):
     """vCPU and sequence number of calls that waited then: of these the begin is missing."""
     problem: str = ""
     """Why this is not all, if so: then no replay of it is exact."""
+    is_client: bool = False
+    """It is a program that uses a SEV platform, and no machine."""
 
     def __repr__(self) -> str:
         """Without records and replies."""

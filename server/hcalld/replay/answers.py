@@ -16,7 +16,16 @@ from typing import Any, Final, Protocol
 import msgspec
 import trio
 
-from hcalld.core.effects import Effect, Entropy, Flush, Now, TpmClose, TpmTransmit
+from hcalld.core.effects import (
+    ChangePlatform,
+    Effect,
+    Entropy,
+    Flush,
+    Now,
+    ReadPlatform,
+    TpmClose,
+    TpmTransmit,
+)
 from hcalld.core.errors import BackendUnavailable, ConfigError, StoreError
 from hcalld.core.handlers import Model
 from hcalld.core.records import Change, RecordedReply, Run
@@ -82,6 +91,8 @@ class Answers:
         self._partition = partition
         self._place = place
         self._made_up = 0
+        self._platform: bytes | None = None
+        """The SEV platform as the capture told it last."""
         self._faults = _Faults(place)
 
     @property
@@ -181,12 +192,21 @@ class Answers:
             self._place.mismatch(name, asked(effect), told(event))
             return self._make_do(effect)
         if not _is_about(event, effect):
-            self._place.mismatch(name, asked(effect), told(event, _ANOTHER))
+            self._place.mismatch(name, asked(effect), told(event, _ANOTHER.get(event.effect, "")))
             return self._make_do(effect)
         self._place.take()
         if event.raised is not None:
             raise _ERRORS[event.raised.failure](event.raised.text)
+        if event.effect is e.EffectKind.READ_PLATFORM:
+            if isinstance(event.value, bytes):
+                self._platform = event.value
+            return self._platform_as_told()
         return event.value
+
+    def _platform_as_told(self) -> bytes:
+        if self._platform is None:
+            raise StoreError("the capture does not tell what the SEV platform was")
+        return self._platform
 
     def _make_do(self, effect: Effect[Any]) -> Any:
         """An answer of our own, so that the call comes to its end."""
@@ -197,6 +217,8 @@ class Answers:
                 return self._place.time_ns
             case ReadShared(_, size):
                 return bytes(size)
+            case ReadPlatform():
+                return self._platform_as_told()
             case TpmTransmit() | TpmClose():
                 raise BackendUnavailable("the capture has no answer to this command")
             case _:
@@ -247,6 +269,8 @@ _ASKED: Final[dict[type[Effect[Any]], Callable[[Any], str]]] = {
     Flush: lambda effect: "a flush",
     TpmTransmit: lambda effect: f"the TPM's answer to a command of {len(effect.command)} bytes",
     TpmClose: lambda effect: "the TPM session's end",
+    ReadPlatform: lambda effect: "the SEV platform",
+    ChangePlatform: lambda effect: f"a change of the SEV platform, of {len(effect.change)} bytes",
 }
 
 _TOLD: Final[dict[e.EffectKind, str]] = {
@@ -259,6 +283,8 @@ _TOLD: Final[dict[e.EffectKind, str]] = {
     e.EffectKind.LOAD: "that the store could not be loaded",
     e.EffectKind.BEGIN: "that the run could not begin",
     e.EffectKind.COMMIT: "that nothing could be committed",
+    e.EffectKind.READ_PLATFORM: "the SEV platform",
+    e.EffectKind.CHANGE_PLATFORM: "a change of the SEV platform",
 }
 
 
@@ -267,8 +293,11 @@ def asked(effect: Effect[Any]) -> str:
     return _ASKED[type(effect)](effect)
 
 
-_ANOTHER: Final = " to another command"
-"""What can be said of one whose digest alone is known; it may hold a password."""
+_ANOTHER: Final[dict[e.EffectKind, str]] = {
+    e.EffectKind.TPM_TRANSMIT: " to another command",
+    e.EffectKind.CHANGE_PLATFORM: " to something else",
+}
+"""What can be said of one whose digest alone is known; it may hold a password, or a key."""
 
 
 def told(event: e.Answer, digested: str = "") -> str:

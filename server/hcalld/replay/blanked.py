@@ -17,7 +17,16 @@ from typing import Any, Final
 import trio
 
 from hcalld.config import Emulation, PefChoice, Profile
-from hcalld.core.effects import Effect, Entropy, Flush, Now, TpmClose, TpmTransmit
+from hcalld.core.effects import (
+    ChangePlatform,
+    Effect,
+    Entropy,
+    Flush,
+    Now,
+    ReadPlatform,
+    TpmClose,
+    TpmTransmit,
+)
 from hcalld.core.errors import ConfigError
 from hcalld.domain.attribute_records import Value, flatten
 from hcalld.domain.attributes import PartitionAttributes
@@ -32,6 +41,7 @@ from hcalld.replay.stage import AtOnce, NoTpm
 from hcalld.replay.track import Inbound, Name, Outbound, Track, head_of
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import SECURE_FEATURES
+from hcalld.runtime.sev import ClientPartition
 from hcalld.runtime.tpm import TpmSession
 from hcalld.runtime.world import ReadShared
 from hcalld.stores.memory import MemoryState, MemoryStore
@@ -62,6 +72,8 @@ _MISSING: Final[dict[type[Effect[Any]], str]] = {
     ReadShared: "they read memory that the guest shares, which is not in the capture",
     TpmTransmit: "they ask the TPM, whose answers are not in the capture",
     TpmClose: "they ask the TPM, whose answers are not in the capture",
+    ReadPlatform: "they hang on the SEV platform's keys, which are not in the capture",
+    ChangePlatform: "they hang on the SEV platform's keys, which are not in the capture",
 }
 
 
@@ -157,7 +169,8 @@ class BlankedPlayer(Player):
         )
         store = self._memory.store
         tpm = TpmSession(NoTpm()) if has_tpm else None
-        return Partition(profile, lambda: MemoryStore(store, guest), AtOnce(), tpm)
+        kind = ClientPartition if s.Feature.COMMANDS in welcome.features else Partition
+        return kind(profile, lambda: MemoryStore(store, guest), AtOnce(), tpm)
 
     # -- what is left out -----------------------------------------------------------------
 

@@ -225,6 +225,9 @@ class Execution:
                 return await self.wire.set_pages(self.frame, ranges)
             case Entropy() | Now() | Flush() | TpmTransmit() | TpmClose():
                 return await self.world.wait_for(self.frame, effect)
+            case ReadPlatform() | ChangePlatform():
+                # Only a replay lets them wait, for their place in the capture.
+                return await self.world.wait_for(self.frame, effect)
             case _:
                 raise TypeError(f"no driver for effect {effect!r}")
 

@@ -346,6 +346,11 @@ class Partition:
         """
         raise TypeError(f"{self.kind.value} has no SEV platform")
 
+    @property
+    def held(self) -> str:
+        """What a model has that no store holds, as a clause; "" if nothing."""
+        return ""
+
     def discard(self) -> None:
         """Forget the models: what they hold may not be what the store holds."""
         self._models = {}

@@ -13,11 +13,21 @@ from typing import Any, Final
 
 import msgspec
 
-from hcalld.core.effects import Effect, Entropy, Flush, Now, TpmClose, TpmTransmit
+from hcalld.core.effects import (
+    ChangePlatform,
+    Effect,
+    Entropy,
+    Flush,
+    Now,
+    ReadPlatform,
+    TpmClose,
+    TpmTransmit,
+)
 from hcalld.core.errors import BackendUnavailable, ConfigError, StoreError
 from hcalld.core.handlers import Model
 from hcalld.core.records import Change, Loaded, RecordedReply, Run
 from hcalld.core.tap import NOW, Tap
+from hcalld.families.registry import Kind
 from hcalld.families.uv.shim_calls import FAMILY as PEF_FAMILY
 from hcalld.faults.engine import Meets, Met
 from hcalld.runtime import orders
@@ -34,14 +44,21 @@ KINDS: Final[dict[type[Effect[Any]], e.EffectKind]] = {
     Flush: e.EffectKind.FLUSH,
     TpmTransmit: e.EffectKind.TPM_TRANSMIT,
     TpmClose: e.EffectKind.TPM_CLOSE,
+    ReadPlatform: e.EffectKind.READ_PLATFORM,
+    ChangePlatform: e.EffectKind.CHANGE_PLATFORM,
 }
 """What an effect is called in a capture."""
 
 _ASKED: Final[Mapping[type[Effect[Any]], Callable[[Any], e.Asked]]] = {
     Entropy: lambda effect: effect.size,
     ReadShared: lambda effect: (effect.gpa, effect.size),
-    TpmTransmit: lambda effect: hashlib.sha256(effect.command).digest()[: e.DIGEST_SIZE],
+    TpmTransmit: lambda effect: _digest(effect.command),
+    ChangePlatform: lambda effect: _digest(effect.change),
 }
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[: e.DIGEST_SIZE]
 
 
 def asked_of(effect: Effect[Any]) -> e.Asked:
@@ -82,6 +99,8 @@ class Recording:
         self.model: Callable[[str], Model] = self._model
         self.begin: Callable[[Run], None] = self._begin
         self._tap = tap
+        self._platform: bytes | None = None
+        """What was told of the SEV platform last, which most commands only read."""
 
     def _model(self, family: str) -> Model:
         """See World."""
@@ -154,6 +173,13 @@ class Recording:
     ) -> None:
         raised = None if error is None else _raised(error)
         kind, asked = KINDS[type(effect)], asked_of(effect)
+        if kind is e.EffectKind.READ_PLATFORM and raised is None:
+            assert isinstance(value, bytes)
+            # The same object, until the platform is changed.
+            if value is self._platform or value == self._platform:
+                value = None
+            else:
+                self._platform = value
         self._tap.happened(e.Answer(NOW, frame.vcpu, frame.seq, kind, value, raised, asked))
 
     def _failed(self, vcpu: int, seq: int, kind: e.EffectKind, error: Exception) -> None:
@@ -235,6 +261,7 @@ def state_of(
         is_begin,
         tuple(sorted(waiting)),
         problem,
+        partition.kind is Kind.CLIENT,
     )
 
 
@@ -242,6 +269,9 @@ def _begin_anew(partition: Partition, waiting: Collection[tuple[int, int]]) -> s
     """Have the models be what the store holds; why they cannot be, if so. Raises StoreError."""
     if waiting:
         return f"{len(waiting)} calls waited when the capture began; their begin is not in it"
+    held = partition.held
+    if held:
+        return held
     machine = partition.pef
     if machine is not None:
         if machine.gone:

@@ -20,11 +20,14 @@ from hcalld.core.records import Run
 from hcalld.crypto.sev.errors import KeyFormatError
 from hcalld.crypto.sev.roots import MAX_PEM_SIZE, Root
 from hcalld.domain.sev.platform import NAMESPACE, Platform
+from hcalld.domain.sev.states import VmKind
+from hcalld.domain.sev.vm import SevVm
 from hcalld.families.registry import Kind
 from hcalld.runtime.flushing import FlushRounds
 from hcalld.runtime.partition import Partition
 from hcalld.stores.base import Store
 from hcalld.stores.memory import MemoryStore
+from hcallproto.abi.families import sev
 from hcallproto.payloads.sev import CertificateError
 
 
@@ -170,20 +173,36 @@ class PlatformHost:
             await self._rounds.flush(self._store)
 
 
-class SevPartition(Partition):
-    """One connection of a client: a VM, or a user of ``/dev/sev``."""
+class ClientPartition(Partition):
+    """What is a VM, or a user of ``/dev/sev``, whatever its platform is."""
 
     kind = Kind.CLIENT
+
+    def root_properties(self) -> tuple[tuple[str, bytes], ...]:
+        """See Partition: a client has no device tree."""
+        return ()
+
+    @property
+    def held(self) -> str:
+        """See Partition: a VM that is one of SEV is nowhere else."""
+        vm = self.model(sev.FAMILY.name)
+        assert isinstance(vm, SevVm)
+        if vm.kind is VmKind.NONE and not vm.regions:
+            return ""
+        return "the VM was one of SEV already when the capture began, and its begin is not in it"
+
+    def rest(self) -> None:
+        """Nothing can be given up: a VM is nowhere else."""
+
+
+class SevPartition(ClientPartition):
+    """One connection of a client."""
 
     def __init__(self, host: PlatformHost, number: int) -> None:
         profile = host.profile.of_vm(number)
         super().__init__(profile, lambda: MemoryStore(partition=profile.partition))
         self.platform = host
         self.number = number
-
-    def root_properties(self) -> tuple[tuple[str, bytes], ...]:
-        """See Partition: a client has no device tree."""
-        return ()
 
     async def prepare(self) -> None:
         """See Partition."""
@@ -216,9 +235,6 @@ class SevPartition(Partition):
     async def flush(self) -> None:
         """Wait until all changes of the platform are on stable storage."""
         await self.platform.flush()
-
-    def rest(self) -> None:
-        """Nothing can be given up: a VM is nowhere else."""
 
     async def close(self) -> None:
         """Give up the VM."""

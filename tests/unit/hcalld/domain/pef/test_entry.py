@@ -401,7 +401,7 @@ def test_what_was_measured_is_not_handed_over_again(when: Any, is_replaced: bool
     lra = evil_page(guest)
     half = guest.machine.hypervisor
     real = half.hypercall
-    codes: list[U | H] = []
+    codes: list[Code] = []
 
     def hypercall(turn: Turn, number: int, args: Any) -> Returned:
         # The tree's page was read; now others are asked for, or all is done.
@@ -426,7 +426,7 @@ def test_what_was_measured_is_not_handed_over_again(when: Any, is_replaced: bool
 def test_what_nobody_asked_for_is_not_written():
     guest = make()
     lra = evil_page(guest)
-    codes: list[U | H] = []
+    codes: list[Code] = []
 
     def done(turn: Turn) -> H:
         codes.append(hand_over(turn, lra, 0x50_0000))
