@@ -158,6 +158,10 @@ def test_footer_when_areas_are_zero_or_absent_then_none():
     )
     assert footer is not None
     assert (footer.secret_area, footer.hashes_area, footer.reset_address) == (None, None, None)
+    for half in ("00c08000 00000000", "00000000 00040000"):
+        footer = parse_footer(image([(SECRET_AREA_GUID, bytes.fromhex(half))]))
+        assert footer is not None
+        assert footer.secret_area is None
     empty = parse_footer(image([]))
     assert empty is not None
     assert empty.entries == {}

@@ -9,7 +9,7 @@ import re
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.sev_platform import API, VECTORS, chain, key, root
+from tests.sev_platform import API, VECTORS, chain, flipped, key, root
 
 from hcalld.crypto.sev.chains import Chain, verify, verify_amd, verify_chain
 from hcalld.crypto.sev.errors import KeyFormatError, SignatureError
@@ -118,7 +118,10 @@ def test_root_when_its_certificates_are_others_then_refused():
         Root.from_pem(block("SEV ARK CERTIFICATE", ask) + ASK + ARK_KEY + ASK_KEY)
     with pytest.raises(CertificateError, match="ARK certificate: length is 831"):
         Root.from_pem(block("SEV ARK CERTIFICATE", ask[:-1]) + ASK + ARK_KEY + ASK_KEY)
-    other = Root.from_pem((VECTORS / "root-4096.pem").read_bytes()).ask.build()
+    altered = block("SEV ARK CERTIFICATE", flipped(root().ark.build(), 831))
+    with pytest.raises(SignatureError, match="ARK certificate: signature of the ARK is wrong"):
+        Root.from_pem(altered + ARK_KEY + ASK + ASK_KEY)
+    other = root(4096).ask.build()
     with pytest.raises(SignatureError, match="ASK certificate: certifying id is"):
         Root.from_pem(ARK + ARK_KEY + block("SEV ASK CERTIFICATE", other) + ASK_KEY)
 
