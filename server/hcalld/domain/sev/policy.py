@@ -29,7 +29,6 @@ FORBIDS: Final[Mapping[str, Policy]] = MappingProxyType(
 DEMANDS: Final[Mapping[str, Policy]] = MappingProxyType({sev.LAUNCH_UPDATE_VMSA.name: Policy.ES})
 """Command to the bit without which it is forbidden."""
 
-_ES: Final = int(Policy.ES)
 _NOKS: Final = int(Policy.NOKS)
 
 
@@ -68,11 +67,6 @@ def check_api(policy: int, api: Api, whose: str) -> None:
     least = Policy(policy).api
     if api < least:
         raise _failure(f"the policy demands API {least}, {whose} has {api}")
-
-
-def wants_es(policy: int) -> bool:
-    """Whether the guest is to be one of SEV-ES."""
-    return bool(policy & _ES)
 
 
 def _failure(why: str) -> HcallError:
