@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcallproto.abi.families.sev import PACKET_MAX_SIZE
 from hcallproto.payloads.sev import MigrationStream, Policy, SevFormatError, TransportPacket
-from hcallproto.payloads.sev.stream import MAX_PAYLOAD_SIZE
 
 HEADER = st.binary(min_size=52, max_size=52)
 PACKETS = st.lists(st.builds(TransportPacket, HEADER, st.binary(max_size=64)), max_size=4)
@@ -59,13 +59,15 @@ def test_stream_when_malformed_then_the_error_says_where():
 
 
 def test_stream_when_a_payload_is_too_long_then_refused():
-    for size in (MAX_PAYLOAD_SIZE, MAX_PAYLOAD_SIZE + 1):
+    for size in (PACKET_MAX_SIZE, PACKET_MAX_SIZE + 1):
         packets = (TransportPacket(b"h" * 52, bytes(size)),)
         stream = MigrationStream(
             policy=Policy(0), pdh=b"", session=bytes(128), packets=packets
         ).build()
-        if size > MAX_PAYLOAD_SIZE:
-            with pytest.raises(SevFormatError, match="payload of packet 0 is 16385"):
+        if size > PACKET_MAX_SIZE:
+            with pytest.raises(
+                SevFormatError, match=f"payload of packet 0 is {PACKET_MAX_SIZE + 1}"
+            ):
                 MigrationStream.parse(stream)
         else:
             MigrationStream.parse(stream)
