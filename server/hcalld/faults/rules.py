@@ -24,7 +24,7 @@ from hcalld.core.errors import ConfigError
 from hcalld.families.uv.shim_table import FAMILY as SHIM_FAMILY
 from hcallproto.abi.families import pks, tpm, uv
 from hcallproto.abi.registry import BY_NAME, CALLS, FAMILIES, FAMILY_OF
-from hcallproto.abi.returns import H, U, code_name
+from hcallproto.abi.returns import CODE_SETS, Code, H, SevCode, U, code_name
 from hcallproto.abi.spec import Arg, Direction, Hcall
 from hcallproto.wire.schema import MAX_VCPUS
 
@@ -56,7 +56,7 @@ class Gone(enum.Enum):
     TPM = "tpm"
     """The partition's TPM does not answer."""
     SPACE = "space"
-    """The store is full: nothing can be committed."""
+    """The store is full: nothing can be committed, nor any key of a SEV platform be kept."""
     DISK = "disk"
     """What was committed cannot be flushed."""
 
@@ -243,7 +243,12 @@ def calls_of(name: str) -> tuple[Hcall, ...]:
     return found
 
 
-_CODES: Final = {code_name(code): code for codes in (H, U) for code in codes}
+_CODES: Final = {code_name(code): code for codes in CODE_SETS for code in codes}
+_SPELLINGS: Final[Mapping[type[Code], str]] = {
+    H: "a code H_...",
+    U: "a code U_...",
+    SevCode: "a status SEV_RET_..., an errno such as EBUSY",
+}
 
 
 def status_of(returns: str | int, hcall: Hcall) -> int:
@@ -259,12 +264,14 @@ def status_of(returns: str | int, hcall: Hcall) -> int:
     code = _CODES.get(returns)
     if code is None:
         raise ValueError(
-            f"return: no return code {returns!r}; expected one such as H_BUSY, or a number"
+            f"return: no return code {returns!r}; expected one such as "
+            + ("SEV_RET_HWERROR_PLATFORM" if hcall.return_codes is SevCode else "H_BUSY")
+            + ", or a number"
         )
     if not isinstance(code, hcall.return_codes):
         raise ValueError(
-            f"return: {hcall.name} does not return {returns}; expected a code "
-            f"{hcall.return_codes.__name__}_..., or a number"
+            f"return: {hcall.name} does not return {returns}; expected "
+            f"{_SPELLINGS[hcall.return_codes]}, or a number"
         )
     return int(code)
 

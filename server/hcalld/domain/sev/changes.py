@@ -60,3 +60,8 @@ def pack_change(change: Change) -> bytes:
 def unpack_change(packed: bytes) -> Change:
     """The change behind ``pack_change``'s bytes."""
     return _DECODER.decode(packed)
+
+
+def is_kept(packed: bytes) -> bool:
+    """Whether a change outlives the daemon."""
+    return isinstance(unpack_change(packed), IdentityChanged | FactoryReset)

@@ -246,7 +246,7 @@ def is_frame(what: object) -> TypeGuard[f.Frame]:
 async def test_blanked_frames_have_nothing_that_is_the_guests(daemon: Recorded):
     launched = await clients(daemon, launch)
     blanker = Blanker()
-    frames = [event.what for event in daemon.recorder.events if type(event.what) in f.FRAME_TYPES]
+    frames = list(filter(is_frame, (event.what for event in daemon.recorder.events)))
     whole = b"".join(encode(frame) for frame in frames)
     blanked = b"".join(encode(blanker.blank(frame)) for frame in frames)
     for data in launched.guests:
