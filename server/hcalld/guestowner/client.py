@@ -232,8 +232,12 @@ class SevClient:
         return None
 
     def _finish(self, reply: f.Reply, spec: f.CallSpec) -> Answer:
-        if self._carry_out(reply.writes) is not None:
-            return Answer(spec.lost_status, {})
+        bad = self._carry_out(reply.writes)
+        if bad is not None:
+            # A page that is not mapped is the caller's mistake; what is no address is ours.
+            segment = reply.writes[bad]
+            is_address = segment.gpa + segment.size <= SPACE_SIZE
+            return Answer(SevCode.EFAULT if is_address else spec.lost_status, {})
         return Answer(reply.status, dict(reply.registers))
 
     # -- frames -------------------------------------------------------------------------------

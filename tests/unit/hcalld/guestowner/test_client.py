@@ -258,12 +258,19 @@ def test_call_when_more_is_read_than_a_frame_holds_then_what_does_not_fit_is_not
     assert statuses == [s.AccessStatus.OK, s.AccessStatus.TOO_LARGE]
 
 
-def test_call_when_the_reply_writes_nowhere_then_it_is_lost(play: Play):
+@pytest.mark.parametrize(
+    ("address", "status"), [(0x10, -14), ((1 << 47) - 1, -14), (1 << 47, -110)]
+)
+def test_call_when_the_reply_writes_nowhere_then_nothing_comes_back(
+    play: Play, address: int, status: int
+):
+    """Where nothing is mapped it is -EFAULT; where there is no memory the call is lost."""
+
     def then(peer: Peer) -> None:
-        peer.reply(peer.call(), 0, ((5, 7),), (f.WriteSegment(0x10, 1, b"a"),))
+        peer.reply(peer.call(), 0, ((5, 7),), (f.WriteSegment(address, 1, b"a"),))
 
     with play(ready(announced(), then=then)) as client:
-        assert client.call(NUMBER) == (-110, {})
+        assert client.call(NUMBER) == (status, {})
 
 
 @pytest.mark.parametrize(
