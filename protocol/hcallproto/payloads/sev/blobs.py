@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-from construct import Bytes, BytesInteger, Construct, Int8ul, Int32ul, Padding, Struct
+from construct import Bytes, BytesInteger, Construct, Int32ul, Padding, Struct
 
 from hcallproto.payloads.sev.constants import Algorithm, PacketFlag, Policy, Usage, Version
 from hcallproto.payloads.sev.errors import SevFormatError
@@ -54,17 +54,6 @@ ATTESTATION_REPORT = Struct(
 """What GET_ATTESTATION_REPORT gives (55766 table 60, virtee/sev ``LegacyAttestationReport``)."""
 ATTESTATION_REPORT_SIZE: Final = 208
 REPORT_SIGNED_SIZE: Final = 52
-
-PLATFORM_STATUS = Struct(
-    "api_major" / Int8ul * "version of the interface",
-    "api_minor" / Int8ul * "its other half",
-    "state" / Int8ul * "0 uninitialised, 1 initialised, 2 working",
-    "flags" / Int32ul * "bit 0 externally owned, bit 8 SEV-ES is on",
-    "build" / Int8ul * "of the firmware",
-    "guest_count" / Int32ul * "guests with a handle",
-)
-"""What PLATFORM_STATUS gives; packed (psp-sev.h ``struct sev_user_data_status``)."""
-PLATFORM_STATUS_SIZE: Final = 12
 
 
 def parse_exactly(structure: Construct[Any, Any], data: bytes, what: str) -> Any:
@@ -207,7 +196,7 @@ class AttestationReport:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformStatus:
-    """A platform's status."""
+    """A platform's status, as the command PLATFORM_STATUS tells it."""
 
     version: Version
     state: int
@@ -215,24 +204,3 @@ class PlatformStatus:
     flags: int
     """``PlatformFlag``."""
     guest_count: int
-
-    @classmethod
-    def parse(cls, data: bytes) -> PlatformStatus:
-        """From 12 bytes.
-
-        Raises:
-            SevFormatError: it has another size.
-        """
-        read = parse_exactly(PLATFORM_STATUS, data, "platform status")
-        return cls(
-            version=Version(read.api_major, read.api_minor, read.build),
-            state=read.state,
-            flags=read.flags,
-            guest_count=read.guest_count,
-        )
-
-    def build(self) -> bytes:
-        """The 12 bytes."""
-        fields = dataclasses.asdict(self)
-        fields.update(self.version._asdict())
-        return PLATFORM_STATUS.build(fields)

@@ -15,11 +15,9 @@ from hcallproto.payloads.sev import (
     AttestationReport,
     MeasurementBlob,
     PacketHeader,
-    PlatformStatus,
     Policy,
     Session,
     SevFormatError,
-    Version,
 )
 
 KINDS: list[tuple[Any, Any, int]] = [
@@ -27,7 +25,6 @@ KINDS: list[tuple[Any, Any, int]] = [
     (PacketHeader, sev.PACKET_HEADER, sev.PACKET_HEADER_SIZE),
     (MeasurementBlob, sev.MEASUREMENT_BLOB, sev.MEASUREMENT_BLOB_SIZE),
     (AttestationReport, sev.ATTESTATION_REPORT, sev.ATTESTATION_REPORT_SIZE),
-    (PlatformStatus, sev.PLATFORM_STATUS, sev.PLATFORM_STATUS_SIZE),
 ]
 
 
@@ -82,8 +79,3 @@ def test_report_when_built_then_each_field_at_its_place():
     assert built[52:64] == struct.pack("<III", 0x1002, 2, 0)
     assert built[64:136] == b"\1" + bytes(71)
     assert built[136:] == b"\2" + bytes(71)
-
-
-def test_status_when_built_then_packed_as_the_kernel_has_it():
-    status = PlatformStatus(version=Version(1, 55, 21), state=2, flags=0x101, guest_count=7)
-    assert status.build() == struct.pack("<BBBIBI", 1, 55, 2, 0x101, 21, 7)
