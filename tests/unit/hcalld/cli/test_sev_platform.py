@@ -12,11 +12,21 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.e2e.daemon import Daemon
 from tests.sev_platform import root
+from tests.vectors.sev.test_openssl import (
+    Exported,
+    Run,
+    amd_is_good,
+    cek_is_good,
+    ec_is_good,
+    openssl,
+)
 
 from hcalld.cli import cli
 from hcalld.crypto.sev.chains import Chain, verify_chain
 
-PLATFORMS = 12
+__all__ = ["openssl"]
+
+PLATFORMS = 14
 """More than there are tests: each has a platform of its own."""
 
 
@@ -114,6 +124,35 @@ def test_verify_when_no_file_is_given_then_the_daemon_is_asked():
     failed = sev("verify", "--root", "other.pem", status=1)
     assert "CEK  ECDSA P-384 SHA-256  API 1.55  signed by ASK: FAILED" in failed.stdout
     assert failed.stderr.startswith("hcalld: the platform: CEK certificate: signature of the ASK")
+
+
+def is_good(openssl: Run, has: Exported) -> bool:
+    """Whether openssl finds every link good."""
+    return (
+        amd_is_good(openssl, has.ark, has.ark)
+        and amd_is_good(openssl, has.ask, has.ark)
+        and cek_is_good(openssl, has.cek, has.ask)
+        and ec_is_good(openssl, has.oca, 0, has.oca)
+        and ec_is_good(openssl, has.pek, 0, has.oca)
+        and ec_is_good(openssl, has.pek, 1, has.cek)
+        and ec_is_good(openssl, has.pdh, 0, has.pek)
+    )
+
+
+def test_export_when_openssl_looks_at_each_link_then_good(openssl: Run, control: tuple[str, str]):
+    sev("export", "--full", *control, "own.cert")
+    assert is_good(openssl, Exported(read("own.cert")))
+    sev("csr", "csr")
+    sev("oca", "make", "oca.cert", "oca.key")
+    sev("oca", "sign", "--oca", "oca.cert", "--key", "oca.key", "csr", "pek.cert")
+    sev("import", "pek.cert", "oca.cert")
+    sev("export", "--full", *control, "owned.cert")
+    has = Exported(read("owned.cert"))
+    assert has.oca == read("oca.cert")
+    assert is_good(openssl, has)
+    # The platform's own OCA has not signed what the owner's has.
+    has.oca = Exported(read("own.cert")).oca
+    assert not is_good(openssl, has)
 
 
 # -- the platform ---------------------------------------------------------------------------------

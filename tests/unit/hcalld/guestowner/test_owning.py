@@ -8,12 +8,13 @@ import dataclasses
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.sev_platform import API, chain, key
+from tests.sev_platform import API, chain, flipped, key
 
 from hcalld.crypto.sev.certificates import make_csr, make_oca
 from hcalld.crypto.sev.chains import check_import
 from hcalld.guestowner.errors import GuestOwnerError
 from hcalld.guestowner.owning import key_from_pem, key_to_pem, sign_csr
+from hcallproto.payloads.sev.certificates import SevCertificate
 from hcallproto.payloads.sev.constants import Algorithm
 from hcallproto.payloads.sev.errors import CertificateError
 
@@ -60,6 +61,12 @@ def test_sign_csr_when_a_certificate_has_another_role_then_it_is_refused():
         sign_csr(chain().pdh, OCA, OWNER)
     with pytest.raises(CertificateError, match="OCA certificate: usage is CEK, expected OCA"):
         sign_csr(CSR, chain().cek, OWNER)
+
+
+def test_sign_csr_when_the_oca_did_not_sign_itself_then_it_is_refused():
+    forged = SevCertificate.parse(flipped(OCA.build(), 0x414 + 20))
+    with pytest.raises(CertificateError, match="OCA certificate: signature of the OCA is wrong"):
+        sign_csr(CSR, forged, OWNER)
 
 
 def test_key_when_it_is_written_and_read_then_the_same():

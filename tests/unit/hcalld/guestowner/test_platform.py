@@ -20,17 +20,20 @@ from hcalld.crypto.sev.certificates import make_oca
 from hcalld.crypto.sev.chains import verify_chain
 from hcalld.crypto.sev.reports import verify_report
 from hcalld.guestowner import chain_files
-from hcalld.guestowner.client import CommandRefused, SevClient
+from hcalld.guestowner.client import CommandRefused, SevClient, field_names
 from hcalld.guestowner.cputypes import named
+from hcalld.guestowner.errors import GuestOwnerError
 from hcalld.guestowner.launch import Kernel, Launch, ResetProcessors, footer_of
+from hcalld.guestowner.memory import AddressSpace
 from hcalld.guestowner.owning import sign_csr
-from hcalld.guestowner.platform import ID_SIZE, Platform
+from hcalld.guestowner.platform import ID_SIZE, MAX_ANSWER_SIZE, Platform
 from hcalld.guestowner.secret_packets import pack
 from hcalld.guestowner.sessions import NewSession, make_session
 from hcalld.guestowner.validation import Claim, diagnose
 from hcalld.guestowner.vmsa import InitStyle
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
+from hcallproto.abi.spec import Hcall
 from hcallproto.payloads.sev.blobs import (
     ATTESTATION_REPORT_SIZE,
     MEASUREMENT_BLOB_SIZE,
@@ -317,3 +320,42 @@ def test_platform_when_its_name_is_another_then_its_keys_are_too(
 ):
     with SevClient(daemon.socket) as other:
         assert Platform(other).ids() != platform.ids()
+
+
+# -- a daemon that is not what it seems -----------------------------------------------------------
+
+
+class Answering(SevClient):
+    """A client of a daemon that answers each command with this."""
+
+    def __init__(self, status: int, **fields: int) -> None:
+        self.memory = AddressSpace()
+        self._answer = status, fields
+
+    def command(self, hcall: Hcall, **fields: int) -> dict[str, int]:
+        status, written = self._answer
+        answer = dict.fromkeys(field_names(hcall), 0) | fields | written
+        if status:
+            raise CommandRefused(hcall, status, answer)
+        return answer
+
+
+@pytest.mark.parametrize("status", [SevCode.INVALID_LEN, SevCode.SUCCESS])
+@pytest.mark.parametrize("size", [0, MAX_ANSWER_SIZE + 1, 0xFFFF_FFFF])
+def test_csr_when_the_length_is_impossible_then_no_room_is_made(status: int, size: int):
+    with pytest.raises(GuestOwnerError, match=f"asks for room of {size} bytes for length"):
+        Platform(Answering(status, length=size)).csr()
+
+
+def test_csr_when_the_query_is_refused_then_that_is_told():
+    with pytest.raises(CommandRefused) as raised:
+        Platform(Answering(SevCode.INVALID_PLATFORM_STATE, length=2084)).csr()
+    assert raised.value.status == SevCode.INVALID_PLATFORM_STATE
+
+
+def test_ids_when_more_is_told_of_than_there_is_room_then_it_is_cut():
+    class Growing(Answering):
+        def command(self, hcall: Hcall, **fields: int) -> dict[str, int]:
+            return super().command(hcall) | {"length": 4096 if fields else ID_SIZE}
+
+    assert Platform(Growing(0)).ids() == (bytes(ID_SIZE),)
