@@ -15,7 +15,6 @@ from typing import NamedTuple
 from construct import Bytes, Const, GreedyBytes, GreedyRange, Int32ub, Prefixed, Struct
 from construct.core import ConstructError
 
-from hcallproto.abi.families.sev import PACKET_MAX_SIZE
 from hcallproto.payloads.sev.blobs import PACKET_HEADER_SIZE, SESSION_SIZE
 from hcallproto.payloads.sev.constants import Policy
 from hcallproto.payloads.sev.errors import SevFormatError
@@ -68,11 +67,6 @@ class MigrationStream:
                 what, f"packet {len(read.packets)}", "malformed", "a header and a payload"
             )
         packets = tuple(TransportPacket(packet.header, packet.payload) for packet in read.packets)
-        for index, packet in enumerate(packets):
-            size = len(packet.payload)
-            if size > PACKET_MAX_SIZE:
-                field = f"payload of packet {index}"
-                raise SevFormatError(what, field, size, f"at most {PACKET_MAX_SIZE}")
         head = read.head
         return cls(policy=Policy(head.policy), pdh=head.pdh, session=head.session, packets=packets)
 
