@@ -143,7 +143,7 @@ class SevClient:
         """What the owner puts in sessions."""
         self._name = name
         self._entropy_count = 0
-        self._next = MEMORY + MEMORY_SIZE // 2
+        self.free()
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -220,6 +220,10 @@ class SevClient:
         self._next += -(-max(size, 1) // 16) * 16
         assert self._next <= MEMORY + MEMORY_SIZE, "the client's memory is used up"
         return address
+
+    def free(self) -> None:
+        """What ``room`` and ``put`` gave is unused again."""
+        self._next = MEMORY + MEMORY_SIZE // 2
 
     def put(self, data: bytes) -> int:
         """Put something into memory, and give its address."""
