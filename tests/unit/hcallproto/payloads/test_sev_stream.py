@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcallproto.abi.families.sev import PACKET_MAX_SIZE
 from hcallproto.payloads.sev import MigrationStream, Policy, SevFormatError, TransportPacket
 
 HEADER = st.binary(min_size=52, max_size=52)
@@ -56,18 +55,3 @@ def test_stream_when_malformed_then_the_error_says_where():
         MigrationStream.parse(data.replace(b"\0\0\0\x80", b"\0\0\0\x81"))
     with pytest.raises(SevFormatError, match="packet 1 is malformed"):
         MigrationStream.parse(data + b"\0\0\0\x35")
-
-
-def test_stream_when_a_payload_is_too_long_then_refused():
-    for size in (PACKET_MAX_SIZE, PACKET_MAX_SIZE + 1):
-        packets = (TransportPacket(b"h" * 52, bytes(size)),)
-        stream = MigrationStream(
-            policy=Policy(0), pdh=b"", session=bytes(128), packets=packets
-        ).build()
-        if size > PACKET_MAX_SIZE:
-            with pytest.raises(
-                SevFormatError, match=f"payload of packet 0 is {PACKET_MAX_SIZE + 1}"
-            ):
-                MigrationStream.parse(stream)
-        else:
-            MigrationStream.parse(stream)
