@@ -99,7 +99,7 @@ def receive(machine: Machine, reader: StreamReader, *, vcpus: int = 1) -> int:
         if gpa < machine.size:
             machine.receive_update_data(gpa, packet)
             gpa += len(packet.payload)
-        elif vcpu < areas:
+        elif vcpu < areas and len(packet.payload) == sev.VMSA_SIZE:
             machine.receive_update_vmsa(vcpu, packet)
             vcpu += 1
         else:
