@@ -12,12 +12,13 @@ import contextlib
 import os
 import pathlib
 import socket
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, NamedTuple, NoReturn, Self
 
 from hcalld.core.errors import HcalldError
-from hcalld.guestowner.memory import SPACE_SIZE, AddressSpace, NotMapped
+from hcalld.guestowner.memory import SPACE_SIZE, AddressSpace
 from hcallproto.abi.registers import FIRST_ARGUMENT
 from hcallproto.abi.registry import find
 from hcallproto.abi.returns import SevCode, status_name
@@ -25,6 +26,7 @@ from hcallproto.abi.spec import Hcall, Level
 from hcallproto.conn.connection import Connection
 from hcallproto.conn.states import Role, State
 from hcallproto.errors import LocalProtocolError, RemoteProtocolError
+from hcallproto.payloads.quoting import printable
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
@@ -86,6 +88,7 @@ class SevClient:
         self._path = path
         self._connection = Connection(Role.SHIM)
         self._seq = 0
+        self._until = 0.0
         self._sock = _connect(path)
         try:
             self._announced = self._negotiate(platform)
@@ -161,7 +164,7 @@ class SevClient:
             0,
             tuple(self._segments(spec, registers)),
         )
-        self._sock.settimeout(spec.deadline_ms / 1000 + PATIENCE_SECONDS)
+        self._wait_at_most(spec.deadline_ms / 1000 + PATIENCE_SECONDS)
         self._send(call)
         while True:
             frame = self._receive()
@@ -173,9 +176,9 @@ class SevClient:
                 case f.Write():
                     self._send(self._write(frame))
                 case f.Goodbye():
-                    self._fail(f"the daemon ends the connection: {frame.text}")
+                    self._fail(f"the daemon ends the connection: {printable(frame.text)}")
                 case f.Control(action=s.ControlAction.TERMINATE):
-                    self._fail(f"the daemon terminates the client: {frame.text}")
+                    self._fail(f"the daemon terminates the client: {printable(frame.text)}")
                 case _:
                     pass  # the others concern machines
 
@@ -243,7 +246,7 @@ class SevClient:
     # -- frames -------------------------------------------------------------------------------
 
     def _negotiate(self, platform: str) -> dict[int, f.CallSpec]:
-        self._sock.settimeout(PATIENCE_SECONDS)
+        self._wait_at_most(PATIENCE_SECONDS)
         self._send(
             f.Hello(
                 s.VERSION,
@@ -264,7 +267,7 @@ class SevClient:
         )
         welcome = self._receive()
         if isinstance(welcome, f.Goodbye):
-            self._fail(f"the daemon refuses: {welcome.text}")
+            self._fail(f"the daemon refuses: {printable(welcome.text)}")
         assert isinstance(welcome, f.Welcome)
         if s.Feature.COMMANDS not in welcome.features:
             self._fail("the daemon has no SEV commands; expected an 'hcalld serve' that has them")
@@ -276,8 +279,19 @@ class SevClient:
             if spec.level == Level.COMMAND and spec.disposition is s.Disposition.FORWARD
         }
 
+    def _wait_at_most(self, seconds: float) -> None:
+        """Give up after so long, whatever comes meanwhile."""
+        self._until = time.monotonic() + seconds
+
+    def _go_on(self) -> None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+
     def _send(self, frame: f.Frame) -> None:
         try:
+            self._go_on()
             # A daemon that has gone may have said why: that is read next.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._sock.sendall(self._connection.send(frame))
@@ -292,6 +306,7 @@ class SevClient:
             while (frame := connection.next_frame()) is None:
                 if connection.state in (State.CLOSED, State.ERROR):
                     self._fail("the daemon has ended the connection; see its log")
+                self._go_on()
                 connection.receive_data(self._sock.recv(_RECEIVE_SIZE))
         except RemoteProtocolError as error:
             self._fail(f"what answers breaks the protocol of hcalld: {error}")
@@ -329,7 +344,6 @@ __all__ = [
     "Answer",
     "CommandRefused",
     "ConnectionFailed",
-    "NotMapped",
     "SevClient",
     "field_names",
 ]

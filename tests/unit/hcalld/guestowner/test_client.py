@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 from tests.e2e.fakedaemon import FakeDaemon, Peer, announcement, forward
+from tests.e2e.wire import PeerClosed
 
 from hcalld.guestowner import client as module
 from hcalld.guestowner.client import CommandRefused, ConnectionFailed, SevClient, field_names
@@ -123,9 +124,11 @@ def test_connect_when_nobody_listens_then_it_says_what_is_expected(tmp_path: pat
 def test_connect_when_the_daemon_refuses_then_it_passes_the_reason_on(play: Play):
     def script(peer: Peer) -> None:
         peer.greet()
-        peer.send(f.Goodbye(s.GoodbyeReason.REFUSED, "no such platform"))
+        peer.send(f.Goodbye(s.GoodbyeReason.REFUSED, "no such \x1b[31mplatform"))
 
-    assert refused(play, script).endswith("the daemon refuses: no such platform")
+    said = refused(play, script)
+    assert "the daemon refuses: no such " in said
+    assert "\x1b" not in said
 
 
 def test_connect_when_the_daemon_has_no_commands_then_it_says_so(play: Play):
@@ -307,6 +310,22 @@ def test_call_when_there_is_no_reply_in_time_then_it_does_not_wait_for_ever(
     def then(peer: Peer) -> None:
         peer.call()
         until_gone(peer)
+
+    with play(ready(announced(deadline_ms=50), then=then)) as client:
+        monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.05)
+        with pytest.raises(ConnectionFailed, match="does not answer"):
+            client.call(NUMBER)
+        client.close()
+
+
+def test_call_when_the_daemon_asks_for_ever_then_it_is_not_served_for_ever(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+):
+    def then(peer: Peer) -> None:
+        call = peer.call()
+        with contextlib.suppress(OSError, PeerClosed):
+            while True:
+                peer.read_memory(call, (0, 1))
 
     with play(ready(announced(deadline_ms=50), then=then)) as client:
         monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.05)
