@@ -24,7 +24,7 @@
 #define KVM_DEVICE "/dev/kvm"
 
 #ifndef __x86_64__
-#error "SEV is a matter of x86-64; 32-bit programs lay its structures out otherwise"
+#error "only x86-64 has SEV; 32-bit programs have other structures"
 #endif
 
 /* The next library's, or NULL before ours is initialized */
@@ -153,6 +153,7 @@ static int open_device(int flags)
 static int open_any(int dir, const char *path, int flags, mode_t mode)
 {
     char start[sizeof(SEV_DEVICE)];
+    int saved = errno;
 
     _Static_assert(sizeof(SEV_DEVICE) == sizeof(KVM_DEVICE), "one is read");
 
@@ -165,6 +166,7 @@ static int open_any(int dir, const char *path, int flags, mode_t mode)
             return kvm_open_fake(flags);
         }
     }
+    errno = saved;
     return next_openat(dir, path, flags, mode);
 }
 

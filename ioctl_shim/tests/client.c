@@ -150,7 +150,10 @@ static void do_interrupted(void)
     answer(result);
 }
 
-/* threads COUNT TIMES FD REQUEST ARGUMENT STEP: thread n uses ARGUMENT + n * STEP */
+/*
+ * threads COUNT TIMES FD REQUEST ARGUMENT STEP: thread n has its argument at
+ * ARGUMENT + n * STEP
+ */
 struct worker {
     pthread_t thread;
     unsigned times;
@@ -332,6 +335,7 @@ static void do_fork(void)
 /* vfork FD: what a child that shares our memory closes is still open here */
 static void do_vfork(void)
 {
+    /* The child uses our stack */
     volatile int fd = (int)number(1);
     int status;
     pid_t child = vfork();

@@ -149,6 +149,16 @@ class SevProgram:
             assert pipe is not None
             pipe.close()
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def child_pid(self) -> int:
+        """The process that it has forked, which answers in its place until it exits."""
+        (pid,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii").split()
+        return int(pid)
+
     def kill(self) -> None:
         """Ends it at once."""
         self._process.kill()
