@@ -14,13 +14,13 @@ PYTEST := $(PYTHON) -m pytest
 # What each kind of run needs; tests find it by HCALLD_QEMU, HCALLD_KERNEL_DEBIAN,
 # HCALLD_KERNEL_DEBIAN_SID, HCALLD_KERNEL_DEBIAN_64K, HCALLD_KERNEL_OWN, HCALLD_KERNEL_OWN_64K,
 # HCALLD_INITRAMFS, HCALLD_INITRAMFS_TOOLS, HCALLD_INITRAMFS_TPM, HCALLD_INITRAMFS_SELFTESTS,
-# HCALLD_STUB_DIR, HCALLD_SEV_LIBRARY and HCALLD_SEV_FIRMWARE.
+# HCALLD_STUB_DIR, HCALLD_KERNEL_X86, HCALLD_SEV_LIBRARY and HCALLD_SEV_FIRMWARE.
 GUESTS := kernel-debian kernel-debian-sid kernel-debian-64k kernel-own kernel-own-64k \
 	initramfs initramfs-tools initramfs-tpm initramfs-selftests
 KEYSTORE_DEMO := qemu kernel-debian initramfs stub
 SECURE_DEMO := qemu kernel-own initramfs stub
-SEV := sev-library sev-firmware
-ALL := qemu $(GUESTS) stub $(SEV)
+SEV := kernel-x86 sev-library sev-firmware
+ALL := qemu $(GUESTS) kernel-x86 stub sev-library sev-firmware
 
 # More words for pytest, such as PYTEST_ARGS='-k password -x'.
 PYTEST_ARGS ?=

@@ -71,6 +71,7 @@ TOOLS: Final[dict[str, Tool]] = {
     "initramfs-tools": Tool("kernel", "HCALLD_INITRAMFS_TOOLS", "guest"),
     "initramfs-tpm": Tool("kernel", "HCALLD_INITRAMFS_TPM", "guest"),
     "initramfs-selftests": Tool("kernel", "HCALLD_INITRAMFS_SELFTESTS", "guest"),
+    "kernel-x86": Tool("kvm", "HCALLD_KERNEL_X86", "kvmtest"),
     "sev-library": Tool("kvm", "HCALLD_SEV_LIBRARY", "sev"),
     "sev-firmware": Tool("kvm", "HCALLD_SEV_FIRMWARE", "sev"),
 }

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from . import deb822
+from . import deb822, pins
 from .errors import ProvisionError
 from .progress import output, run, say
 
@@ -25,8 +25,8 @@ KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
 )
 
-ARCHITECTURE = "ppc64el"
-"""That of the guests. Packages for all architectures are in its indexes as well."""
+ARCHITECTURE = pins.GUEST_ARCHITECTURE
+"""The usual one. Packages for all architectures are in its indexes as well."""
 
 RETRY_AFTER_S = (3, 10, 30, 60)
 """Pauses after a failed attempt; a mirror in the middle of its sync recovers within a minute."""
@@ -94,14 +94,16 @@ def keyring() -> Path:
     )
 
 
-def source_line(address: str, suite: str, keys: Path, *, is_source: bool) -> str:
+def source_line(
+    address: str, suite: str, keys: Path, *, is_source: bool, architecture: str = ARCHITECTURE
+) -> str:
     """Gives the one line of sources.list(5) for a suite."""
     if is_source:
         return f"deb-src [signed-by={keys}] {address} {suite} main\n"
-    return f"deb [arch={ARCHITECTURE} signed-by={keys}] {address} {suite} main\n"
+    return f"deb [arch={architecture} signed-by={keys}] {address} {suite} main\n"
 
 
-def configuration(directory: Path) -> str:
+def configuration(directory: Path, architecture: str = ARCHITECTURE) -> str:
     """Gives the apt.conf(5) that keeps everything of apt's below a directory."""
     return "\n".join(
         [
@@ -113,9 +115,9 @@ def configuration(directory: Path) -> str:
             f'Dir::State::Lists "{directory}/lists";',
             'Dir::State::Status "/dev/null";',
             f'Dir::Cache "{directory}/cache";',
-            f'APT::Architecture "{ARCHITECTURE}";',
+            f'APT::Architecture "{architecture}";',
             "#clear APT::Architectures;",
-            f'APT::Architectures {{ "{ARCHITECTURE}"; }};',
+            f'APT::Architectures {{ "{architecture}"; }};',
             # Everything below the directory belongs to whoever runs this, root or not; apt's own
             # unprivileged user could not read it.
             'APT::Sandbox::User "root";',
@@ -135,7 +137,7 @@ def configuration(directory: Path) -> str:
 
 
 class AptSide:
-    """Apt for one suite, either its sources or its packages for the guests' architecture."""
+    """Apt for one suite, either its sources or its packages for an architecture of guests."""
 
     def __init__(
         self,
@@ -143,12 +145,15 @@ class AptSide:
         suite: str,
         *,
         is_source: bool,
+        architecture: str = ARCHITECTURE,
         environ: Mapping[str, str] = os.environ,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.suite = suite
         self.is_source = is_source
-        self.directory = root / f"{suite}-{'source' if is_source else ARCHITECTURE}"
+        self.architecture = architecture
+        self.kind = "source" if is_source else architecture
+        self.directory = root / f"{suite}-{self.kind}"
         self.environ = environ
         self.pause = pause
         self.is_updated = False
@@ -172,10 +177,17 @@ class AptSide:
             return
         for part in ("lists/partial", "cache/archives/partial", "state"):
             (self.directory / part).mkdir(parents=True, exist_ok=True)
-        line = source_line(mirror(self.environ), self.suite, keyring(), is_source=self.is_source)
+        line = source_line(
+            mirror(self.environ),
+            self.suite,
+            keyring(),
+            is_source=self.is_source,
+            architecture=self.architecture,
+        )
         (self.directory / "sources.list").write_text(line, encoding="utf-8")
-        (self.directory / "apt.conf").write_text(configuration(self.directory), encoding="utf-8")
-        what = f"index of Debian {self.suite} ({'source' if self.is_source else ARCHITECTURE})"
+        settings = configuration(self.directory, self.architecture)
+        (self.directory / "apt.conf").write_text(settings, encoding="utf-8")
+        what = f"index of Debian {self.suite} ({self.kind})"
         say(f"fetching the {what}")
         self.retry(what, lambda: self.update_once(what))
         self.is_updated = True

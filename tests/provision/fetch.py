@@ -107,7 +107,11 @@ def fetch(
         stand_in = recall(cache, pin)
         if stand_in is None:
             archive = archive or AptSide(
-                cache.root / "apt", pin.suite, is_source=pin.is_source, environ=environ
+                cache.root / "apt",
+                pin.suite,
+                is_source=pin.is_source,
+                architecture=pin.architecture,
+                environ=environ,
             )
             # The index lies in a directory that all files of one suite share.
             with cache.lock(apt_lock(pin)):

@@ -15,6 +15,9 @@ from typing import Final
 STABLE: Final = "trixie"
 UNSTABLE: Final = "sid"
 
+GUEST_ARCHITECTURE: Final = "ppc64el"
+"""That of nearly all guests."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pin:
@@ -30,6 +33,7 @@ class Pin:
         family: Regular expression of the package names that may stand in for it, for packages
             that carry a version in their name.
         series: What the versions that may stand in for it start with.
+        architecture: Debian's name of it, for a binary package.
     """
 
     package: str
@@ -40,6 +44,7 @@ class Pin:
     sha256: str
     family: str = ""
     series: str = ""
+    architecture: str = GUEST_ARCHITECTURE
 
 
 QEMU: Final = Pin(
@@ -86,6 +91,19 @@ KERNEL_DEBIAN_64K: Final = Pin(
     family=r"linux-binary-[0-9.]+\+deb[0-9]+-powerpc64le-64k",
 )
 """The same with pages of 64 KiB: its buffers lie where those of 4 KiB pages never do."""
+
+KERNEL_X86: Final = Pin(
+    package="linux-image-6.12.107+deb13-cloud-amd64",
+    suite=STABLE,
+    is_source=False,
+    version="6.12.107-1",
+    file="linux-image-6.12.107+deb13-cloud-amd64_6.12.107-1_amd64.deb",
+    sha256="04434ff520f860423eafe4203d986a35682ce73c2f71baa39e988ca0da93ac91",
+    family=r"linux-image-6\.12\.[0-9.]+\+deb13-cloud-amd64",
+    series="6.12.",
+    architecture="amd64",
+)
+"""The stock kernel of Debian 13 for virtual machines on x86-64, the smallest that there is."""
 
 KERNEL_SOURCE: Final = Pin(
     package="linux-source-7.2",

@@ -69,6 +69,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     "selftest": ("openssl", "swtpm"),
     "stub": ("gcc-powerpc64le-linux-gnu", "make"),
     "sev": ("gcc", "libc6-dev", "make"),
+    "kernel-x86": ("zstd",),
     "bench": ("gcc", "libc6-dev", "strace", "swtpm"),
     "ci": ("make",),
     "demo": ("openssl", "swtpm"),
@@ -96,6 +97,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
         "swtpm",
         "tpm2-tools",
         "tshark",
+        "zstd",
     ),
 }
 """What is needed, by purpose. Programs of Debian's essential packages are not listed."""
@@ -111,6 +113,7 @@ NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "kernel-debian-64k": ("fetch",),
     "kernel-own": ("fetch", "kernel-own"),
     "kernel-own-64k": ("fetch", "kernel-own"),
+    "kernel-x86": ("fetch", "kernel-x86"),
     "initramfs": ("fetch",),
     "initramfs-tools": ("fetch",),
     "initramfs-tpm": ("fetch",),

@@ -63,7 +63,7 @@ def test_help_when_shown_then_every_target_is_listed_once():
         ("test", "--tiers=unit,property,vectors,integration,qemu,kernel,kvm "),
         ("itest", "HCALLD_REQUIRE=qemu "),
         ("ktest", "HCALLD_REQUIRE=qemu,kernel "),
-        ("kvmtest", "--with sev-library,sev-firmware -- env HCALLD_REQUIRE=kvm "),
+        ("kvmtest", "--with kernel-x86,sev-library,sev-firmware -- env HCALLD_REQUIRE=kvm "),
         ("kvmtest", "--tiers=kvm "),
         ("test-asan", "--with qemu-asan,stub "),
         ("selftest", "hcalld guest run --tests guest_stub/linux/selftests"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from pathlib import Path
 
@@ -88,3 +89,34 @@ def test_tools_when_listed_then_each_package_gives_what_the_guest_looks_for():
     assert len(paths) == len(set(paths))
     assert {"/bin/keyctl", "/bin/kexec", "/lib64/ld64.so.2"} <= set(paths)
     assert all(pin.sha256 for pin in initramfs.TOOLS)
+
+
+ELF = b"\x7fELF and so on " * 100
+
+
+def bzimage(payload: bytes, magic: bytes = b"HdrS") -> bytes:
+    """The parts of a bzImage that say where its payload is."""
+    offset = 64
+    setup = bytearray(3 * 512)
+    setup[0x1F1] = 2
+    setup[0x202:0x206] = magic
+    struct.pack_into("<II", setup, 0x248, offset, len(payload) + 4)
+    return bytes(setup) + bytes(offset) + payload + struct.pack("<I", len(ELF)) + b"what follows"
+
+
+def test_decompress_when_the_kernel_is_debians_then_its_elf_file_is_given():
+    packed = subprocess.run(["zstd", "-c"], input=ELF, capture_output=True, check=True).stdout
+    assert kernels.decompress(bzimage(packed)) == ELF
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (bzimage(b"", magic=b"none"), "no bzImage"),
+        (bzimage(b"\x02\x21\x4c\x18 LZ4"), "begins with 02214c18; expected 28b52ffd"),
+        (bzimage(kernels.ZSTD + b"no more"), "zstd did not give an ELF file"),
+    ],
+)
+def test_decompress_when_the_kernel_is_another_then_it_says_what_it_is(image: bytes, says: str):
+    with pytest.raises(ProvisionError, match=says):
+        kernels.decompress(image)
