@@ -20,10 +20,13 @@ from tests.unit.hcalld.families.sev.stages import (
     succeed,
 )
 
+from hcalld.core.call import Call
+from hcalld.core.effects import ReadGuest
 from hcalld.domain.sev.settings import SevSettings
 from hcalld.domain.sev.states import GUEST_TABLE, PLATFORM_TABLE, VmKind
+from hcalld.families.sev.handlers import HANDLERS
 from hcalld.families.sev.handlerset import OF_VM
-from hcalld.testing.sev import SevClient, SevHost
+from hcalld.testing.sev import ADDRESSES, MEMORY, SevClient, SevHost
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 from hcallproto.payloads.sev import GuestState, PlatformState
@@ -217,3 +220,17 @@ def test_one_command_of_a_vm_at_a_time():
     refused(client, sev.GUEST_STATUS, SevCode.EINVAL)
     client.vm.is_busy = False
     succeed(client, sev.GUEST_STATUS)
+
+
+def test_a_command_that_is_given_up_is_over():
+    """The client goes away while its memory is read."""
+    client = launched(host().connect())
+    hcall = sev.LAUNCH_UPDATE_DATA
+    before = client.snapshot()
+    call = Call(hcall, {"uaddr": MEMORY, "len": 4096}, 0, ADDRESSES)
+    coroutine = HANDLERS.by_call[hcall](call, client.vm)
+    assert coroutine.send(None) == ReadGuest(MEMORY, 4096)
+    assert client.vm.is_busy
+    coroutine.close()
+    assert client.snapshot() == before
+    succeed(client, hcall, uaddr=MEMORY, len=4096)
