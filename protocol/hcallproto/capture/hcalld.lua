@@ -1877,10 +1877,23 @@ local CALLS = {
       {
         name = "handle",
         register = 4,
-        kind = "hex",
+        kind = "dec",
         doc = "0, or the guest whose key is shared; the guest's own afterwards",
       },
-      { name = "policy", register = 5, kind = "hex", doc = "guest policy" },
+      {
+        name = "policy",
+        register = 5,
+        kind = "hex",
+        doc = "guest policy",
+        bits = {
+          ["0000000000000001"] = "NODBG",
+          ["0000000000000002"] = "NOKS",
+          ["0000000000000004"] = "ES",
+          ["0000000000000008"] = "NOSEND",
+          ["0000000000000010"] = "DOMAIN",
+          ["0000000000000020"] = "SEV",
+        },
+      },
       {
         name = "dh_uaddr",
         register = 6,
@@ -1906,7 +1919,7 @@ local CALLS = {
       {
         name = "handle",
         register = 4,
-        kind = "hex",
+        kind = "dec",
         doc = "0, or the guest whose key is shared; the guest's own afterwards",
       },
     },
@@ -2039,7 +2052,20 @@ local CALLS = {
     family = "sev",
     codes = "SevCode",
     args = {
-      { name = "policy", register = 4, kind = "hex", doc = "guest policy (out)" },
+      {
+        name = "policy",
+        register = 4,
+        kind = "hex",
+        doc = "guest policy (out)",
+        bits = {
+          ["0000000000000001"] = "NODBG",
+          ["0000000000000002"] = "NOKS",
+          ["0000000000000004"] = "ES",
+          ["0000000000000008"] = "NOSEND",
+          ["0000000000000010"] = "DOMAIN",
+          ["0000000000000020"] = "SEV",
+        },
+      },
       {
         name = "pdh_cert_uaddr",
         register = 5,
@@ -2087,7 +2113,20 @@ local CALLS = {
       },
     },
     outputs = {
-      { name = "policy", register = 4, kind = "hex", doc = "guest policy (out)" },
+      {
+        name = "policy",
+        register = 4,
+        kind = "hex",
+        doc = "guest policy (out)",
+        bits = {
+          ["0000000000000001"] = "NODBG",
+          ["0000000000000002"] = "NOKS",
+          ["0000000000000004"] = "ES",
+          ["0000000000000008"] = "NOSEND",
+          ["0000000000000010"] = "DOMAIN",
+          ["0000000000000020"] = "SEV",
+        },
+      },
       {
         name = "session_len",
         register = 12,
@@ -2146,7 +2185,7 @@ local CALLS = {
     family = "sev",
     codes = "SevCode",
     args = {
-      { name = "vcpu_id", register = 4, kind = "hex", doc = "which vCPU's save area" },
+      { name = "vcpu_id", register = 4, kind = "dec", doc = "which vCPU's save area" },
       {
         name = "hdr_uaddr",
         register = 5,
@@ -2192,10 +2231,23 @@ local CALLS = {
       {
         name = "handle",
         register = 4,
-        kind = "hex",
+        kind = "dec",
         doc = "0, or the guest whose key is shared; the guest's own afterwards",
       },
-      { name = "policy", register = 5, kind = "hex", doc = "guest policy" },
+      {
+        name = "policy",
+        register = 5,
+        kind = "hex",
+        doc = "guest policy",
+        bits = {
+          ["0000000000000001"] = "NODBG",
+          ["0000000000000002"] = "NOKS",
+          ["0000000000000004"] = "ES",
+          ["0000000000000008"] = "NOSEND",
+          ["0000000000000010"] = "DOMAIN",
+          ["0000000000000020"] = "SEV",
+        },
+      },
       {
         name = "pdh_uaddr",
         register = 6,
@@ -2221,7 +2273,7 @@ local CALLS = {
       {
         name = "handle",
         register = 4,
-        kind = "hex",
+        kind = "dec",
         doc = "0, or the guest whose key is shared; the guest's own afterwards",
       },
     },
@@ -2273,7 +2325,7 @@ local CALLS = {
     family = "sev",
     codes = "SevCode",
     args = {
-      { name = "vcpu_id", register = 4, kind = "hex", doc = "which vCPU's save area" },
+      { name = "vcpu_id", register = 4, kind = "dec", doc = "which vCPU's save area" },
       {
         name = "hdr_uaddr",
         register = 5,
@@ -2314,9 +2366,36 @@ local CALLS = {
     codes = "SevCode",
     args = {},
     outputs = {
-      { name = "handle", register = 4, kind = "hex", doc = "guest handle (out)" },
-      { name = "policy", register = 5, kind = "hex", doc = "guest policy (out)" },
-      { name = "state", register = 6, kind = "hex", doc = "guest state (out)" },
+      { name = "handle", register = 4, kind = "dec", doc = "guest handle (out)" },
+      {
+        name = "policy",
+        register = 5,
+        kind = "hex",
+        doc = "guest policy (out)",
+        bits = {
+          ["0000000000000001"] = "NODBG",
+          ["0000000000000002"] = "NOKS",
+          ["0000000000000004"] = "ES",
+          ["0000000000000008"] = "NOSEND",
+          ["0000000000000010"] = "DOMAIN",
+          ["0000000000000020"] = "SEV",
+        },
+      },
+      {
+        name = "state",
+        register = 6,
+        kind = "dec",
+        doc = "guest state (out)",
+        names = {
+          ["0000000000000000"] = "UNINIT",
+          ["0000000000000001"] = "LUPDATE",
+          ["0000000000000002"] = "LSECRET",
+          ["0000000000000003"] = "RUNNING",
+          ["0000000000000004"] = "SUPDATE",
+          ["0000000000000005"] = "RUPDATE",
+          ["0000000000000006"] = "SENT",
+        },
+      },
     },
   },
   {
@@ -2542,17 +2621,28 @@ local CALLS = {
     codes = "SevCode",
     args = {},
     outputs = {
-      { name = "api_major", register = 4, kind = "hex", doc = "API version (out)" },
-      { name = "api_minor", register = 5, kind = "hex", doc = "API version (out)" },
-      { name = "state", register = 6, kind = "hex", doc = "platform state (out)" },
+      { name = "api_major", register = 4, kind = "dec", doc = "API version (out)" },
+      { name = "api_minor", register = 5, kind = "dec", doc = "API version (out)" },
+      {
+        name = "state",
+        register = 6,
+        kind = "dec",
+        doc = "platform state (out)",
+        names = {
+          ["0000000000000000"] = "UNINIT",
+          ["0000000000000001"] = "INIT",
+          ["0000000000000002"] = "WORKING",
+        },
+      },
       {
         name = "flags",
         register = 7,
         kind = "hex",
         doc = "bit 0: owned externally; bit 8: SEV-ES is on (out)",
+        bits = { ["0000000000000001"] = "OWNER", ["0000000000000100"] = "CONFIG_ES" },
       },
-      { name = "build", register = 8, kind = "hex", doc = "firmware build (out)" },
-      { name = "guest_count", register = 9, kind = "hex", doc = "guests that there are (out)" },
+      { name = "build", register = 8, kind = "dec", doc = "firmware build (out)" },
+      { name = "guest_count", register = 9, kind = "dec", doc = "guests that there are (out)" },
     },
   },
   {

@@ -48,7 +48,7 @@ def command(*, as_json: bool, served: bool, family: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("number", "call", "sc", "served", "arguments", box=None, pad_edge=False)
+    table = Table("number", "call", "level", "served", "arguments", box=None, pad_edge=False)
     for row in rows:
         arguments = row["arguments"]
         assert isinstance(arguments, list)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcallproto.abi.families import pks, svm, tpm, uv
+from hcallproto.abi.families import pks, sev, svm, tpm, uv
 from hcallproto.abi.registry import CALLS
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import H, SevCode, U
 from hcallproto.abi.spec import (
     Arg,
     ArgKind,
@@ -185,6 +185,39 @@ def registers(hcall: Hcall, *args: int, **others: int) -> dict[int, int]:
             "UV_RETURN(r4=0, r5=0x1, r6=0x2, r7=0x3, r8=0x4, r9=0x5, r10=0x6, r11=0x7, r12=0x8, "
             "result=0, srr1=0, cookie=0)",
         ),
+        (
+            sev.LAUNCH_START,
+            (0, 0x3701_0005, 0x7FFF_0000_1000, 2084, 0, 0),
+            {"status": 0, "outputs": {4: 7}, "where": "sev-1 cpu0 #3"},
+            "sev-1 cpu0 #3 KVM_SEV_LAUNCH_START(handle=0, policy=NODBG|ES|0x37010000, "
+            "dh_uaddr=@0x7fff00001000 2084 bytes, session_uaddr=@0x0 0 bytes) = SEV_RET_SUCCESS "
+            "handle=7",
+        ),
+        (
+            sev.LAUNCH_MEASURE,
+            (0, 0),
+            {"status": SevCode.INVALID_LEN, "outputs": {5: 48}},
+            "KVM_SEV_LAUNCH_MEASURE(uaddr=@0x0 0 bytes) = SEV_RET_INVALID_LEN len=48",
+        ),
+        (
+            sev.LAUNCH_MEASURE,
+            (0x1000, 47),
+            {"status": SevCode.EFAULT, "outputs": {5: 48}, "reason": "not memory"},
+            "KVM_SEV_LAUNCH_MEASURE(uaddr=@0x1000 47 bytes) = EFAULT -- not memory",
+        ),
+        (
+            sev.PLATFORM_STATUS,
+            (1, 2, 3),
+            {"status": 0, "outputs": {4: 1, 5: 55, 6: 2, 7: 0x101, 8: 21, 9: 1}},
+            "SEV_PLATFORM_STATUS() = SEV_RET_SUCCESS api_major=1 api_minor=55 state=WORKING "
+            "flags=OWNER|CONFIG_ES build=21 guest_count=1",
+        ),
+        (
+            sev.GET_ID,
+            (0x1000,),
+            {"status": 25},
+            "SEV_GET_ID(data=@0x1000 128 bytes) = 25",
+        ),
     ],
 )
 def test_render_call(hcall: Hcall, args: tuple[int, ...], more: dict[str, Any], line: str):
@@ -198,6 +231,8 @@ def test_render_call(hcall: Hcall, args: tuple[int, ...], more: dict[str, Any], 
         (1, -999, "hcall 0x1234(r4=0x1, r5=0xffffffffffffffff) = -999"),
         (Level.SC2, -5, "ultracall 0x1234(r4=0x1, r5=0xffffffffffffffff) = U_RETRY"),
         (Level.SC2, None, "ultracall 0x1234(r4=0x1, r5=0xffffffffffffffff)"),
+        (Level.COMMAND, 4, "command 0x1234(r4=0x1, r5=0xffffffffffffffff) = SEV_RET_INVALID_LEN"),
+        (Level.COMMAND, -16, "command 0x1234(r4=0x1, r5=0xffffffffffffffff) = EBUSY"),
     ],
 )
 def test_render_unknown_call(level: int, status: int | None, line: str):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+from collections.abc import Mapping
 from typing import Final
 
 from construct import Struct
@@ -33,9 +34,11 @@ from hcallproto.abi.spec import (
     Family,
     Hcall,
     Level,
+    Names,
     Output,
 )
 from hcallproto.payloads import sev_abi as abi
+from hcallproto.payloads.sev import GuestState, PlatformFlag, PlatformState, Policy
 
 _KVM = "Linux 7.2 arch/x86/kvm/svm/sev.c"
 _CCP = "Linux 7.2 drivers/crypto/ccp/sev-dev.c"
@@ -103,14 +106,32 @@ _PREFIXES: Final = {
 }
 """How the kernel's headers call the commands of each."""
 
-_KINDS: Final = {"len": ArgKind.SIZE, "length": ArgKind.SIZE}
-_ADDRESSES: Final = ("uaddr", "addr", "address")
+_KINDS: Final = {
+    **dict.fromkeys(("len", "length"), ArgKind.SIZE),
+    **dict.fromkeys(("uaddr", "addr", "address"), ArgKind.ADDRESS),
+    **dict.fromkeys(("handle", "id", "major", "minor", "build", "count"), ArgKind.VALUE),
+}
+"""By the last word of a field's name, which the kernel's headers are strict about."""
+_NAMES: Final[Mapping[str, Names]] = {"policy": Policy}
+_NAMES_OF: Final[Mapping[tuple[str, ...], Mapping[str, Names]]] = {
+    ("handle", "policy", "state"): {"state": GuestState},
+    ("api_major", "api_minor", "state", "flags", "build", "guest_count"): {
+        "state": PlatformState,
+        "flags": PlatformFlag,
+    },
+}
+"""How values are spelled, by a structure's fields and a field."""
 
 
-def _kind(name: str) -> ArgKind:
-    """By the last word of a field's name, which the kernel's headers are strict about."""
-    word = name.rsplit("_", 1)[-1]
-    return ArgKind.ADDRESS if word in _ADDRESSES else _KINDS.get(word, ArgKind.OPAQUE)
+def _kind(name: str, names: Names | None = None) -> ArgKind:
+    if names is not None:
+        return ArgKind.FLAGS if issubclass(names, enum.IntFlag) else ArgKind.VALUE
+    return _KINDS.get(name.rsplit("_", 1)[-1], ArgKind.OPAQUE)
+
+
+def _names(structure: Struct, name: str) -> Names | None:
+    fields = tuple(field for field, _, _ in _fields(structure))
+    return _NAMES_OF.get(fields, {}).get(name, _NAMES.get(name))
 
 
 def _fields(structure: Struct) -> list[tuple[str, int, str]]:
@@ -127,9 +148,10 @@ def _args(structure: Struct | None) -> tuple[Arg, ...]:
         Arg(
             name=name,
             register=register,
-            kind=_kind(name),
+            kind=_kind(name, _names(structure, name)),
             doc=doc,
             maximum=U32_MAX if _kind(name) is ArgKind.SIZE else U64_MAX,
+            names=_names(structure, name),
         )
         for name, register, doc in _fields(structure)
     )
@@ -143,8 +165,9 @@ def _outputs(structure: Struct | None, names: tuple[str, ...]) -> tuple[Output, 
         Output(
             name=name,
             register=register,
-            kind=_kind(name),
+            kind=_kind(name, _names(structure, name)),
             doc=doc,
+            names=_names(structure, name),
             also_with=(S.INVALID_LEN,) if _kind(name) is ArgKind.SIZE else (),
         )
         for name, register, doc in _fields(structure)

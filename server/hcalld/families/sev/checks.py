@@ -226,7 +226,7 @@ def _field_ends(hcall: Hcall) -> tuple[tuple[str, int], ...]:
         (arg.name, 1 << 8 * sizes[arg.name])
         for arg in hcall.args
         # Sizes are bounded by the table.
-        if arg.kind is ArgKind.OPAQUE and sizes[arg.name] < 8
+        if arg.kind is not ArgKind.SIZE and sizes[arg.name] < 8
     )
 
 

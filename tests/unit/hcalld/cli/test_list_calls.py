@@ -24,7 +24,7 @@ def test_list_when_asked_then_each_call_has_one_line():
     done = run()
     assert done.exit_code == 0
     heading, *lines = done.stdout.splitlines()
-    assert heading.split() == ["number", "call", "sc", "served", "arguments"]
+    assert heading.split() == ["number", "call", "level", "served", "arguments"]
     assert [line.split()[:2] for line in lines] == [
         [f"0x{call.number:x}", call.name] for call in CALLS
     ]
