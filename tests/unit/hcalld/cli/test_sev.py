@@ -353,6 +353,21 @@ def test_measure_when_processors_are_measured_then_libvirts_validator_accepts_it
     assert validate(require, folder, *words, *built).stdout == LOOKS_GOOD
 
 
+def test_measure_when_processors_were_dumped_then_both_validators_accept_it(
+    require: Require, folder: pathlib.Path
+):
+    words = ("--vcpus", "2", "--vcpu-type", "EPYC", "--ovmf", "fw")
+    snp_measure(folder, "--mode", "seves", *words, "--dump-vmsa")
+    text = measurement(*words, "--init", "init2", policy="5")
+    dumps = ("--num-cpus", "2", "--vmsa-cpu0", "vmsa0.bin", "--vmsa-cpu1", "vmsa1.bin")
+    wanted = (*VERSION_WORDS, "--firmware", "fw", "--tk", "tk", "--policy", "5", *dumps)
+    assert validate(require, folder, "--measurement", text, *wanted).stdout == LOOKS_GOOD
+    sev("validate", text, *wanted)
+    exchanged = (*wanted[:-4], "--vmsa-cpu0", "vmsa1.bin", "--vmsa-cpu1", "vmsa0.bin")
+    assert validate(require, folder, "--measurement", text, *exchanged).returncode == MISMATCH
+    sev("validate", text, *exchanged, status=1)
+
+
 def test_measure_when_a_digest_is_given_then_no_file_is_needed():
     digest = hashlib.sha256(FIRMWARE).hexdigest()
     assert measurement("--launch-digest", digest) == measurement("-f", "fw")

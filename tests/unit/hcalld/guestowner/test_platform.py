@@ -349,7 +349,7 @@ def test_csr_when_the_length_is_impossible_then_no_room_is_made(status: int, siz
 
 def test_csr_when_the_query_is_refused_then_that_is_told():
     with pytest.raises(CommandRefused) as raised:
-        Platform(Answering(SevCode.INVALID_PLATFORM_STATE, length=2084)).csr()
+        Platform(Answering(SevCode.INVALID_PLATFORM_STATE)).csr()
     assert raised.value.status == SevCode.INVALID_PLATFORM_STATE
 
 
