@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.conftest import Require
 from tests.e2e.machine import Machine
 from tests.e2e.patience import patience
 from tests.e2e.sevqemu import inject, physical, read_launched
@@ -29,6 +30,14 @@ OVMF_PROMPTS = ("BdsDxe:", "UEFI Interactive Shell", "Shell>")
 
 # The footer table of OVMF says that there is no area for secrets; this is free RAM.
 ADDRESS = 0x0080C000
+
+
+CMDLINE = (
+    "console=ttyS0 earlyprintk=serial,ttyS0 panic=-1 nokaslr mitigations=off init_on_alloc=0 nosmp"
+)
+
+SIMPLE_CPU = ("-cpu", "qemu64,-cx16,-xsave,check=off")
+"""A processor for whose instructions Linux has others too, that any KVM emulates."""
 
 
 def outcome(machine: Machine, seconds: float = 60) -> tuple[str, bool]:
@@ -78,3 +87,26 @@ def test_ovmf_when_its_launch_is_measured_then_it_gets_as_far_as_without_sev(
     plain = outcome(sev.start(without))
     sev.transcript.add("without SEV: state, and whether it looked for something to boot", plain)
     assert outcome(machine) == plain
+
+
+@pytest.mark.timeout(300)
+def test_linux_when_it_is_debians_then_it_runs_as_a_guest_with_sev(sev: SevLab, require: Require):
+    """Not to its end: a KVM that emulates every instruction takes minutes, and may lack one."""
+    guest = sev.guest(
+        firmware=SEABIOS,
+        kernel=require("kernel-x86"),
+        append=CMDLINE,
+        memory_mib=128,
+        can_end=False,
+        extra=SIMPLE_CPU,
+    )
+    machine = sev.start(guest)
+    verdict = sev.owner.validate(read_launched(machine), guest)
+    assert verdict.status == 0, verdict.output
+    machine.qmp.execute("cont")
+    machine.console.expect(r"Linux version 6\.\d+.*cloud-amd64", seconds=200)
+    machine.console.expect(f"Command line: {CMDLINE}$", seconds=60)
+    machine.console.expect("Hypervisor detected: KVM", seconds=60)
+    sev.transcript.add("serial port", machine.console.text)
+    assert "Memory Encryption Features active" not in machine.console.text
+    assert machine.qmp.execute("query-sev")["state"] == "running"
