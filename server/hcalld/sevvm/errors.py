@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from hcalld.core.errors import HcalldError
+from hcalld.guestowner.errors import GuestOwnerError
 
 
-class SevVmError(HcalldError):
+class SevVmError(GuestOwnerError):
     """A file, a stream or what the user wants is not what it must be."""

@@ -112,10 +112,10 @@ def secret_address(firmware: bytes, size: int) -> int:
     """
     area = footer_of(firmware).secret_area
     if area is None:
-        raise SevVmError("the firmware names no place for a secret; give an address")
+        raise SevVmError("names no place for a secret; give one by --gpa")
     if area.size < size:
         raise SevVmError(
-            f"a secret of {size} bytes, and the firmware has room for {area.size}; expected a "
-            "smaller one, or an address"
+            f"has room for a secret of {area.size} bytes, and this one has {size}; expected a "
+            "smaller one, or a place for it by --gpa"
         )
     return area.base

@@ -233,7 +233,8 @@ def _inject(
     _wait_for(paths)
     header, payload = _decoded(header_path), _decoded(payload_path)
     if firmware is not None:
-        address = secret_address(firmware, len(payload))
+        with about("the firmware"):
+            address = secret_address(firmware, len(payload))
     machine.launch_secret(address, header, payload)
     click.echo(f"secret: {len(payload)} bytes at {address:#x}")
 

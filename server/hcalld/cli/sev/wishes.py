@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -126,7 +127,7 @@ def carry_out(machine: Machine, wishes: Wishes, vcpus: int) -> None:
         _send(machine, wishes, vcpus)
     if wishes.hold:
         click.echo("held until the standard input ends")
-        while click.get_binary_stream("stdin").read(1):
+        while sys.stdin.buffer.read(1):
             pass
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Self, cast
 
 from hcalld.guestowner.client import CommandRefused, SevClient
 from hcalld.guestowner.memory import AddressSpace
@@ -48,7 +48,10 @@ class FakeClient:
         """From now on."""
         self.refusals[hcall.name] = code, fields
 
-    def close(self) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
     def command(self, hcall: Hcall, **fields: int) -> dict[str, int]:
         self.asked.append((hcall.name, fields))

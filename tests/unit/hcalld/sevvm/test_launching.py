@@ -97,7 +97,7 @@ def test_what_cannot_be_launched_is_not_begun(plan: Plan, size: int, flags: int,
 
 def test_where_a_secret_goes():
     assert secret_address(IMAGE, 0xC00) == SECRET_BASE
-    with pytest.raises(SevVmError, match="room for 3072"):
+    with pytest.raises(SevVmError, match="room for a secret of 3072"):
         secret_address(IMAGE, 0xC01)
     with pytest.raises(SevVmError, match="names no place"):
         secret_address(firmware(HASHES, RESET), 16)
