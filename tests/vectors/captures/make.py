@@ -25,10 +25,15 @@ from tests.conftest import find_tool
 from tests.e2e.authvar import DYNAMIC
 from tests.e2e.daemon import Daemon, run_hcalld
 from tests.e2e.lab import PARTITION, Lab
+from tests.e2e.patience import wait_until
 from tests.e2e.secure import SecureLab
+from tests.e2e.sevhosts import Host
+from tests.e2e.sevlaunch import launch, migrate, own
 from tests.kernel.guestside import LIBRARY, results, succeed
 from tests.kernel.test_secvar import DYNAMIC_MODE, LATCH
 from tests.provision.kernels import TPM_MODULE
+
+from hcalld.config import UNNAMED_PLATFORM
 
 HERE: Final = Path(__file__).parent
 PASSPHRASE: Final = HERE / "passphrase"
@@ -188,6 +193,21 @@ def svm(studio: Studio) -> None:
     machine.report().must_pass("secure_calls")
 
 
+def sev(studio: Studio) -> None:
+    """Programs launch and send guests on a SEV platform, and its operator has a turn."""
+    studio.profile = '[sev]\nmemory = "encrypted"\n'
+    directory = studio.artifacts / "profiles"
+    directory.mkdir()
+    (directory / "sev.toml").write_text(studio.profile, "utf-8")
+    daemon = studio.daemon("--profile-dir", str(directory), *studio.options)
+    host = Host(daemon, UNNAMED_PLATFORM)
+    launch(daemon.socket)
+    migrate(daemon.socket, host.identity().roots)
+    # The keys of a platform with guests stay as they are.
+    wait_until(lambda: host.status().guest_count == 0, "the guests' end")
+    own(daemon.socket)
+
+
 NEW_KEYS: Final = f"""{LIBRARY}
 keyctl add trusted kmk "new 32" @u
 say kmk $(keyctl print %trusted:kmk)
@@ -197,7 +217,7 @@ say most $(keyctl print %trusted:most)
 """The script of the first boot of ``pkwm``."""
 
 SCENARIOS: Final[dict[str, Callable[[Studio], None]]] = {
-    one.__name__: one for one in (debian, secvar, pkwm, tpm, svm)
+    one.__name__: one for one in (debian, secvar, pkwm, tpm, svm, sev)
 }
 
 

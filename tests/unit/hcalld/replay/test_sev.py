@@ -10,7 +10,8 @@ from typing import TypeGuard
 
 import pytest
 import trio
-from tests.unit.hcalld.replay.sevlaunch import CALLS_AFTER_BEGUN, LAUNCH_CALLS, clients, launch
+from tests.e2e.sevlaunch import CALLS_AFTER_BEGUN, LAUNCH_CALLS, launch
+from tests.unit.hcalld.replay.sevclients import clients
 from tests.unit.hcalld.replay.test_code import Recorded, play
 
 from hcalld.core.call import Call

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import trio
 import trio.testing
-from tests.unit.hcalld.replay.sevlaunch import clients, launch
+from tests.e2e.sevlaunch import launch
+from tests.unit.hcalld.replay.sevclients import clients
 from tests.unit.hcalld.replay.test_code import Recorded
 from tests.unit.hcalld.runtime.shim import Shim, hello
 

@@ -1,30 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients of a daemon in the test's own event loop: VMs with SEV, and who looks at its platform."""
+"""What programs do with a SEV platform, over a daemon's socket."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pathlib
-import socket
-import tempfile
-from collections.abc import AsyncIterator, Callable
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-import trio
-from tests.sev_platform import VECTORS
-from tests.unit.hcalld.runtime.daemon import Daemon
-
+from hcalld.crypto.sev.certificates import make_oca
+from hcalld.crypto.sev.keys import KEY_ENTROPY_SIZE, EcPrivateKey
 from hcalld.guestowner.client import CommandRefused, SevClient
+from hcalld.guestowner.owning import sign_csr
 from hcalld.guestowner.platform import Platform
 from hcalld.guestowner.secret_packets import pack
 from hcalld.guestowner.sessions import make_session
-from hcalld.sevvm.machine import MIB, Machine
+from hcalld.sevvm.machine import MIB, Machine, Target
 from hcallproto.abi.families import sev
 from hcallproto.payloads.sev import MeasurementBlob, Policy, SecretEntry, SevCertificate
 from hcallproto.payloads.sev.tables import LUKS_KEY_GUID
 
-ROOT: Final = VECTORS / "root-2048.pem"
 FIRMWARE: Final = b"firmware, plain." * 4096
 VMSAS: Final = (b"save area, plain" * 256,) * 2
 SECRET: Final = b"the secret of the guest's owner."
@@ -36,8 +32,6 @@ CALLS_AFTER_BEGUN: Final = 10
 """and after it."""
 LAUNCH_CALLS: Final = CALLS_BEFORE_BEGUN + CALLS_AFTER_BEGUN
 
-T = TypeVar("T")
-
 
 class Launched(NamedTuple):
     """What was in a launch."""
@@ -48,37 +42,6 @@ class Launched(NamedTuple):
     """Of the session with its owner."""
     public: tuple[bytes, ...]
     """What everybody may see."""
-
-
-@contextlib.asynccontextmanager
-async def listening(daemon: Daemon) -> AsyncIterator[pathlib.Path]:
-    """A socket that takes clients to the daemon."""
-    with tempfile.TemporaryDirectory(prefix="hcalld-", dir="/tmp") as folder:
-        path = pathlib.Path(folder) / "sock"
-        with trio.socket.socket(socket.AF_UNIX) as listener:
-            await listener.bind(os.fspath(path))
-            listener.listen()
-
-            async def accept() -> None:
-                while True:
-                    taken, _ = await listener.accept()
-                    daemon.nursery.start_soon(
-                        daemon.server.serve_socket, socket.socket(fileno=taken.detach())
-                    )
-
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(accept)
-                yield path
-                nursery.cancel_scope.cancel()
-
-
-async def clients(daemon: Daemon, story: Callable[[pathlib.Path], T]) -> T:
-    """Have blocking clients do something; they have gone afterwards."""
-    async with listening(daemon) as path:
-        result = await trio.to_thread.run_sync(story, path)
-        with trio.fail_after(20):
-            await daemon.gone()
-    return result
 
 
 def launch(path: pathlib.Path, *, begun: Callable[[], object] = lambda: None) -> Launched:
@@ -120,3 +83,54 @@ def launch(path: pathlib.Path, *, begun: Callable[[], object] = lambda: None) ->
         keys=(owner.keys.tek.reveal(), owner.keys.tik.reveal()),
         public=(chain.pdh, owner.session.build(), packet.payload, measured.build()),
     )
+
+
+def migrate(path: pathlib.Path, roots: bytes) -> None:
+    """Send a guest from one VM to another of the same platform, after a try that is given up.
+
+    Args:
+        path: of the daemon's socket.
+        roots: the platform's ASK and ARK.
+    """
+    with SevClient(path) as left, SevClient(path) as right:
+        chain = Platform(left).export()
+        target = Target(chain.pdh, chain.chain, roots)
+        source, sink = Machine(left, MIB), Machine(right, MIB)
+        source.init(sev.INIT2)
+        source.launch_start(int(Policy.ES | Policy.SEV))
+        source.launch_update_data(0, FIRMWARE[:8192])
+        source.launch_update_vmsas(VMSAS[:1])
+        source.launch_measure()
+        source.launch_finish()
+        source.send_start(target)
+        source.send_cancel()
+        policy, session = source.send_start(target)
+        sink.init(sev.ES_INIT)
+        sink.receive_start(policy, chain.pdh, session)
+        for address in (0, 4096):
+            sink.receive_update_data(address, source.send_update_data(address, 4096))
+        damaged = source.send_update_data(0, 4096)
+        damaged = damaged._replace(payload=damaged.payload[::-1])
+        with contextlib.suppress(CommandRefused):
+            sink.receive_update_data(0, damaged)
+        sink.receive_update_vmsa(0, source.send_update_vmsa(0))
+        source.send_finish()
+        sink.receive_finish()
+        assert sink.read_decrypted(0, 8192) == FIRMWARE[:8192]
+
+
+def own(path: pathlib.Path) -> None:
+    """Give the platform an owner, and make it nobody's again."""
+    with SevClient(path) as client:
+        platform = Platform(client)
+        platform.make_pdh()
+        platform.make_pek()
+        key = EcPrivateKey.from_entropy(os.urandom(KEY_ENTROPY_SIZE))
+        oca = make_oca(key)
+        signed = sign_csr(SevCertificate.parse(platform.csr()), oca, key)
+        platform.take_owner(signed.build(), oca.build())
+        with contextlib.suppress(CommandRefused):
+            platform.take_owner(signed.build(), oca.build())
+        platform.ids()
+        platform.factory_reset()
+        platform.status()
