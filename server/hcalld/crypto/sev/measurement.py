@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from hcalld.core.secret import Secret
@@ -23,7 +24,13 @@ def measure(tik: Secret, version: Version, policy: int, digest: bytes, mnonce: b
         digest: SHA-256 of what was launched.
         mnonce: the platform's nonce.
     """
-    head = b""
-    if version.api >= BOUND_SINCE:
-        head = bytes((PacketContext.MEASURE, *version))
-    return mac(tik, head, policy.to_bytes(4, "little"), digest, mnonce)
+    return mac(tik, _head(version, policy), digest, mnonce)
+
+
+@functools.lru_cache(maxsize=64)
+def _head(version: Version, policy: int) -> bytes:
+    """What of a measurement is the same for many launches."""
+    covered = policy.to_bytes(4, "little")
+    if version.api < BOUND_SINCE:
+        return covered
+    return bytes((PacketContext.MEASURE, *version)) + covered

@@ -62,7 +62,7 @@ def _short_answer(address: str, size: str) -> Check:
     """Room for an answer, if any is given."""
 
     def check(call: Call, vm: SevVm) -> str:
-        if call[address] and call[size] > sev.BLOB_MAX_SIZE:
+        if call.args[size] > sev.BLOB_MAX_SIZE and call.args[address]:
             return f"{size} {call[size]} exceeds {sev.BLOB_MAX_SIZE}"
         return ""
 
@@ -291,27 +291,38 @@ def is_query(call: Call) -> bool:
     return 0 in [args[name] for name in query.asks]
 
 
-def check_kernel(call: Call, vm: SevVm) -> None:
-    """The kernel's checks of arguments; a question for lengths has no others that matter.
+def kernel_checks(hcall: Hcall) -> Callable[[Call, SevVm], None]:
+    """What the kernel checks of a command; a question for lengths has no more that matters.
 
-    Raises:
-        HcallError: EINVAL, or EFAULT of a pointer to where no client has memory.
+    Returns:
+        A function that raises HcallError: EINVAL, or EFAULT of a pointer to where no client has
+        memory.
     """
-    hcall, args = call.hcall, call.args
-    name = hcall.name
-    for field, end in FIELD_ENDS[name]:
-        if call[field] >= end:
-            raise HcallError(
-                SevCode.EINVAL, f"{field} 0x{call[field]:x} is more than its field holds"
-            )
-    for check in KERNEL_CHECKS.get(name, ()):
-        why = check(call, vm)
-        if why and (check is _never_in_mainline or not is_query(call)):
-            raise HcallError(SevCode.EINVAL, why)
-    for address, length, fixed in RANGES[name]:
-        size = args[length] if length else fixed
-        if not call.ram.contains(args[address], size) and not is_query(call):
-            raise call.refuse(address, f"{address} 0x{args[address]:x} + {size} is not in memory")
+    ends, checks, ranges = (
+        FIELD_ENDS[hcall.name],
+        KERNEL_CHECKS.get(hcall.name, ()),
+        RANGES[hcall.name],
+    )
+
+    def check_kernel(call: Call, vm: SevVm) -> None:
+        args = call.args
+        for field, end in ends:
+            if args[field] >= end:
+                raise HcallError(
+                    SevCode.EINVAL, f"{field} 0x{args[field]:x} is more than its field holds"
+                )
+        for check in checks:
+            why = check(call, vm)
+            if why and (check is _never_in_mainline or not is_query(call)):
+                raise HcallError(SevCode.EINVAL, why)
+        for address, length, fixed in ranges:
+            size = args[length] if length else fixed
+            if not call.ram.contains(args[address], size) and not is_query(call):
+                raise call.refuse(
+                    address, f"{address} 0x{args[address]:x} + {size} is not in memory"
+                )
+
+    return check_kernel
 
 
 def check_lengths(call: Call, *, told_when_short: bool) -> None:

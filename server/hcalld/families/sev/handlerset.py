@@ -24,7 +24,7 @@ from hcalld.core.outcome import Outcome
 from hcalld.domain.sev.changes import Change, pack_change
 from hcalld.domain.sev.view import PlatformView, unpack_view
 from hcalld.domain.sev.vm import SevVm
-from hcalld.families.sev.checks import check_kernel
+from hcalld.families.sev.checks import kernel_checks
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import Hcall
@@ -53,6 +53,8 @@ def handles(hcall: Hcall) -> Callable[[Handler[SevVm]], Handler[SevVm]]:
     """Decorator: bind a coroutine function to a command, behind the kernel's checks."""
 
     def bind(handler: Handler[SevVm]) -> Handler[SevVm]:
+        check_kernel = kernel_checks(hcall)
+
         @functools.wraps(handler)
         async def guarded(call: Call, vm: SevVm) -> Outcome:
             vm.enter()

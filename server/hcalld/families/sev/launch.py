@@ -38,6 +38,7 @@ _READ_HEADER: Final = ReadBuffer("hdr_uaddr")
 _READ_PAYLOAD: Final = ReadBuffer("trans_uaddr")
 _MNONCE: Final = Entropy(NONCE_SIZE)
 _NONCE_HALF: Final = NONCE_SIZE // 2
+_MEASURED: Final = fields(sev.LAUNCH_MEASURE, len=MEASUREMENT_BLOB_SIZE)
 
 
 # -- the VM -----------------------------------------------------------------------------
@@ -167,8 +168,10 @@ async def kvm_sev_launch_measure(call: Call, vm: SevVm) -> Outcome:
     copies its own buffer, which is as long as the caller's).
     """
     guest, state = vm.begin(call.hcall)
-    check_lengths(call, told_when_short=False)
-    if not call["uaddr"]:
+    address, size = call["uaddr"], call["len"]
+    if size < MEASUREMENT_BLOB_SIZE:
+        check_lengths(call, told_when_short=False)
+    if not address:
         raise HcallError(SevCode.INVALID_LEN, "uaddr is 0, so there is no room")
     mnonce = await _MNONCE
     digest = guest.digest.digest()
@@ -177,8 +180,8 @@ async def kvm_sev_launch_measure(call: Call, vm: SevVm) -> Outcome:
     guest.state, guest.launch_digest, guest.measurement = state, digest, measurement
     return Outcome(
         SevCode.SUCCESS,
-        fields(call.hcall, len=MEASUREMENT_BLOB_SIZE),
-        ((call["uaddr"], (measurement + mnonce).ljust(call["len"], b"\0")),),
+        _MEASURED,
+        ((address, (measurement + mnonce).ljust(size, b"\0")),),
     )
 
 
