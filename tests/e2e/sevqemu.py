@@ -200,15 +200,16 @@ class Transcript:
     """What happened in a launch, for people to read; no test depends on it.
 
     Args:
-        path: The file, written anew.
+        path: The file, written anew if there is anything to tell.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.write_text("")
+        path.unlink(missing_ok=True)
 
     def add(self, title: str, text: object) -> None:
         """Adds a part."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"== {title}\n{text!s}".rstrip() + "\n")
 

@@ -49,8 +49,8 @@ class SevLab:
         self.daemon: Daemon = lab.daemon("--profile-dir", str(profile.parent))
         self.owner = Owner(lab.artifacts, self.daemon.socket, root, require(VALIDATOR))
         # Beside the test's folder, which is removed when all is well.
-        name = f"{lab.artifacts.name.removeprefix('kvm-')}.transcript"
-        self.transcript = Transcript(lab.artifacts.parent / name)
+        name = f"{lab.artifacts.name.removeprefix('kvm-')}.txt"
+        self.transcript = Transcript(lab.artifacts.parent / "sev-transcripts" / name)
 
     def guest(self, **values: Any) -> SevGuest:
         """Describes a guest; with an owner's session unless it says otherwise."""
