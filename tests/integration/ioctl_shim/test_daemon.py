@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -392,7 +393,7 @@ def raw_of_call(kind: s.FrameType, seq: int, payload: bytes) -> bytes:
 
 LENGTH_REGISTER = register(sev.LAUNCH_MEASURE, "len")
 
-BREACHES = {
+BREACHES: dict[str, Callable[[int], bytes]] = {
     "reply to another call": lambda q: raw_reply(q + 1),
     "reply to none": lambda q: raw_reply(0),
     "reply on another channel": lambda q: raw_reply(q, vcpu=1),
