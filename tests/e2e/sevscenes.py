@@ -5,20 +5,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from tests.e2e.patience import wait_until
 from tests.e2e.sevhosts import Host, Pair
 
 from hcalld.crypto.sev.packets import Packet, seal_secret
-from hcalld.guestowner.chain_files import parse_platform
 from hcalld.guestowner.client import CommandRefused, SevClient
+from hcalld.guestowner.platform import Platform
 from hcalld.guestowner.sessions import NewSession, make_session
 from hcalld.sevvm.machine import Machine, Target
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import Hcall
-from hcallproto.payloads.sev import GuestState, MeasurementBlob, PacketHeader, Policy
+from hcallproto.payloads.sev import (
+    GuestState,
+    MeasurementBlob,
+    PacketHeader,
+    Policy,
+    SevCertificate,
+)
 
 PAGE: Final = bytes(range(256)) * 16
 AREA: Final = b"save area of a vCPU, 32 bytes.. " * 128
@@ -57,7 +64,8 @@ class Scene:
         self._placed: list[tuple[int, int]] = []
         self.machine: Machine = stack.enter_context(self.host.machine(SIZE))
         self.client: SevClient = self.machine.client
-        self.owner = session_for(self.host, policy)
+        self.operator = Platform(stack.enter_context(self.host.client()))
+        self.owner = session_for(self.operator, policy)
         self.keys = self.owner.keys
         self.measurement = bytes(32)
         self.packets: dict[str, Packet] = {}
@@ -102,7 +110,7 @@ class Scene:
     def _receive(self) -> None:
         source = self._stack.enter_context(self.peer.machine(SIZE))
         start_plain(source, self.policy)
-        _, session = source.send_start(self.host.target())
+        _, session = source.send_start(_target(self.host))
         header, payload = source.send_update_data(CODE_AT, len(PAGE))
         self.packets["page"] = raw_packet(header, payload)
         if self.policy & ES:
@@ -115,7 +123,7 @@ class Scene:
     def sent_to(self) -> Target:
         """Certificates of the other host."""
         if self.target is None:
-            self.target = self.peer.target()
+            self.target = _target(self.peer)
         return self.target
 
     # -- commands -----------------------------------------------------------------------------
@@ -149,13 +157,11 @@ class Scene:
 
     def snapshot(self) -> tuple[Any, ...]:
         """All that a client can see: the guest, the platform, its own memory."""
-        with self.host.platform() as platform:
-            status, export = platform.status(), platform.export()
         read = self.client.memory.read
         return (
             self.give(sev.GUEST_STATUS),
-            status,
-            export,
+            self.operator.status(),
+            self.operator.export(),
             self.machine.read(0, SIZE),
             [read(address, size) for address, size in self._placed],
         )
@@ -167,7 +173,7 @@ class Scene:
             data,
             iv=os.urandom(16),
             measurement=self.measurement,
-            api=self.host.status().version.api,
+            api=self.operator.status().version.api,
         )
 
     def fields_of(self, packet: tuple[bytes, bytes], at: int | None = None) -> dict[str, int]:
@@ -184,14 +190,36 @@ class Scene:
         return fields
 
 
+@contextlib.contextmanager
+def quiet(pair: Pair) -> Iterator[contextlib.ExitStack]:
+    """A stack for scenes, once the guests of earlier tests have ended: they are counted."""
+    hosts = pair.source("encrypted"), pair.target("encrypted")
+    wait_until(
+        lambda: not any(host.status().guest_count for host in hosts), "the end of earlier guests"
+    )
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 def raw_packet(header: bytes, payload: bytes) -> Packet:
     """A packet's bytes as a value."""
     return Packet(PacketHeader.parse(header), payload)
 
 
-def session_for(host: Host, policy: int) -> NewSession:
+def session_for(platform: Platform, policy: int) -> NewSession:
     """A session of a new owner for a platform."""
-    return make_session(parse_platform(host.chain()).pdh, policy, os.urandom)
+    return make_session(SevCertificate.parse(platform.export().pdh), policy, os.urandom)
+
+
+_targets: dict[tuple[object, str], Target] = {}
+
+
+def _target(host: Host) -> Target:
+    """Certificates of one of PROFILES, which nobody changes; its root is read out of a store."""
+    key = host.daemon.socket, host.name
+    if key not in _targets:
+        _targets[key] = host.target()
+    return _targets[key]
 
 
 def start_plain(machine: Machine, policy: int) -> None:

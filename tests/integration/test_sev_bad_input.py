@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.e2e.sevhosts import ROOT, Host, Hosts, Pair, start
-from tests.e2e.sevscenes import AREA, PAGE, Scene
+from tests.e2e.sevscenes import AREA, PAGE, Scene, quiet
 
 from hcalld.crypto.sev.measurement import measure
 from hcalld.guestowner.client import CommandRefused, SevClient
@@ -88,8 +88,8 @@ STATES = [None, *GuestState]
 
 
 @pytest.fixture
-def stack() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
+def stack(pair: Pair) -> Iterator[contextlib.ExitStack]:
+    with quiet(pair) as stack:
         yield stack
 
 
