@@ -87,7 +87,7 @@ _WHEN: Final[dict[S, str]] = {
     S.ASID_OWNED: "the VM has a guest already",
     S.INVALID_GUEST: "there is no such guest",
     S.UNSUPPORTED: "a compressed packet",
-    S.INVALID_PARAM: "reserved bits are set",
+    S.INVALID_PARAM: "reserved bits are set, or there is no such vCPU",
     S.RESOURCE_LIMIT: "no ASID is free",
     S.EBUSY: "guests exist",
     S.ENOTTY: "the VM is not initialized for SEV, or not for SEV-ES",
@@ -250,7 +250,6 @@ _GUEST = (S.ENOTTY, S.INVALID_GUEST, S.INVALID_GUEST_STATE)
 _START = (
     S.ENOTTY,
     S.INVALID_GUEST,
-    S.INVALID_GUEST_STATE,
     S.INVALID_PLATFORM_STATE,
     S.INVALID_LEN,
     S.INVALID_CERTIFICATE,
@@ -259,23 +258,15 @@ _START = (
     S.ASID_OWNED,
     S.RESOURCE_LIMIT,
 )
-_PACKET = (
-    *_GUEST,
-    S.INVALID_LEN,
-    S.INVALID_ADDRESS,
-    S.BAD_MEASUREMENT,
-    S.UNSUPPORTED,
-    S.INVALID_PARAM,
-)
+_PACKET = (S.INVALID_LEN, S.BAD_MEASUREMENT, S.UNSUPPORTED, S.INVALID_PARAM)
+"""What a command that takes a packet can give."""
 
-INIT = _vm(0, "INIT", "Make the VM one of SEV.", S.INVALID_PLATFORM_STATE)
+INIT = _vm(0, "INIT", "Make the VM one of SEV.")
 ES_INIT = _vm(
     1,
     "ES_INIT",
     "Make the VM one of SEV-ES.",
     S.ENOTTY,
-    S.INVALID_PLATFORM_STATE,
-    S.INVALID_CONFIG,
 )
 LAUNCH_START = _vm(
     2,
@@ -311,7 +302,9 @@ LAUNCH_SECRET = _vm(
     5,
     "LAUNCH_SECRET",
     "Put a packet's secret into guest memory.",
+    *_GUEST,
     *_PACKET,
+    S.INVALID_ADDRESS,
     structure=abi.LAUNCH_SECRET,
     buffers=(
         _in("hdr_uaddr", "hdr_len"),
@@ -352,7 +345,9 @@ SEND_UPDATE_DATA = _vm(
     9,
     "SEND_UPDATE_DATA",
     "Make a packet of guest memory.",
-    *_PACKET,
+    *_GUEST,
+    S.INVALID_LEN,
+    S.INVALID_ADDRESS,
     structure=abi.LAUNCH_SECRET,
     outputs=("hdr_len", "trans_len"),
     buffers=(
@@ -365,7 +360,9 @@ SEND_UPDATE_VMSA = _vm(
     10,
     "SEND_UPDATE_VMSA",
     "Make a packet of a vCPU's save area.",
-    *_PACKET,
+    *_GUEST,
+    S.INVALID_LEN,
+    S.INVALID_PARAM,
     structure=abi.UPDATE_VMSA,
     outputs=("hdr_len", "trans_len"),
     buffers=(
@@ -388,7 +385,11 @@ RECEIVE_UPDATE_DATA = _vm(
     13,
     "RECEIVE_UPDATE_DATA",
     "Put a packet into guest memory.",
+    # The kernel gives EINVAL of a VM that is not initialized, here alone.
+    S.INVALID_GUEST,
+    S.INVALID_GUEST_STATE,
     *_PACKET,
+    S.INVALID_ADDRESS,
     structure=abi.LAUNCH_SECRET,
     buffers=(
         _in("hdr_uaddr", "hdr_len"),
@@ -400,6 +401,7 @@ RECEIVE_UPDATE_VMSA = _vm(
     14,
     "RECEIVE_UPDATE_VMSA",
     "Take a vCPU's save area from a packet.",
+    *_GUEST,
     *_PACKET,
     structure=abi.UPDATE_VMSA,
     buffers=(_in("hdr_uaddr", "hdr_len"), _in("trans_uaddr", "trans_len")),
@@ -463,8 +465,6 @@ INIT2 = _vm(
     "INIT2",
     "Make the VM one of SEV or SEV-ES, as its type says.",
     S.ENOTTY,
-    S.INVALID_PLATFORM_STATE,
-    S.INVALID_CONFIG,
     structure=abi.INIT2,
 )
 
@@ -488,9 +488,7 @@ UNREG_REGION = _region(
 
 _platform = functools.partial(_command, Ioctl.SEV_ISSUE_CMD)
 
-FACTORY_RESET = _platform(
-    0, "FACTORY_RESET", "New keys, and no owner.", S.EBUSY, S.INVALID_PLATFORM_STATE
-)
+FACTORY_RESET = _platform(0, "FACTORY_RESET", "New keys, and no owner.", S.EBUSY)
 PLATFORM_STATUS = _platform(
     1,
     "PLATFORM_STATUS",
@@ -511,12 +509,11 @@ PEK_CSR = _platform(
     outputs=("length",),
     buffers=(_out("address", "length"),),
 )
-PDH_GEN = _platform(4, "PDH_GEN", "New PDH.", S.INVALID_PLATFORM_STATE)
+PDH_GEN = _platform(4, "PDH_GEN", "New PDH.")
 PDH_CERT_EXPORT = _platform(
     5,
     "PDH_CERT_EXPORT",
     "Give the platform's certificates.",
-    S.INVALID_PLATFORM_STATE,
     S.INVALID_LEN,
     structure=abi.PDH_CERT_EXPORT,
     outputs=("pdh_cert_len", "cert_chain_len"),
