@@ -23,6 +23,7 @@ from hcalld.control.messages import (
 )
 from hcalld.core.errors import HcalldError
 from hcalld.domain.keystore import Keystore
+from hcalld.families.registry import Kind
 from hcalld.observe.capturing import Captured, Capturing
 from hcalld.observe.figures import CallFigures, Figures, GuestFigures, Refused
 from hcalld.runtime.server import Server
@@ -97,7 +98,7 @@ class Statistics:
 
 def _keystore_of(session: Session) -> KeystoreStats | None:
     """None: it has none, or it cannot be read, which its calls tell of."""
-    if session.partition is None:
+    if session.partition is None or session.partition.kind is not Kind.GUEST:
         return None
     try:
         keystore = session.partition.model(pks.FAMILY.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -14,10 +15,14 @@ from tests.unit.hcalld.runtime.daemon import Daemon, FaultyStore
 from tests.unit.hcalld.runtime.shim import Shim, hello
 
 from hcalld.config import Profile
+from hcalld.control.messages import Stats
 from hcalld.core.errors import StoreError
+from hcalld.metrics.collector import render
 from hcalld.runtime.transport import StreamTransport
-from hcallproto.abi.families import pks
+from hcallproto.abi.families import pks, sev
 from hcallproto.abi.returns import H
+from hcallproto.wire import frames as f
+from hcallproto.wire import schema as s
 
 __all__ = ["boot", "plain", "secure"]
 
@@ -62,6 +67,31 @@ async def test_stats_when_guests_call_then_their_calls_are_counted(plain: Daemon
     (gone,) = (await client.ask(command="stats"))["guests"]
     assert (gone["guest"], gone["keystore"]) == (None, None)
     assert gone["calls"] == guest["calls"]
+
+
+async def test_stats_when_a_program_uses_sev_then_its_commands_are_counted(
+    plain: Daemon, control: Control
+):
+    """Beside a pseries guest; it has a keystore, and a VM of a platform has none."""
+    await plain.guest(hello("a"))
+    shim = await plain.guest(hello("", features=s.Feature.COMMANDS))
+    for number in (sev.PLATFORM_STATUS.number, sev.GUEST_STATUS.number, 0x5300_0063):
+        call = shim.call_frame(number)._replace(level=s.LEVEL_COMMAND)
+        await shim.send(call)
+        await shim.expect(f.Reply)
+    guest, client = (await (await control.client()).ask(command="stats"))["guests"]
+    assert (guest["partition"], client["partition"]) == ("a", "sev-1")
+    assert guest["keystore"] is not None
+    assert client["keystore"] is None
+    assert {one["call"]: one["codes"] for one in client["calls"]} == {
+        "KVM_SEV_GUEST_STATUS": {"ENOTTY": 1},
+        "SEV_PLATFORM_STATUS": {"SEV_RET_SUCCESS": 1},
+        "unknown command": {"EINVAL": 1},
+    }
+    assert [one["code"] for one in client["refusals"]] == ["ENOTTY", "EINVAL"]
+    metrics = render(msgspec.convert(await (await control.client()).ask(command="stats"), Stats))
+    assert b'call="unknown command",partition="sev-1",return="EINVAL"} 1.0' in metrics
+    await shim.close()
 
 
 async def test_stats_when_a_guest_without_a_store_is_turned_away_then_the_others_are_told(
