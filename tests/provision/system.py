@@ -85,6 +85,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
         "git",
         "libc6-dev",
         "libvirt-clients-qemu",
+        "netcat-openbsd",
         "openssl",
         "ovmf",
         "patch",
