@@ -175,6 +175,21 @@ def start(machine: Machine, policy: int, content: bytes = b"") -> None:
 
 
 @contextlib.contextmanager
+def sending(
+    source: Host, target: Host, content: bytes, policy: int = 0
+) -> Iterator[tuple[Machine, Machine]]:
+    """A guest on its way: both sides have begun."""
+    with source.machine(len(content)) as here, target.machine(len(content)) as there:
+        start(here, policy, content)
+        pdh = Platform(here.client).export().pdh
+        sent_policy, session = here.send_start(target.target())
+        assert sent_policy == policy
+        there.init(sev.INIT)
+        there.receive_start(policy, pdh, session)
+        yield here, there
+
+
+@contextlib.contextmanager
 def refused(code: SevCode) -> Iterator[None]:
     """Exactly this comes of a command."""
     with pytest.raises(CommandRefused) as raised:

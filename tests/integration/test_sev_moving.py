@@ -6,15 +6,13 @@ from __future__ import annotations
 import io
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.conftest import Require
 from tests.e2e import sevopened
 from tests.e2e.patience import wait_until
-from tests.e2e.sevhosts import Host, Pair, refused, start
+from tests.e2e.sevhosts import Host, Pair, refused, sending, start
 from tests.sev_platform import flipped, key
 
 from hcalld.crypto.sev.certificates import make_oca
@@ -48,21 +46,6 @@ def stream_of(
 
 def arrive(machine: Machine, stream: bytes, *, vcpus: int = 1) -> int:
     return receive(machine, StreamReader(io.BytesIO(stream)), vcpus=vcpus)
-
-
-@contextmanager
-def sending(
-    source: Host, target: Host, content: bytes = CONTENT[:MIB], policy: int = 0
-) -> Iterator[tuple[Machine, Machine]]:
-    """A guest on its way: both sides have begun."""
-    with source.machine(len(content)) as here, target.machine(len(content)) as there:
-        start(here, policy, content)
-        pdh = Platform(here.client).export().pdh
-        sent_policy, session = here.send_start(target.target())
-        assert sent_policy == policy
-        there.init(sev.INIT)
-        there.receive_start(policy, pdh, session)
-        yield here, there
 
 
 # -- it arrives ---------------------------------------------------------------------------------
@@ -206,7 +189,7 @@ def flag_code(bit: int) -> SevCode:
 
 def test_an_altered_packet_is_refused(pair: Pair) -> None:
     """Each bit of its header, some of its payload; memory stays as it was."""
-    with sending(pair.source(), pair.target()) as (here, there):
+    with sending(pair.source(), pair.target(), CONTENT[:MIB]) as (here, there):
         before = there.read(0, there.size)
         for gpa in (0, MIB - PACKET_MAX_SIZE):
             packet = here.send_update_data(gpa, PACKET_MAX_SIZE)
@@ -228,7 +211,7 @@ def test_an_altered_packet_is_refused(pair: Pair) -> None:
 
 
 def test_a_cut_packet_is_refused(pair: Pair) -> None:
-    with sending(pair.source(), pair.target()) as (here, there):
+    with sending(pair.source(), pair.target(), CONTENT[:MIB]) as (here, there):
         packet = here.send_update_data(0, PAGE_SIZE)
         before = there.read(0, there.size)
         for size in (16, PAGE_SIZE - 16):
@@ -295,8 +278,8 @@ def test_what_the_protocol_does_not_see(pair: Pair) -> None:
 
 def test_a_packet_of_another_session_or_kind_is_refused(pair: Pair) -> None:
     with (
-        sending(pair.source(), pair.target()) as (here, there),
-        sending(pair.source(), pair.target()) as (other, elsewhere),
+        sending(pair.source(), pair.target(), CONTENT[:MIB]) as (here, there),
+        sending(pair.source(), pair.target(), CONTENT[:MIB]) as (other, elsewhere),
     ):
         packet = here.send_update_data(0, PAGE_SIZE)
         must_refuse(elsewhere, packet, SevCode.BAD_MEASUREMENT, "another session's")

@@ -2,5 +2,6 @@
 """Fixtures of the long tests."""
 
 from tests.e2e.lab import lab
+from tests.e2e.sevhosts import hosts
 
-__all__ = ["lab"]
+__all__ = ["hosts", "lab"]
