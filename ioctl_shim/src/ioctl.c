@@ -325,6 +325,9 @@ static long issue_cmd(int fd, uint64_t arg)
     if (flags < 0) {
         return -EBADF;
     }
+    if (!fds_are_ours()) {
+        return -ENODEV;             /* a child by vfork() has our memory */
+    }
     if (!memory_read(argument, arg, sizeof(argument))) {
         return -EFAULT;
     }

@@ -247,6 +247,12 @@ static void do_rawclose(void)
     answer(syscall(SYS_close, (int)number(1)));
 }
 
+/* rawdup FD: the same; the library does not know the copy */
+static void do_rawdup(void)
+{
+    answer(syscall(SYS_dup, (int)number(1)));
+}
+
 /* Memory */
 
 /* map SIZE PROTECTION [AT] */
@@ -370,6 +376,7 @@ static const struct {
     { "close_range", 4, do_close_range },
     { "closefrom", 2, do_closefrom },
     { "rawclose", 2, do_rawclose },
+    { "rawdup", 2, do_rawdup },
     { "map", 3, do_map },
     { "protect", 4, do_protect },
     { "unmap", 3, do_unmap },

@@ -434,7 +434,10 @@ BREACHES: dict[str, Callable[[int], bytes]] = {
     "goodbye that is cut": lambda _: raw_header(6, s.HEADER_SIZE + 1) + b"x",
     "control that is cut": lambda _: raw_header(22, s.HEADER_SIZE + 2) + b"\0\1",
     "announcement without a number": lambda _: raw_header(4, s.HEADER_SIZE + 8) + bytes(8),
-    "frame above the bound": lambda q: raw_of_call(s.FrameType.REPLY, q, bytes(s.MIN_MAX_FRAME)),
+    # Its payload is not waited for.
+    "frame above the bound": lambda q: raw_header(
+        s.FrameType.REPLY, s.MIN_MAX_FRAME + 1, vcpu=0, seq=q
+    ),
 }
 
 
