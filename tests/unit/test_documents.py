@@ -27,6 +27,7 @@ from hcalld.cli import cli
 from hcalld.config import Emulation, PefChoice, TpmChoice, parse_profile
 from hcalld.core.records import Run
 from hcalld.domain.attributes import PartitionAttributes, PksAttributes
+from hcalld.domain.sev.settings import SevSettings
 from hcalld.faults.engine import load as load_faults
 from hcalld.stores.directory import StateDirectory
 from hcallproto.abi.registry import BY_NAME
@@ -189,6 +190,10 @@ def named_commands(program: str) -> list[Command]:
     ]
 
 
+TYPED: Final = (ROOT / "docs" / "sev.md",)
+"""Pages that are run whole, whatever they use: tests/integration/test_sev_page.py."""
+
+
 def program_of(command: Command) -> str:
     words = [word for word in command.words if word != "sudo"]
     return pathlib.PurePath(words[0]).name
@@ -198,7 +203,8 @@ def test_commands_when_shown_then_each_is_of_a_kind_that_is_checked():
     # Documents of parts, such as QEMU's series, use the tools of those parts too.
     known = {"hcalld", "make", "qemu-system-ppc64", "git", "cd", "apt-get", "openssl", "truncate"}
     known |= {"tshark", "mkdir", "ln"}
-    for command in shown_commands(PROJECT_DOCUMENTS):
+    pages = tuple(document for document in PROJECT_DOCUMENTS if document not in TYPED)
+    for command in shown_commands(pages):
         assert program_of(command) in known, command
 
 
@@ -364,6 +370,18 @@ def test_toml_when_the_user_guide_gives_the_defaults_then_they_are():
     assert profile.emulation == Emulation()
     assert profile.tpm == TpmChoice()
     assert profile.pef == PefChoice()
+
+
+def test_toml_when_the_page_of_sev_gives_the_defaults_then_they_are():
+    (block,) = (
+        block
+        for block in blocks("toml", documents=(ROOT / "docs" / "sev.md",))
+        if "[sev]" in block.text
+    )
+    assert parse_profile(block.text, "sev", str(block)).sev == SevSettings()
+    # Each of them, with its own name.
+    named = set(re.findall(r"^(\w+) = ", block.text, re.MULTILINE))
+    assert named == set(SevSettings.__struct_fields__)
 
 
 def test_keys_when_a_profile_has_them_then_the_user_guide_names_each():
