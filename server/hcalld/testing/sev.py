@@ -143,6 +143,7 @@ class SevClient:
         """What the owner puts in sessions."""
         self._name = name
         self._entropy_count = 0
+        self._next = 0
         self.free()
 
     # -- commands ---------------------------------------------------------------------------

@@ -111,6 +111,12 @@ GUEST_TABLE: Final[Mapping[tuple[str, GuestState], GuestStep]] = MappingProxyTyp
 )
 """(command, guest's state) to the state after it, or the firmware's code."""
 
+_STEPS: Final = {
+    command.name: tuple(row[state] for state in sorted(GuestState))
+    for command, row in _ROWS.items()
+}
+"""The same, by a state's number: every command asks, and an enum's hash takes its time."""
+
 _ANYWHERE: Final = {state: state for state in PlatformState}
 _ONLY_INIT: Final[dict[PlatformState, PlatformStep]] = {
     _P.UNINIT: _P.UNINIT,  # The driver initializes it, and shuts it down again.
@@ -163,7 +169,7 @@ def guest_after(command: Hcall, state: GuestState) -> GuestState:
     Raises:
         HcallError: it is refused in this state.
     """
-    step = GUEST_TABLE[command.name, state]
+    step = _STEPS[command.name][state]
     if isinstance(step, SevCode):
         if state is GuestState.UNINIT:
             raise HcallError(step, "the VM has no guest: launch or receive one first")
