@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -127,8 +128,9 @@ def carry_out(machine: Machine, wishes: Wishes, vcpus: int) -> None:
         _send(machine, wishes, vcpus)
     if wishes.hold:
         click.echo("held until the standard input ends")
-        while sys.stdin.buffer.read(1):
-            pass
+        with contextlib.suppress(KeyboardInterrupt):
+            while sys.stdin.buffer.read(1):
+                pass
 
 
 def _send(machine: Machine, wishes: Wishes, vcpus: int) -> None:

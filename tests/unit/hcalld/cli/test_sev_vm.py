@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import pathlib
 import threading
 
@@ -44,7 +45,7 @@ def client(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> FakeClien
     return made
 
 
-def run(*words: str, status: int = 0, stdin: bytes = b"") -> Result:
+def run(*words: str, status: int = 0, stdin: bytes | io.BytesIO = b"") -> Result:
     done = CliRunner().invoke(cli, ["sev", "vm", *words], input=stdin)
     assert done.exit_code == status, f"{words}: {done.output} {done.exception!r}"
     return done
@@ -181,6 +182,17 @@ def test_memory_and_report_are_written():
 def test_a_guest_is_held_until_the_input_ends(client: FakeClient):
     output = run(*LAUNCH, "--hold", stdin=b"a line\nand another").output
     assert output.endswith("held until the standard input ends\n")
+
+
+class Interrupted(io.BytesIO):
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size:
+            raise KeyboardInterrupt
+        return b""
+
+
+def test_ctrl_c_ends_the_holding():
+    assert run(*LAUNCH, "--hold", stdin=Interrupted()).output.count("Aborted") == 0
 
 
 def test_a_guest_goes_by_a_file(client: FakeClient):
