@@ -27,7 +27,7 @@ from hcalld.replay.pace import Pace
 from hcalld.replay.relocate import relocate
 from hcalld.runtime.server import listen_unix
 from hcalld.runtime.transport import accept
-from hcallproto.abi.returns import H
+from hcallproto.abi.spec import Level, level_codes
 from hcallproto.capture.exchanges import Exchange, Exchanges
 from hcallproto.conn.states import Role
 from hcallproto.errors import CaptureError, LocalProtocolError
@@ -39,6 +39,7 @@ _Greeting = TypeVar("_Greeting", f.Hello, f.Accept, f.Ram)
 
 NOT_PLAYED: Final = s.Feature.SHARED_RAM | s.Feature.SC2 | s.Feature.PAGE_STATES
 """Features that answers from a capture have no use for."""
+_PLAYABLE: Final = (Level.SC1, Level.COMMAND)
 HANDSHAKE_SECONDS: Final = 10.0
 """A QEMU that has not said all that it must by then is none."""
 
@@ -71,7 +72,7 @@ class MachinePlayer:
         report: told of calls that have none.
         ignored: of these calls nothing is told.
         pace: how long an answer takes.
-        unknown: what such calls are answered.
+        unknown: what such calls are answered; None: as those that there are not.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class MachinePlayer:
         *,
         ignored: Ignored | None = None,
         pace: Pace | None = None,
-        unknown: int = H.FUNCTION,
+        unknown: int | None = None,
     ) -> None:
         self.figures = Figures()
         self._matcher = matcher
@@ -131,7 +132,8 @@ class MachinePlayer:
             self.figures.unknown += 1
             what = "an answer" if following is None else call_name(following.call)
             self._tell(live, "call", what, f"the capture has none for {_text(asked)}")
-            return f.Reply(live.vcpu, live.reset, live.seq, self._unknown)
+            unknown = level_codes(live.level).function if self._unknown is None else self._unknown
+            return f.Reply(live.vcpu, live.reset, live.seq, unknown)
         await self._pace.between(found.start_ns, found.end_ns)
         self.figures.answered += 1
         moved = relocate(found, live)
@@ -261,7 +263,7 @@ def _playable(announcement: f.Announcement) -> f.Announcement:
     calls = tuple(
         spec
         for spec in announcement.calls
-        if spec.level == 1 and not spec.flags & s.CALL_FLAG_SECURE
+        if spec.level in _PLAYABLE and not spec.flags & s.CALL_FLAG_SECURE
     )
     return announcement._replace(calls=calls)
 

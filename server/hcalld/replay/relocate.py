@@ -47,7 +47,7 @@ def _place(
 ) -> f.WriteSegment | None:
     """A segment at its place in the live call's buffers; None: it has none."""
     for buffer in hcall.buffers:
-        if buffer.direction is Direction.OUT:
+        if buffer.direction is Direction.OUT or buffer.rewritten:
             moved = _moved(hcall, buffer, segment, captured, live)
             if moved is not None:
                 return moved

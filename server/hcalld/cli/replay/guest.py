@@ -102,8 +102,9 @@ def command(
             figures = player.figures
             for remark in events.remarks:
                 reporter.note(remark)
+            why = ", for the capture has no secrets" if secrets is None else ""
             for field, times in sorted(comparer.left_out.items()):
-                reporter.note(f"left out, for the capture has no secrets: {field}, {times} times")
+                reporter.note(f"left out{why}: {field}, {times} times")
             if figures.unknown_bytes:
                 reporter.note(
                     f"{figures.unknown_bytes} bytes of guest memory that the capture does not have "

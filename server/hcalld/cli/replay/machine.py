@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from hcalld.replay.ignoring import Ignored
 
 
-def _code(ctx: click.Context, param: click.Parameter, word: str) -> int:
+def _code(ctx: click.Context, param: click.Parameter, word: str | None) -> int | None:
+    if word is None:
+        return None
     from hcallproto.capture.selection import SelectionError, parse_returns
 
     try:
@@ -46,10 +48,9 @@ def _code(ctx: click.Context, param: click.Parameter, word: str) -> int:
 @click.option(
     "--unknown",
     metavar="CODE",
-    default="H_FUNCTION",
-    show_default=True,
     callback=_code,
-    help="Answer calls that the capture has no answer for so.",
+    help="Answer calls that the capture has no answer for so (default: H_FUNCTION; EINVAL for "
+    "a command).",
 )
 @click.option("--stay", is_flag=True, help="Wait for another connection when one has ended.")
 def command(
@@ -63,7 +64,7 @@ def command(
     socket_path: pathlib.Path,
     pace: float,
     strict_order: bool,
-    unknown: int,
+    unknown: int | None,
     stay: bool,
 ) -> None:
     """Play the daemon's side of a CAPTURE (- for standard input) to a guest under QEMU.

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import pathlib
+import socket
+import tempfile
 import threading
-from collections.abc import AsyncIterator
-from typing import TypeGuard
+from collections.abc import AsyncIterator, Iterator
+from typing import TypeGuard, cast
 
 import pytest
 import trio
 from tests.e2e.sevlaunch import CALLS_AFTER_BEGUN, LAUNCH_CALLS, launch
 from tests.unit.hcalld.replay.sevclients import clients
 from tests.unit.hcalld.replay.test_code import Recorded, play
+from tests.unit.hcalld.runtime.daemon import Daemon
 
+from hcalld.captures.events import Event, Events
 from hcalld.core.call import Call
 from hcalld.core.effects import Entropy
 from hcalld.core.outcome import Outcome
@@ -25,12 +29,21 @@ from hcalld.families.sev.handlers import HANDLERS
 from hcalld.families.sev.handlerset import change_platform, read_platform
 from hcalld.guestowner.client import SevClient
 from hcalld.guestowner.platform import Platform
+from hcalld.replay import machine
 from hcalld.replay.blanked import CONTINUED
+from hcalld.replay.differences import Comparer, Difference
+from hcalld.replay.errors import ReplayError
+from hcalld.replay.guest import GuestPlayer
+from hcalld.replay.link import Link
+from hcalld.replay.machine import MachinePlayer
+from hcalld.replay.matching import Matcher
 from hcalld.replay.player import NOT_WHOLE
+from hcalld.replay.script import Script
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 from hcallproto.capture import entries as e
 from hcallproto.capture.blank import Blanker
+from hcallproto.conn.states import Role
 from hcallproto.wire import frames as f
 from hcallproto.wire.encode import encode
 
@@ -273,3 +286,125 @@ async def test_without_secrets_what_hangs_on_the_platform_is_left_out(daemon: Re
     assert played.told == []
     assert CONTINUED not in played.score.left_out
     assert any("SEV platform's keys" in why for why in played.score.left_out)
+
+
+# -- to other programs ----------------------------------------------------------------------------
+
+
+class Given:
+    """A recording, in the place of a file."""
+
+    def __init__(self, daemon: Recorded) -> None:
+        self.problems: list[str] = []
+        self._events = list(daemon.recorder.events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._events)
+
+
+def script(daemon: Recorded) -> Script:
+    return Script(cast("Events", Given(daemon)), "sev-1")
+
+
+async def play_guest(recorded: Recorded, daemon: Daemon, *, is_blanked: bool = False) -> Told:
+    """The recorded program's commands, to a daemon."""
+    daemon.server.taps = None
+    told = Told()
+
+    async def connect() -> Link:
+        ends = socket.socketpair()
+        for end in ends:
+            end.setblocking(False)
+        daemon.nursery.start_soon(daemon.server.serve_socket, ends[1])
+        return Link(ends[0], Role.SHIM)
+
+    comparer = Comparer(is_live=True, is_blanked=is_blanked)
+    player = GuestPlayer(script(recorded), connect, comparer, told, is_blanked=is_blanked)
+    try:
+        await player.play()
+    finally:
+        with trio.fail_after(20):
+            await daemon.gone()
+    told.left_out = dict(comparer.left_out)
+    return told
+
+
+class Told:
+    """See Report."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.by_nature: list[str] = []
+        self.left_out: dict[str, int] = {}
+
+    def difference(self, where: str, difference: Difference) -> None:
+        """See Report."""
+        to = self.by_nature if difference.by_nature else self.lines
+        to.append(f"{where} {difference}")
+
+
+async def test_a_platform_with_the_same_keys_gives_a_program_the_same_again(daemon: Recorded):
+    await clients(daemon, launch)
+    told = await play_guest(daemon, daemon)
+    assert told.lines == []
+    # The nonce of a measurement is another, and a packet is bound to its measurement.
+    (measured,) = told.by_nature
+    assert "KVM_SEV_LAUNCH_MEASURE: uaddr" in measured
+    assert told.left_out == {"KVM_SEV_LAUNCH_SECRET (its packet is for the captured launch)": 1}
+
+
+async def test_a_platform_with_other_keys_is_told_from_one_that_is_broken(
+    daemon: Recorded, nursery: trio.Nursery
+):
+    await clients(daemon, launch)
+    other = Daemon(nursery)
+    with pytest.raises(ReplayError, match="LAUNCH_START: the session was made for the captured"):
+        await play_guest(daemon, other)
+    other.close()
+
+
+async def test_a_launch_without_its_memory_is_refused(daemon: Recorded):
+    await clients(daemon, launch)
+    with pytest.raises(ReplayError, match="LAUNCH_UPDATE_DATA: what is done with a guest of SEV"):
+        await play_guest(daemon, daemon, is_blanked=True)
+
+
+async def test_an_operator_needs_no_secrets(daemon: Recorded):
+    def story(path: pathlib.Path) -> None:
+        with SevClient(path) as client:
+            Platform(client).export()
+
+    await clients(daemon, story)
+    assert (await play_guest(daemon, daemon, is_blanked=True)).lines == []
+
+
+async def test_a_program_is_played_the_daemon_that_another_had(
+    daemon: Recorded, tmp_path_factory: pytest.TempPathFactory
+):
+    """Its session is another, and the answers are those of the capture."""
+    await clients(daemon, launch)
+    told = Told()
+    player = MachinePlayer(Matcher(script(daemon)), told)
+    with tempfile.TemporaryDirectory(prefix="hcalld-", dir="/tmp") as folder:
+        path = pathlib.Path(folder) / "sock"
+        listening = trio.Event()
+
+        def use() -> int:
+            launched = launch(path)
+            assert len(launched.keys) == 2
+            with SevClient(path) as client:
+                return client.call(sev.GET_ID2.number).status
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                lambda: machine.serve(player, path, lambda _: listening.set(), stay=True)
+            )
+            await listening.wait()
+            status = await trio.to_thread.run_sync(use)
+            nursery.cancel_scope.cancel()
+    assert player.figures.answered == LAUNCH_CALLS
+    assert (player.figures.unknown, status) == (1, SevCode.EINVAL)
+    blocks, unknown = told.lines
+    # What is written of the blocks around what a debugger writes is nobody's buffer.
+    assert "KVM_SEV_DBG_ENCRYPT: memory: no room for 32 bytes" in blocks
+    assert "SEV_GET_ID2: call: the capture has none" in unknown
