@@ -38,6 +38,7 @@ PROFILES: Final[Mapping[str, str]] = {
     "encrypted": _SHARED + 'memory = "encrypted"\n',
     "strict": _SHARED + 'memory = "encrypted"\nstrict_mainline = true\n',
     "elsewhere": f'[sev]\nmemory = "encrypted"\nroot = "{OTHER_ROOT}"\n',
+    "old": _SHARED + "api_minor = 51\n",
     "few": f'[sev]\nasids = 3\nroot = "{ROOT}"\n',
     "young": f'[sev]\nroot = "{ROOT}"\nmemory = "encrypted"\ninit_on_probe = false\n',
 }

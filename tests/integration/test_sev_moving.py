@@ -433,9 +433,15 @@ def _signed_by(certificate: bytes, usage: int) -> int:
 
 def test_api_of_the_policy_is_demanded_of_the_target(pair: Pair) -> None:
     """The target's PEK says which version it has."""
-    with pair.source().machine() as machine:
-        start(machine, Policy.of(0, Api(1, 55)))
-        machine.send_start(pair.target().target())
+    for bits in (0, Policy.SEV):
+        with pair.source().machine() as machine:
+            start(machine, Policy.of(bits, Api(1, 52)))
+            with refused(SevCode.POLICY_FAILURE):
+                machine.send_start(pair.target("old").target())
+            machine.send_start(pair.target().target())
+        with pair.source().machine() as machine:
+            start(machine, Policy.of(bits, Api(1, 51)))
+            machine.send_start(pair.target("old").target())
     with pair.source().machine() as machine:
         machine.init(sev.INIT)
         with refused(SevCode.POLICY_FAILURE):
