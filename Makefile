@@ -19,6 +19,7 @@ GUESTS := kernel-debian kernel-debian-sid kernel-debian-64k kernel-own kernel-ow
 	initramfs initramfs-tools initramfs-tpm initramfs-selftests
 KEYSTORE_DEMO := qemu kernel-debian initramfs stub
 SECURE_DEMO := qemu kernel-own initramfs stub
+SEV_DEMO := sev-library sev-firmware
 SEV := kernel-x86 sev-library sev-firmware
 ALL := qemu $(GUESTS) kernel-x86 stub sev-library sev-firmware
 
@@ -42,9 +43,10 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 .PHONY: demo
-demo: prepare-demo venv stub ## Set everything up, then show Linux with its keystore, and as a secure VM
+demo: prepare-demo venv stub sev ## Set everything up, then show Linux with its keystore, as a secure VM, and a SEV guest
 	@$(call with,$(KEYSTORE_DEMO)) $(PYTHON) -m tests.demo keystore
 	@$(call with,$(SECURE_DEMO)) $(PYTHON) -m tests.demo secure
+	@$(call with,$(SEV_DEMO)) $(PYTHON) -m tests.demo sev
 
 .PHONY: test
 test: prepare-test venv check check-series qemu guest stub sev qtest ## Set everything up, then run every test; what CI runs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the acts that are named, or all: ``python -m tests.demo [keystore] [secure]``."""
+"""Runs the acts that are named, or all: ``python -m tests.demo [keystore] [secure] [sev]``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.demo import keystore, secure
+from tests.demo import keystore, secure, sev
 from tests.demo.stage import DemoError, Stage, terminal
 
-ACTS: Final = {"keystore": keystore.act, "secure": secure.act}
+ACTS: Final = {"keystore": keystore.act, "secure": secure.act, "sev": sev.act}
 
 
 def main(names: list[str]) -> int:
     """Runs acts; gives the exit status."""
     unknown = [name for name in names if name not in ACTS]
     if unknown:
-        print(f"demo: no act {' '.join(unknown)}; expected {' or '.join(ACTS)}", file=sys.stderr)
+        print(f"demo: no act {' '.join(unknown)}; expected {', '.join(ACTS)}", file=sys.stderr)
         return 2
     for name in names or ACTS:
         started = time.monotonic()

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
-from tests.demo.stage import DemoError, Stage, show, terminal, title, tool
+from tests.demo.stage import Stage, must, show, terminal, title, tool
 from tests.e2e.console import LINUX_FAILURES
 from tests.e2e.daemon import Daemon
 from tests.e2e.machine import Guest, Machine
@@ -99,16 +99,6 @@ def start(stage: Stage, initrd: str, name: str, failures: Sequence[str]) -> Mach
         extra=[*disk.replace("disk.img", str(stage.folder / "disk.img")).split(), *words],
     )
     return Machine(guest, stage.folder, name=name)
-
-
-def must(condition: object, text: str) -> None:
-    """Stops the act.
-
-    Raises:
-        DemoError: The condition does not hold.
-    """
-    if not condition:
-        raise DemoError(text)
 
 
 def last_log_line(daemon: Daemon, text: str) -> str:

@@ -3,21 +3,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console as Terminal
-from tests.e2e.patience import patience
+from tests.e2e.patience import patience, wait_until
 
 terminal = Terminal(highlight=False, soft_wrap=True, markup=False)
 
 
 class DemoError(Exception):
     """Something is not as it should be."""
+
+
+def must(condition: object, text: str) -> None:
+    """Stops the act.
+
+    Raises:
+        DemoError: The condition does not hold.
+    """
+    if not condition:
+        raise DemoError(text)
 
 
 def title(text: str) -> None:
@@ -57,7 +69,13 @@ class Stage:
             **os.environ,
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "HCALLD_STATE_DIR": str(self.folder / "daemon.state"),
+            "XDG_RUNTIME_DIR": str(self.folder),
         }
+
+    @property
+    def socket(self) -> Path:
+        """Where commands look for a daemon that nobody has told them of."""
+        return self.folder / "hcalld.sock"
 
     def run(self, command: str, *, status: int = 0) -> None:
         """Shows a command as a user would type it, runs it, and shows what it prints.
@@ -83,6 +101,45 @@ class Stage:
         show(done.stdout.decode("utf-8", "replace"))
         if done.returncode != status:
             raise DemoError(f"{command!r} ended with {done.returncode}, expected {status}")
+
+    @contextlib.contextmanager
+    def beside(self, command: str, waits_for: str) -> Iterator[None]:
+        """Shows a command and runs it beside what follows; shows what it printed when it ends.
+
+        Args:
+            command: A line for the shell.
+            waits_for: The file of its that what follows needs.
+
+        Raises:
+            DemoError: It ended too early, or badly.
+        """
+        terminal.print(f"  $ {command} &", style="cyan")
+        with (self.folder / "beside.log").open("w+b") as log:
+            process = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"],
+                cwd=self.folder,
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+            def is_begun() -> bool:
+                path = self.folder / waits_for
+                return process.poll() is not None or (path.exists() and path.stat().st_size > 0)
+
+            try:
+                wait_until(is_begun, f"{waits_for} of {command!r}", 60)
+                if process.poll() is None:
+                    yield
+                process.wait(patience(60))
+            finally:
+                process.kill()
+                process.wait()
+                log.seek(0)
+                show(log.read().decode("utf-8", "replace"))
+        if process.returncode != 0:
+            raise DemoError(f"{command!r} ended with {process.returncode}, expected 0")
 
     def words(self, command: str) -> list[str]:
         """The words that a command prints, quoted for a shell."""

@@ -93,4 +93,4 @@ def test_an_act_that_cannot_be_played_says_why(run: Run):
 def test_an_unknown_act_is_refused(run: Run):
     done = run("keystor")
     assert done.returncode == 2
-    assert "no act keystor; expected keystore or secure" in done.stdout
+    assert "no act keystor; expected keystore, secure, sev" in done.stdout

@@ -14,9 +14,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from . import kvm
 from .cache import default_root
 from .errors import ProvisionError
 from .progress import Condense, duration, output, run, say
@@ -73,6 +74,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     "bench": ("gcc", "libc6-dev", "strace", "swtpm"),
     "ci": ("make",),
     "demo": ("openssl", "swtpm"),
+    "demo-kvm": ("qemu-system-x86",),
     # What tests compare with: programs that this project did not write.
     "tests": (
         "binutils-powerpc64le-linux-gnu",
@@ -126,20 +128,23 @@ NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "sev-firmware": ("sev",),
     "bench": ("bench",),
     "ci": ("ci",),
-    "demo": ("demo",),
+    "demo": ("demo", "demo-kvm", "sev"),
     "tests": ("tests",),
 }
 """The purposes that serve each verb."""
+
+UNABLE: Final[dict[str, Callable[[], str | None]]] = {"demo-kvm": kvm.why_not}
+"""Who says why a purpose is none on this machine."""
 
 INSTALL_S: Final = 2.0
 """Seconds that installing one package with what it brings takes, for the estimate only."""
 
 
 def needed(verbs: Iterable[str]) -> list[str]:
-    """Names the packages that these verbs need."""
-    return sorted(
-        {package for verb in verbs for purpose in NEEDS[verb] for package in PACKAGES[purpose]}
-    )
+    """Names the packages that these verbs need on this machine."""
+    purposes = {purpose for verb in verbs for purpose in NEEDS[verb]}
+    unable = {purpose for purpose, why_not in UNABLE.items() if why_not() is not None}
+    return sorted({package for purpose in purposes - unable for package in PACKAGES[purpose]})
 
 
 def parse_installed(text: str) -> set[str]:

@@ -59,6 +59,7 @@ def test_help_when_shown_then_every_target_is_listed_once():
             "--with qemu,kernel-debian,initramfs,stub -- .venv/bin/python -m tests.demo keystore",
         ),
         ("demo", "--with qemu,kernel-own,initramfs,stub -- .venv/bin/python -m tests.demo secure"),
+        ("demo", "--with sev-library,sev-firmware -- .venv/bin/python -m tests.demo sev"),
         ("test", "HCALLD_REQUIRE=qemu,kernel,kvm "),
         ("test", "--tiers=unit,property,vectors,integration,qemu,kernel,kvm "),
         ("itest", "HCALLD_REQUIRE=qemu "),

@@ -43,6 +43,16 @@ def test_needed_when_verbs_share_packages_then_each_is_named_once():
     assert {"ninja-build", "bc", "debian-archive-keyring"} <= set(names)
 
 
+def test_needed_when_the_machine_cannot_run_it_then_its_packages_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setitem(system.UNABLE, "demo-kvm", lambda: None)
+    able = system.needed(["demo"])
+    assert {"gcc", "qemu-system-x86", "swtpm"} <= set(able)
+    monkeypatch.setitem(system.UNABLE, "demo-kvm", lambda: "there is none")
+    assert set(able) - set(system.needed(["demo"])) == {"qemu-system-x86"}
+
+
 def test_parse_installed_when_a_package_is_only_half_there_then_it_is_not_counted():
     text = (
         "gcc\tinstall ok installed\nflex\tdeinstall ok config-files\nbison\tinstall ok unpacked\n\n"
