@@ -22,6 +22,7 @@ from hcalld.sevvm.machine import MIB
 from hcallproto.payloads.sev import PlatformState
 
 SECRET = b"correct horse battery staple"
+NONCE = "00112233445566778899aabbccddeeff"
 KERNEL = ("--kernel", "vmlinuz", "--initrd", "initrd", "--append", "console=ttyS0 quiet")
 
 
@@ -103,7 +104,7 @@ def test_an_owner_gives_a_secret_to_the_guest_that_he_wants(
     make_session(host, folder, policy)
     words = ("--firmware", "firmware", *KERNEL, "--policy", policy, *OWNED)
     more = ("--measurement-out", "measurement", "--wait-secret", "header", "payload")
-    after = ("--memory-out", "memory", "--decrypt", "--report-out", "report")
+    after = ("--memory-out", "memory", "--decrypt", "--report-out", "report", "--mnonce", NONCE)
     command = ("sev", "vm", "launch", *of(host), *words, *more, *after)
     with running(*command, cwd=folder) as process:
         told = line_with(process, "validate it: ").partition(": ")[2]
@@ -130,7 +131,9 @@ def test_an_owner_gives_a_secret_to_the_guest_that_he_wants(
     assert ": RUNNING, policy 0x0 (none)" in output
     area = (folder / "memory").read_bytes()[SECRET_BASE:][:80]
     assert area[20 + 20 :].rstrip(b"\0") == SECRET
-    assert (folder / "report").stat().st_size == 208
+    wanted = ("--firmware", "firmware", *KERNEL, "--mnonce", NONCE)
+    trusted = ("--sev", "chain", "--root", str(ROOT))
+    hcalld("sev", "report", *trusted, *wanted, "report", cwd=folder)
 
 
 def test_an_altered_secret_ends_the_launch(pair: Pair, folder: Path) -> None:
@@ -162,7 +165,8 @@ def test_a_guest_of_two_processors_moves(
     (folder / "target").write_bytes(target.chain())
     make_session(source, folder, "es,sev")
     where = "guest" if way == "file" else f"unix:{socket_dir / 'guest'}"
-    processors = ("--vcpus", "2", "--vcpu-type", "EPYC")
+    init = "es-init" if way == "file" else "init2"
+    processors = ("--vcpus", "2", "--vcpu-type", "EPYC", "--init", init)
     launch = ("--firmware", "firmware", "--policy", "es,sev", *processors, *OWNED)
     sent = ("--memory-out", "before", "--decrypt", "--send-to", where, "--target-chain", "target")
     received = ("--from", where, "--vcpus", "2", "--memory-out", "after", "--decrypt")
