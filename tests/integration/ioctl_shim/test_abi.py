@@ -43,6 +43,13 @@ STRUCTURES = {
 NEWER = {"kvm_sev_init": sev_abi.INIT2}
 """Of kernels since 6.10; Debian 12's headers have it not."""
 
+MISSPELLED = {
+    SevCode.INVALID_CONFIG: "SEV_RET_INAVLID_CONFIG",
+    SevCode.HWERROR_PLATFORM: "SEV_RET_HWSEV_RET_PLATFORM",
+    SevCode.HWERROR_UNSAFE: "SEV_RET_HWSEV_RET_UNSAFE",
+}
+"""As the kernel's header has them."""
+
 REQUESTS = (
     "KVM_CREATE_VM",
     "KVM_CREATE_VCPU",
@@ -143,9 +150,9 @@ def test_numbers_of_ioctls_when_compiled_then_they_are_as_declared(headers: str,
 
 def test_codes_when_compiled_then_they_are_as_declared(headers: str, tmp_path: Path):
     spelled = {code: f"SEV_RET_{code.name}" for code in SevCode if code >= 0}
-    spelled[SevCode.INVALID_CONFIG] = "SEV_RET_INAVLID_CONFIG"
+    spelled |= MISSPELLED
     names = [name for name in spelled.values() if re.search(rf"\b{name}\b", headers)]
-    assert len(names) >= 23
+    assert len(names) == len(spelled)
     assert [int(code) for code, name in spelled.items() if name in names] == list(
         evaluate(tmp_path, *names)
     )

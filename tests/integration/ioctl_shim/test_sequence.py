@@ -7,6 +7,7 @@ import hashlib
 import os
 
 import pytest
+from tests.e2e.patience import wait_until
 from tests.e2e.sevprogram import (
     KVM_CREATE_VCPU,
     KVM_MEMORY_ENCRYPT_OP,
@@ -385,8 +386,8 @@ def test_factory_reset_when_a_guest_lives_then_it_is_busy(shim: SevShim):
     vm = launched(program, device)
     assert program.issue(device, sev.FACTORY_RESET).status == SevCode.EBUSY
     program.do("close", vm)
-    while platform_state(program, device) != (PlatformState.INIT, 0):
-        pass
+    ended = PlatformState.INIT, 0
+    wait_until(lambda: platform_state(program, device) == ended, "the guest is decommissioned")
     program.command(device, sev.FACTORY_RESET)
 
 
