@@ -47,6 +47,7 @@ DOCUMENTS: Final = (
     *PROJECT_DOCUMENTS,
     ROOT / "CHANGELOG.md",
     ROOT / "guest_stub" / "README.md",
+    ROOT / "ioctl_shim" / "README.md",
     *sorted((ROOT / "qemu_patches").glob("*.md")),
 )
 
