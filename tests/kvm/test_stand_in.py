@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ioctl library over the host's KVM: save areas from real vCPUs, VMs of other processes."""
+"""The ioctl library over the host's KVM: real vCPUs' save areas, VMs from elsewhere, a sandbox."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ from tests.e2e.sevprogram import (
     VM_SEV_ES,
     SevProgram,
 )
+from tests.e2e.sevqemu import GOOD, read_launched
 from tests.integration.ioctl_shim.liar import begin, meet
+from tests.kvm.conftest import SevLab
 
 from hcalld.guestowner.vmsa import RESET_VECTOR, InitStyle, page
-from hcallproto.abi.families import sev
+from hcallproto.abi.families import sev as commands
 from hcallproto.abi.returns import SevCode
 from hcallproto.wire import schema as s
 
@@ -99,7 +101,7 @@ def reset_vcpu(program: SevProgram, vcpu: int, address: int) -> None:
 
 def es_vm(program: SevProgram, fake: FakeDaemon, vm_type: int) -> tuple[int, Peer]:
     vm = program.create_vm(vm_type)
-    pending = begin(program, vm, sev.INIT2 if vm_type else sev.ES_INIT)
+    pending = begin(program, vm, commands.INIT2 if vm_type else commands.ES_INIT)
     peer = meet(fake)
     peer.reply(peer.call())
     assert pending.result().status == 0
@@ -108,7 +110,7 @@ def es_vm(program: SevProgram, fake: FakeDaemon, vm_type: int) -> tuple[int, Pee
 
 def save_areas(program: SevProgram, vm: int, peer: Peer) -> bytes:
     """What LAUNCH_UPDATE_VMSA hands to the daemon when the program names no structure."""
-    argument = program.argument(sev.LAUNCH_UPDATE_VMSA, 0)
+    argument = program.argument(commands.LAUNCH_UPDATE_VMSA, 0)
     program.send("ioctl", vm, KVM_MEMORY_ENCRYPT_OP, argument)
     call = peer.call()
     address, size = call.gpr[3:5]
@@ -184,7 +186,7 @@ def test_save_areas_when_a_vcpu_is_closed_then_it_cannot_be_read(
 ):
     vm, peer = es_vm(program, fake, VM_DEFAULT)
     program.do("close", program.do("ioctl", vm, KVM_CREATE_VCPU, 0))
-    result = program.issue(vm, sev.LAUNCH_UPDATE_VMSA, data=0)
+    result = program.issue(vm, commands.LAUNCH_UPDATE_VMSA, data=0)
     assert result.status == SevCode.EBADF
     assert "vCPU 0: its registers cannot be read: Bad file descriptor" in program.messages()
     assert peer.nothing_comes(0.05)
@@ -208,11 +210,11 @@ def test_vm_when_it_came_unseen_then_it_is_one_all_the_same_but_its_vcpus_are_no
     program: SevProgram, fake: FakeDaemon
 ):
     vm = program.do("rawdup", program.create_vm())
-    pending = begin(program, vm, sev.ES_INIT)
+    pending = begin(program, vm, commands.ES_INIT)
     peer = meet(fake)
     peer.reply(peer.call())
     assert pending.result().status == 0
-    assert program.issue(vm, sev.LAUNCH_UPDATE_VMSA, data=0).status == SevCode.EINVAL
+    assert program.issue(vm, commands.LAUNCH_UPDATE_VMSA, data=0).status == SevCode.EINVAL
     assert "a VM that another process has made" in program.messages()
 
 
@@ -220,7 +222,7 @@ def test_child_when_it_uses_the_parents_vm_then_kvm_refuses_it(
     program: SevProgram, fake: FakeDaemon
 ):
     vm, peer = es_vm(program, fake, VM_DEFAULT)
-    argument = program.argument(sev.LAUNCH_FINISH, 0)
+    argument = program.argument(commands.LAUNCH_FINISH, 0)
     assert program.do("fork") == 0
     assert program.ask("ioctl", vm, KVM_MEMORY_ENCRYPT_OP, argument) == (-1, errno.EIO)
     program.send("exit", 0)
@@ -228,3 +230,16 @@ def test_child_when_it_uses_the_parents_vm_then_kvm_refuses_it(
     program.send("ioctl", vm, KVM_MEMORY_ENCRYPT_OP, argument)
     peer.reply(peer.call())
     assert program.answer() == (0, 0)
+
+
+SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+"""What libvirt gives each QEMU."""
+
+
+def test_qemu_when_in_libvirts_sandbox_then_the_library_still_reaches_its_memory(sev: SevLab):
+    guest = sev.guest(policy=5, smp=2, extra=("-sandbox", SANDBOX))
+    machine = sev.start(guest)
+    launched = read_launched(machine)
+    assert sev.owner.validate(launched, guest).status == 0
+    machine.qmp.execute("cont")
+    assert machine.wait() == GOOD
