@@ -169,6 +169,9 @@ def parse_profile(text: str, partition: str, source: str) -> Profile:
     except (msgspec.ValidationError, ValueError) as error:
         known = ", ".join(SevSettings.__struct_fields__)
         raise ConfigError(f"{source}: [sev]: {error}; keys are: {known}") from None
+    problems = sev.problems()
+    if problems:
+        raise ConfigError(f"{source}: [sev]: {'; '.join(problems)}")
     if is_platform and raw:
         raise ConfigError(
             f"{source}: {', '.join(raw)}: a file with a table [sev] is a SEV platform's, which has "

@@ -8,15 +8,17 @@ What a VM's commands ask of the platform goes through ``runtime.world``.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
+import stat
 from collections.abc import Callable
 
 import trio
 
 from hcalld.config import Profile
 from hcalld.core.errors import ConfigError, StoreError
-from hcalld.core.records import Run
+from hcalld.core.records import Loaded, Run
 from hcalld.crypto.sev.errors import KeyFormatError
 from hcalld.crypto.sev.roots import MAX_PEM_SIZE, Root
 from hcalld.domain.sev.platform import NAMESPACE, Platform
@@ -51,7 +53,8 @@ class PlatformHost:
         self._rounds = rounds
         self._store: Store | None = None
         self._platform: Platform | None = None
-        self._new_root: Root | None = None
+        self._root: Root | None = None
+        """Until the platform is there."""
         self._preparing = trio.Lock()
 
     def join(self) -> SevPartition:
@@ -78,17 +81,27 @@ class PlatformHost:
         return not self.vms and self._store is None
 
     async def prepare(self) -> None:
-        """Make a root for a platform that is to be made: not in the loop, where all would wait.
+        """Read a root, or make one for a platform that is to be made.
+
+        Not in the event loop, where all guests would wait: keys of 4096 bits are looked at for
+        most of a second, and new ones of 2048 take a tenth.
 
         Raises:
             StoreError: its store cannot be used.
+            ConfigError: the profile's root is none.
         """
         async with self._preparing:
-            if self._platform is not None or self._new_root is not None or self.profile.sev.root:
+            if self._platform is not None or self._root is not None:
                 return
-            if any(record.namespace == NAMESPACE for record in self._opened().load().records):
+            path = self.profile.sev.root
+            get: Callable[[], Root]
+            if path:
+                get = functools.partial(_read_root, pathlib.Path(path))
+            elif self._is_new(self._opened().load()):
+                get = Root.generate
+            else:
                 return
-            self._new_root = await trio.to_thread.run_sync(Root.generate, abandon_on_cancel=True)
+            self._root = await trio.to_thread.run_sync(get, abandon_on_cancel=True)
 
     def open(self) -> None:
         """See that the platform can be used.
@@ -141,15 +154,20 @@ class PlatformHost:
 
     def _loaded(self) -> Platform:
         if self._platform is None:
-            path = self.profile.sev.root
-            root = _read_root(pathlib.Path(path)) if path else None
-            records = self._opened().load().records
-            if root is None and not any(record.namespace == NAMESPACE for record in records):
-                root = self._new_root
-            platform = Platform.build(records, self.profile.sev, os.urandom, root)
+            root, path = self._root, self.profile.sev.root
+            if root is None and path:
+                root = _read_root(pathlib.Path(path))
+            loaded = self._opened().load()
+            if not path and not self._is_new(loaded):
+                root = None
+            platform = Platform.build(loaded.records, self.profile.sev, os.urandom, root)
             self._commit(platform)
-            self._platform, self._new_root = platform, None
+            self._platform, self._root = platform, None
         return self._platform
+
+    @staticmethod
+    def _is_new(loaded: Loaded) -> bool:
+        return not any(record.namespace == NAMESPACE for record in loaded.records)
 
     def _opened(self) -> Store:
         if self._store is None:
@@ -249,6 +267,9 @@ def _read_root(path: pathlib.Path) -> Root:
         ConfigError: it cannot be read, or is none.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            # A pipe would be waited for.
+            raise ConfigError(f"{path}: not a file, expected a root of `hcalld sev root`")
         with path.open("rb") as file:
             return Root.from_pem(file.read(MAX_PEM_SIZE + 1))
     except OSError as error:

@@ -159,6 +159,20 @@ def test_parse_when_it_is_no_toml_then_the_message_says_where(text: str):
     assert "(at " in message
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("asids = 0", "asids = 0: expected 1 to"),
+        ("asids = 1007", "asids = 1007: expected 1 to 1006"),
+        ("api_major = 256\napi_minor = -1\nbuild = 256", "build = 256: expected 0 to 255"),
+    ],
+)
+def test_parse_when_a_platform_cannot_be_so_then_it_is_refused(text: str, told: str):
+    message = refusal(f"[sev]\n{text}")
+    assert "[sev]: " in message
+    assert told in message
+
+
 @pytest.mark.parametrize("text", ["hcalld = 3", "pks = 3", "pks = []", "hcalld = []"])
 def test_parse_when_a_table_is_something_else_then_it_is_refused(text: str):
     assert "Expected `object`" in refusal(text)

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 import threading
 
 import pytest
-from tests.sev_platform import root
+from tests.sev_platform import VECTORS, root
 from tests.unit.hcalld.runtime.daemon import Daemon, FaultyStore
 from tests.unit.hcalld.runtime.daemon import Faults as StoreFaults
 from tests.unit.hcalld.runtime.shim import hello
 
 import hcalld.runtime.sev
 from hcalld.config import Profile
-from hcalld.core.errors import StoreError
+from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.records import Run
 from hcalld.crypto.sev.roots import Root
 from hcalld.domain.sev.settings import SevSettings
@@ -70,9 +72,34 @@ async def test_a_root_is_made_once_and_not_in_the_event_loop(makers: Makers):
     assert len(makers.threads) == 1
 
 
-async def test_a_root_that_is_in_a_file_is_not_made(makers: Makers):
-    vm = host(MemoryState(), path="/nowhere").join()
-    await vm.prepare()
+async def test_a_root_in_a_file_is_read_once_and_not_in_the_event_loop(
+    makers: Makers, monkeypatch: pytest.MonkeyPatch
+):
+    """Looking at private keys of 4096 bits takes most of a second."""
+    read = hcalld.runtime.sev._read_root
+
+    def reading(path: pathlib.Path) -> Root:
+        makers.threads.append(threading.current_thread())
+        return read(path)
+
+    monkeypatch.setattr(hcalld.runtime.sev, "_read_root", reading)
+    named = host(MemoryState(), path=str(VECTORS / "root-2048.pem"))
+    vms = [named.join(), named.join()]
+    for number, vm in enumerate(vms):
+        await vm.prepare()
+        vm.begin(Run(bytes([number] * 16), 0))
+    assert len(makers.threads) == 1
+    assert makers.are_others
+    assert named.roots[1] == root().ark.build()
+
+
+async def test_a_root_that_cannot_be_read_is_said(makers: Makers, tmp_path: pathlib.Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (tmp_path / "nothing", tmp_path, pipe, pathlib.Path("/dev/zero")):
+        vm = host(MemoryState(), path=str(path)).join()
+        with pytest.raises(ConfigError, match="root"):
+            await vm.prepare()
     assert not makers.threads
 
 
