@@ -206,3 +206,4 @@ def test_a_guest_does_not_go_where_it_may_not(pair: Pair, folder: Path) -> None:
         ended = run_hcalld(*launch, "--policy", policy, *target)
         assert ended.returncode == 1
         assert "KVM_SEV_SEND_START: the platform refuses: SEV_RET_POLICY_FAILURE" in ended.stderr
+        assert not (folder / policy).exists()

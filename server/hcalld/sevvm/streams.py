@@ -11,13 +11,14 @@ are, and so whether all of it has come.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pathlib
 import socket
 import struct
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import BinaryIO, Final, NamedTuple
 
 from hcalld.sevvm.errors import SevVmError
@@ -63,13 +64,15 @@ class StreamWriter:
         self._file.write(STREAM_PACKET.build(packet._asdict()))
 
     def finish(self) -> None:
-        """End it. At a socket, wait until the guest has arrived.
+        """End it: a file is on the disk then, at a socket the guest has arrived.
 
         Raises:
             SevVmError: it has not.
         """
         self._file.flush()
         if self._sock is None:
+            with contextlib.suppress(io.UnsupportedOperation):
+                os.fsync(self._file.fileno())
             return
         self._sock.shutdown(socket.SHUT_WR)
         if self._sock.recv(1) != _ARRIVED:
@@ -150,7 +153,7 @@ class StreamReader:
 # -- where it comes from and goes to --------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def outgoing(name: str) -> Iterator[StreamWriter]:
     """A new file, or a socket where somebody waits for a guest.
 
@@ -165,11 +168,16 @@ def outgoing(name: str) -> Iterator[StreamWriter]:
                     yield StreamWriter(stream, sock)
         else:
             descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "wb") as file:
-                yield StreamWriter(file)
+            try:
+                with open(descriptor, "wb") as file:
+                    yield StreamWriter(file)
+            except BaseException:
+                # A part of a guest is nothing; and the next attempt shall find no file.
+                os.unlink(name)
+                raise
 
 
-@contextmanager
+@contextlib.contextmanager
 def incoming(name: str) -> Iterator[StreamReader]:
     """A file, or a socket at which to wait for the first who comes.
 
@@ -187,7 +195,7 @@ def incoming(name: str) -> Iterator[StreamReader]:
             yield StreamReader(stream, peer)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _listening(path: str) -> Iterator[socket.socket]:
     """A socket for one who comes; what has its name can be connected to from the start."""
     with (
@@ -204,7 +212,7 @@ def _listening(path: str) -> Iterator[socket.socket]:
             os.unlink(path)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
     """Errors of the system as errors of the file."""
     try:

@@ -117,6 +117,27 @@ def test_a_file_is_new_and_its_owners(tmp_path: Path):
         pass
 
 
+def test_a_guest_that_is_not_sent_leaves_no_file(tmp_path: Path):
+    def fail(writer: StreamWriter) -> None:
+        writer.head(HEAD)
+        raise SevVmError("refused")
+
+    with pytest.raises(SevVmError, match="refused"), outgoing(str(tmp_path / "guest")) as writer:
+        fail(writer)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_on_the_disk_when_the_guest_is_told_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    with outgoing(str(tmp_path / "guest")) as writer:
+        writer.head(HEAD)
+        writer.finish()
+        assert synced == [HEAD_SIZE]
+
+
 def wait_at(path: Path, *, takes: bool) -> tuple[threading.Thread, list[object]]:
     """Somebody who waits at a socket, and what comes."""
     found: list[object] = []
