@@ -8,6 +8,7 @@ daemon; the guest runs in KVM with its memory as it is.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import struct
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from qemu.qmp import ExecInterruptedError
 from tests.e2e.console import LINUX_FAILURES
 from tests.e2e.daemon import run_hcalld
 from tests.e2e.machine import Machine
@@ -33,9 +35,12 @@ __all__ = [
     "Session",
     "SevGuest",
     "Transcript",
+    "inject",
     "made_up_kernel",
     "physical",
     "read_launched",
+    "run_to_end",
+    "secret_lines",
 ]
 
 CPU: Final = "EPYC"
@@ -169,6 +174,14 @@ def inject(machine: Machine, header: str, payload: str, gpa: int | None = None) 
     """
     where = {} if gpa is None else {"gpa": gpa}
     machine.qmp.execute("sev-inject-launch-secret", packet_header=header, secret=payload, **where)
+
+
+def run_to_end(machine: Machine) -> int:
+    """Lets a guest run that ends QEMU; gives the exit status."""
+    # It may end before QEMU has answered.
+    with contextlib.suppress(ExecInterruptedError):
+        machine.qmp.execute("cont")
+    return machine.wait()
 
 
 def physical(machine: Machine, address: int, size: int, folder: Path) -> bytes:

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from tests.e2e.sevqemu import CPU, GOOD, SevGuest, inject, read_launched, secret_lines
+from tests.e2e.sevqemu import CPU, GOOD, SevGuest, inject, read_launched, run_to_end, secret_lines
 from tests.kvm.conftest import SevLab
 from tests.kvm.test_launch import GUID, snp_measure
 
@@ -56,8 +56,7 @@ def test_launch_when_the_guest_is_es_then_it_runs_with_the_secret(sev: SevLab, s
     header, payload, verdict = sev.owner.secret(launched, guest, ("luks-key", b"sealed"))
     sev.transcript.add(f"virt-qemu-sev-validate, {smp} processors", verdict.output)
     inject(machine, header, payload)
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
     assert secret_lines(machine)[0] == f"{GUID} 6 bytes, text: sealed"
 
 

@@ -20,6 +20,7 @@ from tests.e2e.sevqemu import (
     inject,
     made_up_kernel,
     read_launched,
+    run_to_end,
     secret_lines,
 )
 from tests.kvm.conftest import SevLab
@@ -69,8 +70,7 @@ def test_launch_when_its_owner_is_convinced_then_the_guest_runs_with_the_secret(
     inject(machine, header, payload)
     note("sev-inject-launch-secret", "taken")
 
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
     note("serial port", machine.console.text)
     assert secret_lines(machine) == [f"{GUID} 11 bytes, text: open sesame", "end of the table"]
     assert machine.messages() == ""
@@ -168,8 +168,7 @@ def test_validator_when_one_thing_is_another_then_it_refuses(sev: SevLab):
 def test_launch_when_the_kernel_is_measured_then_the_guest_has_its_hashes(sev: SevLab):
     guest = direct_boot(sev)
     machine = sev.start(guest)
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
     assert guest.kernel is not None
     assert guest.initrd is not None
     expected = {

@@ -9,7 +9,7 @@ import pytest
 from qemu.qmp import ExecuteError, QMPError
 from tests.e2e.machine import Machine
 from tests.e2e.patience import wait_until
-from tests.e2e.sevqemu import GOOD, inject, physical, read_launched, secret_lines
+from tests.e2e.sevqemu import GOOD, inject, physical, read_launched, run_to_end, secret_lines
 from tests.kvm.conftest import SevLab
 from tests.kvm.test_secret import BAD_MEASUREMENT, SECRET_BASE, SECRET_SIZE
 
@@ -26,8 +26,7 @@ def wait_for_guests(sev: SevLab, count: int) -> None:
 
 
 def end_itself(machine: Machine) -> None:
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
 
 
 def quit_it(machine: Machine) -> None:

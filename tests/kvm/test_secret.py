@@ -9,7 +9,7 @@ import secrets
 import pytest
 from qemu.qmp import ExecuteError
 from tests.e2e.machine import Machine
-from tests.e2e.sevqemu import GOOD, inject, physical, read_launched, secret_lines
+from tests.e2e.sevqemu import GOOD, inject, physical, read_launched, run_to_end, secret_lines
 from tests.kvm.conftest import SevLab
 
 pytestmark = [pytest.mark.kvm]
@@ -64,8 +64,7 @@ def test_inject_when_one_bit_is_another_then_it_is_refused(sev: SevLab, part: st
     must_have_no_secret(sev, machine)
     # A refused secret is not in the way of the right one.
     inject(machine, header, payload)
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
     assert secret_lines(machine)[0] == f"{GUID} 14 bytes, text: not to be seen"
 
 
@@ -76,8 +75,7 @@ def test_inject_when_nothing_but_bad_secrets_came_then_the_guest_runs_without(se
     with pytest.raises(ExecuteError, match=BAD_MEASUREMENT):
         inject(machine, flipped(header, 20), payload)
     must_have_no_secret(sev, machine)
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
     assert secret_lines(machine) == ["none"]
 
 
@@ -103,8 +101,7 @@ def test_inject_when_there_are_several_secrets_then_the_guest_has_all(sev: SevLa
     inject(machine, header, payload)
     table = physical(machine, SECRET_BASE, SECRET_SIZE, sev.artifacts)
     assert noise in table
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
     assert secret_lines(machine) == [
         f"{GUID} 5 bytes, text: first",
         f"{OTHER_GUID} 1000 bytes, hex: {noise.hex()}",
@@ -122,8 +119,7 @@ def test_inject_when_made_twice_then_the_later_is_there(sev: SevLab):
             launched, guest, ("luks-key", f"number {number}".encode()), name=f"secret{number}"
         )
         inject(machine, header, payload)
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
     assert secret_lines(machine)[0] == f"{GUID} 8 bytes, text: number 1"
 
 
@@ -145,8 +141,7 @@ def test_inject_when_hcalld_made_the_secret_then_the_guest_has_it(sev: SevLab):
     launched = read_launched(machine)
     header, payload = sev.owner.hcalld_secret(launched, guest, (GUID, b"by hcalld"))
     inject(machine, header, payload)
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
     assert secret_lines(machine)[0] == f"{GUID} 9 bytes, text: by hcalld"
 
 
@@ -157,8 +152,7 @@ def test_logs_when_a_secret_was_injected_then_they_do_not_tell_it(sev: SevLab):
     text = b"a passphrase that nobody else sees"
     header, payload, _ = sev.owner.secret(launched, guest, ("luks-key", text))
     inject(machine, header, payload)
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
     assert sev.daemon.terminate() == 0
     assert guest.session is not None
     written = sev.daemon.log.read_bytes() + sev.daemon.trace.read_bytes()
