@@ -27,7 +27,7 @@ from tests.e2e.sevprogram import (
     VM_SEV_ES,
     SevProgram,
 )
-from tests.e2e.sevqemu import GOOD, read_launched
+from tests.e2e.sevqemu import GOOD, read_launched, run_to_end
 from tests.integration.ioctl_shim.liar import begin, meet
 from tests.kvm.conftest import SevLab
 
@@ -241,5 +241,4 @@ def test_qemu_when_in_libvirts_sandbox_then_the_library_still_reaches_its_memory
     machine = sev.start(guest)
     launched = read_launched(machine)
     assert sev.owner.validate(launched, guest).status == 0
-    machine.qmp.execute("cont")
-    assert machine.wait() == GOOD
+    assert run_to_end(machine) == GOOD
