@@ -24,7 +24,15 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from tests.unit.hcallproto.conn.talk import CALL, HELLO, READ, REPLY, in_state, say_samples
+from tests.unit.hcallproto.conn.talk import (
+    CALL,
+    HELLO,
+    READ,
+    REPLY,
+    in_state,
+    say,
+    say_samples,
+)
 
 from hcallproto.conn.connection import Connection
 from hcallproto.conn.states import Role, State
@@ -35,6 +43,7 @@ from hcallproto.wire.encode import encode
 from hcallproto.wire.schema import FrameType
 
 _T = FrameType
+COMMAND: Final = CALL._replace(level=s.LEVEL_COMMAND)
 
 
 def _after_reset(role: Role) -> Connection:
@@ -46,6 +55,12 @@ def _after_reset(role: Role) -> Connection:
 def _in_call(role: Role, *types: FrameType) -> Connection:
     connection = in_state(role, State.READY)
     say_samples(connection, (_T.CALL, *types))
+    return connection
+
+
+def _in_command(role: Role) -> Connection:
+    connection = in_state(role, State.READY, features=s.Feature.COMMANDS)
+    say(connection, COMMAND)
     return connection
 
 
@@ -63,6 +78,8 @@ STARTS: Final[tuple[Callable[[], Connection], ...]] = (
     lambda: _in_call(Role.SHIM),
     lambda: _in_call(Role.SHIM, _T.CANCEL),
     lambda: _after_reset(Role.SHIM),
+    lambda: in_state(Role.DAEMON, State.READY, features=s.Feature.COMMANDS),
+    lambda: _in_command(Role.SHIM),
 )
 """Where a connection may stand when the bytes come."""
 
@@ -178,6 +195,8 @@ def seeds() -> dict[str, bytes]:
         "welcome": bytes([8]) + encode(f.Welcome(1, 1 << 17, HELLO.features, f.Announcement(), 2)),
         "reply": bytes([10]) + encode(READ) + encode(REPLY),
         "crossed": bytes([11]) + encode(REPLY) + encode(READ),
+        "client": bytes([13]) + encode(COMMAND) + cancel,
+        "command": bytes([14]) + encode(READ) + event,
         "reset": bytes([12]) + encode(REPLY) + encode(f.EventAck(s.EventKind.RESET, 1, 3)),
     }
 
