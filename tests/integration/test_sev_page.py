@@ -79,6 +79,13 @@ def check_secret(page: Page, said: str) -> None:
     assert "\nopen sesame\n" in said, "the secret in the guest's memory"
     assert re.search(r"^verified +yes$", said, re.MULTILINE), "the report"
     assert (page.folder / "memory.bin").read_bytes().count(b"open sesame") == 1
+    log = (page.folder / "hcalld.log").read_text("utf-8")
+    events = ("launch begun", "launch measured", "secret injected", "launch finished", "guest gone")
+    # The last guest is the launched one; those before it asked the platform.
+    places = [log.rindex(event) for event in events]
+    assert places == sorted(places), log
+    assert re.search(r"launch begun +handle=1 partition=sev-1 .*policy=NODBG\|NOSEND", log), log
+    assert "open sesame" not in log
 
 
 def test_the_pages_commands_do_what_it_says(page: Page) -> None:

@@ -37,6 +37,7 @@ from hcalld.faults.engine import Meets
 from hcalld.faults.rules import Close
 from hcalld.runtime.driver import Execution
 from hcalld.runtime.guestram import SharedRam
+from hcalld.runtime.milestones import milestone
 from hcalld.runtime.mishaps import ConnectionCut, Mishap, answered
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
@@ -399,6 +400,10 @@ class Calls:
         self.answered_count += 1
         if frame.level in _ULTRAVISORS:
             self._after_ultracall(frame, entry, outcome)
+        elif frame.level == Level.COMMAND:
+            told = milestone(frame.number, frame.registers(), outcome)
+            if told is not None:
+                self._log.info(**told)
         if outcome.why and entry is not None:
             self._log.debug(
                 "refused", call=entry.hcall.name, code=code_name(outcome.code), reason=outcome.why
