@@ -30,7 +30,7 @@ class Makers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.threads: list[threading.Thread] = []
-        monkeypatch.setattr(hcalld.runtime.sev.Root, "generate", self._generate)
+        monkeypatch.setattr(Root, "generate", self._generate)
 
     def _generate(self) -> Root:
         self.threads.append(threading.current_thread())
