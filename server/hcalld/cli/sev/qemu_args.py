@@ -112,4 +112,12 @@ def _library(path: pathlib.Path | None) -> pathlib.Path:
     """What LD_PRELOAD names; a name without a slash is looked for by the loader."""
     if path is not None:
         return path.absolute()
-    return _IN_TREE if _IN_TREE.exists() else pathlib.Path(LIBRARY)
+    if _IN_TREE.exists():
+        return _IN_TREE
+    # The loader only warns of a library that it does not find, and QEMU then of /dev/sev.
+    click.echo(
+        f"hcalld: {LIBRARY} is not built here, so it must be where the system looks for libraries; "
+        "else run 'make sev', or give --library",
+        err=True,
+    )
+    return pathlib.Path(LIBRARY)
