@@ -3339,7 +3339,8 @@ function tails.CALL(self, fixed)
     local arg = call.inline and argument_in(call, call.inline[segment.buffer:uint()])
     if arg and segment.status:uint() == 0 then
       local text = add_content(tree, self.pinfo, self.root, call.known, arg, data)
-      if text and arg.buffer == "shown" then
+      -- What commands bring is certificates and packets: no text.
+      if text and arg.buffer == "shown" and call.level ~= LEVEL_COMMAND then
         table.insert(shown, 1, arg.name .. "=" .. text)
       end
     end

@@ -158,6 +158,13 @@ def test_a_commands_fields_are_found(tshark: Tshark):
     assert tshark.fields("sev.uaddr.bytes", only="sev.uaddr.bytes") == [(bytes(range(48)).hex(),)]
 
 
+def test_the_list_of_packets_has_no_certificates(tshark: Tshark):
+    start = call(sev.LAUNCH_START, ok(0, bytes(range(256))), policy=5, dh_len=256)
+    tshark.frames(announce([sev.LAUNCH_START]), start)
+    assert tshark.fields("_ws.col.Info")[1] == ("cpu3 CALL KVM_SEV_LAUNCH_START(policy=ES|NODBG)",)
+    assert tshark.fields("sev.dh_uaddr.bytes", only="sev.policy") == [(bytes(range(256)).hex(),)]
+
+
 def test_a_label_that_came_with_its_call_is_shown_and_found(tshark: Tshark):
     read = call(pks.READ_OBJECT, ok(0, bytes(32)), ok(1, b"db\0\xff"), label_size=4)
     tshark.frames(announce([pks.READ_OBJECT]), read, f.Reply(3, 0, 1, H.NOT_FOUND))
