@@ -8,12 +8,13 @@ between the cost of starting a unit, some microseconds in Python, and of reachin
 its middle, where all blocks before it are computed too, 64 KiB in some microseconds. So no
 code of ours computes in AES's field.
 
-Whoever encrypts much does it some MiB at a time: the memory of one result serves for the next
-then, and pages that the kernel has to give anew cost more than the cipher does.
+What has several units is computed in memory that is kept: pages that the kernel has to give anew
+cost several times what the cipher does. Whoever encrypts much does it half a MiB at a time.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
@@ -26,6 +27,24 @@ from hcalld.crypto.sev.kdf import KEY_SIZE, kdf
 BLOCK_SIZE: Final = 16
 UNIT_SIZE: Final = 65536
 VEK_SIZE: Final = KEY_SIZE
+
+_SPARE: Final = BLOCK_SIZE - 1
+"""What ``update_into`` wants beyond its result."""
+_KEPT_SIZE: Final = 1 << 20
+
+
+class _Kept(threading.local):
+    """Memory for results, which are copied out of it."""
+
+    def __init__(self) -> None:
+        self.room = bytearray(_KEPT_SIZE + _SPARE)
+
+
+_KEPT: Final = _Kept()
+
+
+def _kept(size: int) -> bytearray:
+    return _KEPT.room if size <= _KEPT_SIZE else bytearray(size + _SPARE)
 
 
 class MemoryCipher:
@@ -60,19 +79,23 @@ class MemoryCipher:
                 f"{len(data)} bytes at {address:#x}, expected multiples of {BLOCK_SIZE}"
             )
         view = memoryview(data)
-        parts: list[bytes] = []
         unit, skipped = divmod(address, UNIT_SIZE)
-        offset = 0
-        while offset < len(view):
-            piece = view[offset : offset + UNIT_SIZE - skipped]
+        first = min(len(view), UNIT_SIZE - skipped)
+        context = self._start(unit, is_encryption=is_encryption)
+        if skipped:
+            head = context.update(bytes(skipped) + view[:first])[skipped:]
+        else:
+            head = context.update(view[:first]) if first else b""
+        if first == len(view):
+            return head
+        room = memoryview(_kept(len(view)))
+        room[:first] = head
+        for offset in range(first, len(view), UNIT_SIZE):
+            unit += 1
+            piece = view[offset : offset + UNIT_SIZE]
             context = self._start(unit, is_encryption=is_encryption)
-            if skipped:
-                parts.append(context.update(bytes(skipped) + piece)[skipped:])
-            else:
-                parts.append(context.update(piece))
-            offset += len(piece)
-            unit, skipped = unit + 1, 0
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            context.update_into(piece, room[offset : offset + len(piece) + _SPARE])
+        return bytes(room[: len(view)])
 
     def _start(self, unit: int, *, is_encryption: bool) -> CipherContext:
         cipher = Cipher(self._aes, XTS(unit.to_bytes(BLOCK_SIZE, "little")))
