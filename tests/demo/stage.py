@@ -130,7 +130,7 @@ class Stage:
 
             try:
                 wait_until(is_begun, f"{waits_for} of {command!r}", 60)
-                if process.poll() is None:
+                if not process.poll():
                     yield
                 process.wait(patience(60))
             finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import ROOT, Require
 from tests.demo import sev
-from tests.demo.stage import Stage
+from tests.demo.stage import DemoError, Stage
 from tests.provision import kvm
 
 pytestmark = [pytest.mark.timeout(300)]
@@ -50,3 +50,24 @@ def test_the_sev_act_shows_a_secret_and_a_refusal_without_kvm(
     check_story(said)
     assert "not shown: no usable /dev/kvm on this machine (no)" in said
     assert "serial port" not in said
+
+
+def test_a_command_beside_the_others_that_fails_ends_the_act(
+    socket_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    stage = Stage(socket_dir)
+    begun = []
+    with (
+        pytest.raises(DemoError, match="ended with 3, expected 0"),
+        stage.beside("sh -c 'echo no; exit 3'", waits_for="file"),
+    ):
+        begun.append(True)
+    assert not begun
+    assert "  no\n" in capsys.readouterr().out
+
+
+def test_a_command_beside_the_others_that_is_quick_has_done_its_part(socket_dir: Path):
+    begun = []
+    with Stage(socket_dir).beside("sh -c 'echo x > file'", waits_for="file"):
+        begun.append(True)
+    assert begun
