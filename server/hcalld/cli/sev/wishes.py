@@ -72,7 +72,8 @@ _OPTIONS: Final = (
     click.option(
         "--target-chain",
         type=path_type,
-        help="The platform that may receive it: a file of hcalld sev export.",
+        help="The platform that may receive it: a file of hcalld sev export, with its --full if "
+        "the policy has sev.",
     ),
     click.option(
         "--packet-size",
