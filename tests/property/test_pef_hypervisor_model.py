@@ -113,6 +113,8 @@ class Vm:
     pages: dict[int, str] = dataclasses.field(default_factory=dict)
     left: dict[int, bytes] = dataclasses.field(default_factory=dict)
     """Page to what left."""
+    handed: set[int] = dataclasses.field(default_factory=set)
+    """Pages that were handed over to be measured: that happens once."""
     breaches: int = 0
 
 
@@ -356,6 +358,8 @@ class UltravisorAndLiar(RuleBasedStateMachine):
         vm = self.vms.get(lpid)
         code, content = self.code_of_page_in(lpid, page, source, order)
         if code is U.SUCCESS and vm is not None:
+            if vm.pages[page] == SECURE:
+                vm.handed.add(page)
             vm.pages[page] = SHARED if vm.pages[page] in (SHARED, INVALID) else SECURE
             vm.left.pop(page, None)
         number, gpa = uv.PAGE_IN.number, page * PAGE_SIZE + 123
@@ -397,6 +401,8 @@ class UltravisorAndLiar(RuleBasedStateMachine):
                 return U.P3, None
             return U.SUCCESS, self.hidden(lpid, page)
         if state == SECURE and vm.state is VmState.SECURE:
+            return U.P2, None
+        if state == SECURE and page in vm.handed:
             return U.P2, None
         if is_right:
             return U.SUCCESS, None
