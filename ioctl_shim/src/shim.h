@@ -30,7 +30,10 @@ bool memory_write(uint64_t address, const void *from, size_t size);
 bool memory_zero(uint64_t address, size_t size);
 bool memory_is_mapped(uint64_t address, uint64_t size);
 
-/* conn.c: one connection to the daemon, used by one thread at a time */
+/*
+ * conn.c, negotiate.c and command.c: one connection to the daemon, used by one
+ * thread at a time
+ */
 struct conn;
 
 enum conn_state {
