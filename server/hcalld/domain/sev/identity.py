@@ -237,6 +237,9 @@ def unpack_identity(packed: bytes) -> Identity:
     try:
         unpacker = zlib.decompressobj()
         encoded = unpacker.decompress(packed, _MAX_PACKED)
+        if not unpacker.eof or unpacker.unused_data:
+            # Its checksum was not reached, or is not the end.
+            raise zlib.error("cut, or longer than it was")
         identity = _DECODER.decode(encoded)
     except (zlib.error, msgspec.MsgspecError) as error:
         raise StoreError(
