@@ -351,6 +351,28 @@ def test_where_a_policy_lets_a_guest_go(
     assert scene.machine.status().state is (G.RUNNING if code else G.SUPDATE)
 
 
+@pytest.mark.parametrize(
+    ("offset", "code"),
+    [
+        (4, SevCode.POLICY_FAILURE),
+        (8, SevCode.INVALID_CERTIFICATE),
+        (12, SevCode.INVALID_CERTIFICATE),
+        (0x14, SevCode.INVALID_CERTIFICATE),
+        (0x41C, SevCode.SUCCESS),
+    ],
+)
+def test_a_target_whose_version_alone_matters(
+    pair: Pair, stack: contextlib.ExitStack, offset: int, code: SevCode
+) -> None:
+    """Its PEK must be one, though nobody asks who signed it."""
+    scene = Scene(pair, stack, G.RUNNING, policy=int(Policy.of(ES, Api(1, 55))))
+    target = scene.sent_to()
+    scene.target = target._replace(chain=flipped(target.chain, offset))
+    found = scene.give(sev.SEND_START, **scene.good(sev.SEND_START))[0]
+    assert found is code, found.name
+    assert scene.machine.status().state is (G.RUNNING if code else G.SUPDATE)
+
+
 def test_a_target_that_is_itself(pair: Pair, stack: contextlib.ExitStack) -> None:
     """Of its own owner, and of a root that it trusts: every demand holds."""
     scene = Scene(pair, stack, G.RUNNING, policy=int(ES | Policy.SEV | Policy.DOMAIN))
@@ -448,6 +470,12 @@ def test_a_secret_for_other_lengths(pair: Pair, stack: contextlib.ExitStack) -> 
         (good["guest_uaddr"] + 8, SevCode.INVALID_ADDRESS),
     ):
         scene.must_refuse(sev.LAUNCH_SECRET, code, **good | {"guest_uaddr": address})
+    # Lengths come first, then the address, then what is in the packet.
+    compressed = scene.fields_of((flipped(header.build(), 0), payload), SECRET_AT)
+    compressed["guest_uaddr"] += 8
+    scene.must_refuse(sev.LAUNCH_SECRET, SevCode.INVALID_ADDRESS, **compressed)
+    compressed["guest_len"] -= 8
+    scene.must_refuse(sev.LAUNCH_SECRET, SevCode.INVALID_LEN, **compressed)
 
 
 @pytest.mark.parametrize("offset", [4, 19, 20, 51, 52, 52 + 4095])
