@@ -77,6 +77,8 @@ def command(
         raise click.UsageError("--dh-cert-file and --session-file go together")
     if kernel is None and (initrd is not None or append is not None):
         raise click.UsageError("--initrd and --append go with --kernel")
+    if kernel is not None and firmware is not None:
+        _check_has_place_for_hashes(firmware)
     try:
         words = sev_arguments(
             policy=policy,
@@ -102,6 +104,21 @@ def command(
         words += ["-append", append]
     assignments = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     click.echo(" ".join([*assignments, shlex.join([qemu, "-accel", "kvm", *words])]))
+
+
+def _check_has_place_for_hashes(firmware: pathlib.Path) -> None:
+    """QEMU ends at its start otherwise, and does not say which image would do."""
+    from hcalld.cli.sev.launching import MAX_FIRMWARE_SIZE
+    from hcalld.cli.state.files import read_whole
+    from hcalld.core.errors import ConfigError
+    from hcalld.guestowner.launch import footer_of
+
+    if footer_of(read_whole(firmware, MAX_FIRMWARE_SIZE)).hashes_area is None:
+        raise ConfigError(
+            f"{firmware} has no place for the hashes of a kernel, so QEMU would refuse "
+            "kernel-hashes=on; use an image that has one, such as OVMF's AmdSev or "
+            "guest_stub/x86/build/firmware.bin, or no --kernel"
+        )
 
 
 def _absolute(path: pathlib.Path | None) -> pathlib.Path | None:

@@ -677,6 +677,7 @@ def test_qemu_args_when_all_is_given_then_it_is_one_line_for_a_shell(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sevhost, "cbitpos", lambda: 51)
+    (folder / "f w").write_bytes(firmware())
     done = sev(
         *("qemu-args", "--policy", "5", "--dh-cert-file", "godh", "--session-file", "a,b"),
         *("--firmware", "f w", "--kernel", "k", "--initrd", "i", "--append", "quiet 'x'"),
@@ -705,6 +706,13 @@ def test_qemu_args_when_all_is_given_then_it_is_one_line_for_a_shell(
         "-append",
         "quiet 'x'",
     ]
+
+
+def test_qemu_args_when_the_firmware_has_no_place_for_hashes_then_no_kernel(folder: pathlib.Path):
+    (folder / "plain").write_bytes(bytes(4096))
+    words = ("qemu-args", "--policy", "1", "--cbitpos", "0", "--firmware", "plain")
+    assert "no place for the hashes" in refused(*words, "--kernel", "k")
+    assert "plain" in sev(*words).output
 
 
 def test_qemu_args_when_little_is_given_then_defaults_are_the_daemons(
