@@ -102,6 +102,12 @@ class MachinePlayer:
         """
         self._welcome = await self._matcher.begin()
 
+    @property
+    def is_for_clients(self) -> bool:
+        """Programs that use SEV are played to, and no machine."""
+        assert self._welcome is not None, "begin comes first"
+        return s.Feature.COMMANDS in self._welcome.features
+
     async def serve(self, link: Link) -> str:
         """Serve one connection; gives why it ended, "" if the guest ended it.
 
@@ -287,19 +293,60 @@ async def serve(
     await player.begin()
     with _listening(path) as listener:
         say(f"waiting for a guest at {path}")
-        while True:
-            sock = await accept(listener, structlog.get_logger(), "cannot accept")
-            sock.setblocking(False)
-            try:
-                why = await player.serve(Link(sock, Role.DAEMON))
-            except BaseExceptionGroup as group:
-                # Ctrl-C while a guest is there, in a connection's nursery.
-                if group.split(KeyboardInterrupt)[1] is not None:
-                    raise
+        try:
+            if player.is_for_clients:
+                await _serve_clients(player, listener, say, stay=stay)
+            else:
+                while await _serve_next(player, listener, say) and stay:
+                    pass
+        except BaseExceptionGroup as group:
+            # Ctrl-C while a guest is there, in a connection's nursery.
+            if group.split(KeyboardInterrupt)[1] is None:
                 raise KeyboardInterrupt from None
-            say(f"the connection has ended{f': {why}' if why else ''}")
-            if not stay:
-                return
+            first = group.exceptions[0]
+            if isinstance(first, CaptureError | HcalldError | Stopped):
+                raise first from None
+            raise
+
+
+async def _serve_next(
+    player: MachinePlayer, listener: socket.socket, say: Callable[[str], None]
+) -> bool:
+    await _serve_one(player, await _accepted(listener), say)
+    return True
+
+
+async def _serve_clients(
+    player: MachinePlayer, listener: socket.socket, say: Callable[[str], None], *, stay: bool
+) -> None:
+    """Serve connections of a program, which has several at once, until none is left."""
+    count = 0
+
+    async def one(sock: socket.socket) -> None:
+        nonlocal count
+        await _serve_one(player, sock, say)
+        count -= 1
+        if not count and not stay:
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        while True:
+            sock = await _accepted(listener)
+            count += 1
+            nursery.start_soon(one, sock)
+
+
+async def _accepted(listener: socket.socket) -> socket.socket:
+    sock = await accept(listener, structlog.get_logger(), "cannot accept")
+    sock.setblocking(False)
+    return sock
+
+
+async def _serve_one(
+    player: MachinePlayer, sock: socket.socket, say: Callable[[str], None]
+) -> None:
+    why = await player.serve(Link(sock, Role.DAEMON))
+    say(f"the connection has ended{f': {why}' if why else ''}")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from hcalld.captures.events import Event, Events
 from hcalld.replay.errors import ReplayError
 from hcallproto.capture import entries as sealed
 from hcallproto.capture.records import Dropped, Record
+from hcallproto.wire import frames as f
+from hcallproto.wire import schema as s
 
 MAX_AHEAD: Final = 20_000
 """Frames that are looked at before it is their turn."""
@@ -30,12 +32,19 @@ class Script:
     Args:
         events: of the file.
         guest: whose frames; None: there is only one guest.
+        joins_clients: all that programs do with one SEV platform is one guest's, whose name is the
+            platform's; frames alone.
     """
 
-    def __init__(self, events: Events, guest: str | None = None) -> None:
+    def __init__(
+        self, events: Events, guest: str | None = None, *, joins_clients: bool = False
+    ) -> None:
         self.guest = guest
         self._events = events
         self._is_chosen = guest is not None
+        self._joins_clients = joins_clients
+        self._platforms: dict[int, str] = {}
+        """Of connections of programs that use one."""
         self._source: Iterator[Event] = iter(events)
         self._ahead: collections.deque[Event] = collections.deque()
         self._taken = 0
@@ -106,16 +115,22 @@ class Script:
         return list(itertools.islice(self._source, _BATCH))
 
     def _take(self, entry: Event) -> None:
+        what = entry.what
+        if self._joins_clients:
+            if isinstance(what, Record | sealed.Entry) and not isinstance(what, Dropped):
+                return
+            if isinstance(what, f.Hello) and what.features & s.Feature.COMMANDS:
+                self._platforms[entry.connection] = entry.guest.rpartition("-")[0]
+        joined = self._platforms.get(entry.connection, entry.guest)
         if self.guest is None:
-            self.guest = entry.guest
-        if entry.guest != self.guest:
+            self.guest = joined
+        if self.guest not in (entry.guest, joined):
             if self._is_chosen:
                 return
             raise ReplayError(
-                f"more than one guest is in it, {self.guest!r} and {entry.guest!r}; choose "
-                "one with --guest"
+                f"more than one guest is in it, {self.guest!r} and {joined!r}; choose one with "
+                "--guest"
             )
-        what = entry.what
         if isinstance(what, Dropped):
             raise ReplayError(
                 f"at byte {entry.offset}: {what.frames} frames are missing, for the disk was too "

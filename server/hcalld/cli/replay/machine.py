@@ -95,7 +95,8 @@ def command(
                     refuse_secure(entry.what)
             capture.seek(0)
         events = events_of(capture, secrets)
-        matcher = Matcher(Script(events, guest), is_strict=strict_order)
+        script = Script(events, guest, joins_clients=True)
+        matcher = Matcher(script, is_strict=strict_order)
         player = MachinePlayer(matcher, reporter, ignored=ignored, pace=Pace(pace), unknown=unknown)
         try:
             with contextlib.suppress(Stopped, KeyboardInterrupt):

@@ -7,8 +7,8 @@ import pathlib
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
-from typing import TypeGuard, cast
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeGuard, TypeVar, cast
 
 import pytest
 import trio
@@ -27,12 +27,12 @@ from hcalld.domain.sev.identity import pack_identity
 from hcalld.domain.sev.vm import SevVm
 from hcalld.families.sev.handlers import HANDLERS
 from hcalld.families.sev.handlerset import change_platform, read_platform
-from hcalld.guestowner.client import SevClient
+from hcalld.guestowner.client import ConnectionFailed, SevClient
 from hcalld.guestowner.platform import Platform
 from hcalld.replay import machine
 from hcalld.replay.blanked import CONTINUED
 from hcalld.replay.differences import Comparer, Difference
-from hcalld.replay.errors import ReplayError
+from hcalld.replay.errors import ReplayError, Stopped
 from hcalld.replay.guest import GuestPlayer
 from hcalld.replay.link import Link
 from hcalld.replay.machine import MachinePlayer
@@ -46,6 +46,8 @@ from hcallproto.capture.blank import Blanker
 from hcallproto.conn.states import Role
 from hcallproto.wire import frames as f
 from hcallproto.wire.encode import encode
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -332,7 +334,8 @@ async def play_guest(recorded: Recorded, daemon: Daemon, *, is_blanked: bool = F
 class Told:
     """See Report."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_stopped: bool = False) -> None:
+        self._is_stopped = is_stopped
         self.lines: list[str] = []
         self.by_nature: list[str] = []
         self.left_out: dict[str, int] = {}
@@ -341,6 +344,8 @@ class Told:
         """See Report."""
         to = self.by_nature if difference.by_nature else self.lines
         to.append(f"{where} {difference}")
+        if self._is_stopped:
+            raise Stopped
 
 
 async def test_a_platform_with_the_same_keys_gives_a_program_the_same_again(daemon: Recorded):
@@ -378,33 +383,97 @@ async def test_an_operator_needs_no_secrets(daemon: Recorded):
     assert (await play_guest(daemon, daemon, is_blanked=True)).lines == []
 
 
-async def test_a_program_is_played_the_daemon_that_another_had(
-    daemon: Recorded, tmp_path_factory: pytest.TempPathFactory
-):
-    """Its session is another, and the answers are those of the capture."""
-    await clients(daemon, launch)
-    told = Told()
-    player = MachinePlayer(Matcher(script(daemon)), told)
+def joined(daemon: Recorded, guest: str | None = None) -> Script:
+    return Script(cast("Events", Given(daemon)), guest, joins_clients=True)
+
+
+async def play_machine(
+    recorded: Recorded,
+    story: Callable[[pathlib.Path], T],
+    *,
+    stay: bool = False,
+    is_stopped: bool = False,
+) -> tuple[MachinePlayer, Told, T]:
+    """The recorded daemon's side, to a program."""
+    told = Told(is_stopped=is_stopped)
+    player = MachinePlayer(Matcher(joined(recorded)), told)
     with tempfile.TemporaryDirectory(prefix="hcalld-", dir="/tmp") as folder:
         path = pathlib.Path(folder) / "sock"
         listening = trio.Event()
 
-        def use() -> int:
-            launched = launch(path)
-            assert len(launched.keys) == 2
-            with SevClient(path) as client:
-                return client.call(sev.GET_ID2.number).status
+        async def serve() -> None:
+            await machine.serve(player, path, lambda _: listening.set(), stay=stay)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                lambda: machine.serve(player, path, lambda _: listening.set(), stay=True)
-            )
+            nursery.start_soon(serve)
             await listening.wait()
-            status = await trio.to_thread.run_sync(use)
-            nursery.cancel_scope.cancel()
+            result = await trio.to_thread.run_sync(story, path)
+            if stay:
+                nursery.cancel_scope.cancel()
+    return player, told, result
+
+
+async def test_a_program_is_played_the_daemon_that_another_had(daemon: Recorded):
+    """Its session is another, and the answers are those of the capture."""
+
+    def story(path: pathlib.Path) -> int:
+        launch(path)
+        with SevClient(path) as client:
+            return client.call(sev.GET_ID2.number).status
+
+    await clients(daemon, launch)
+    player, told, status = await play_machine(daemon, story, stay=True)
     assert player.figures.answered == LAUNCH_CALLS
     assert (player.figures.unknown, status) == (1, SevCode.EINVAL)
     blocks, unknown = told.lines
     # What is written of the blocks around what a debugger writes is nobody's buffer.
     assert "KVM_SEV_DBG_ENCRYPT: memory: no room for 32 bytes" in blocks
     assert "SEV_GET_ID2: call: the capture has none" in unknown
+
+
+async def test_a_program_with_two_connections_is_played_both_at_once(daemon: Recorded):
+    """As QEMU has: one for its sev-device, and one for its VM."""
+
+    def story(path: pathlib.Path) -> list[object]:
+        with SevClient(path) as device, SevClient(path) as vm:
+            platform = Platform(device)
+            before = platform.status()
+            vm.command(sev.INIT)
+            vm.command(sev.LAUNCH_START)
+            return [before, platform.status(), platform.export(), vm.command(sev.GUEST_STATUS)]
+
+    result = await clients(daemon, story)
+    # It ends when the program does.
+    player, told, played = await play_machine(daemon, story)
+    assert (played, told.lines, player.figures.unknown) == (result, [], 0)
+
+
+async def test_programs_of_two_platforms_are_told_apart(daemon: Recorded):
+    def story(path: pathlib.Path) -> None:
+        for name in ("one", "two"):
+            with SevClient(path, name) as client:
+                Platform(client).status()
+
+    await clients(daemon, story)
+    with pytest.raises(ReplayError, match="more than one guest is in it, 'one' and 'two'"):
+        await Matcher(joined(daemon)).begin()
+    for chosen in ("two", "two-1"):
+        matcher = Matcher(joined(daemon, chosen))
+        await matcher.begin()
+        assert not matcher.problem
+
+
+async def test_a_replay_that_stops_at_a_difference_ends_with_it(daemon: Recorded):
+    """In whichever of its connections the program made the call."""
+
+    def story(path: pathlib.Path) -> None:
+        with SevClient(path) as client:
+            Platform(client).status()
+
+    def another(path: pathlib.Path) -> None:
+        with SevClient(path) as client, pytest.raises(ConnectionFailed):
+            client.call(sev.GET_ID2.number)
+
+    await clients(daemon, story)
+    with pytest.RaisesGroup(Stopped):
+        await play_machine(daemon, another, is_stopped=True)
