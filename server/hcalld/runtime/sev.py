@@ -9,10 +9,11 @@ What a VM's commands ask of the platform goes through ``runtime.world``.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import pathlib
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import trio
 
@@ -56,10 +57,20 @@ class PlatformHost:
         self._root: Root | None = None
         """Until the platform is there."""
         self._preparing = trio.Lock()
+        self._was_initialized = profile.sev.init_on_probe
+        """When the last one left: that is the driver's to know, whoever has it open."""
 
-    def join(self) -> SevPartition:
-        """A partition for one more connection; ``leave`` ends it."""
-        number = next(n for n in range(1, len(self.vms) + 2) if n not in self.vms)
+    def join(self, taken: Container[str] = ()) -> SevPartition:
+        """A partition for one more connection; ``leave`` ends it.
+
+        Args:
+            taken: partitions that there are.
+        """
+        number = next(
+            n
+            for n in itertools.count(1)
+            if n not in self.vms and self.profile.of_vm(n).partition not in taken
+        )
         vm = self.vms[number] = SevPartition(self, number)
         return vm
 
@@ -72,13 +83,16 @@ class PlatformHost:
         store = self._store
         await self._rounds.until_unused(store)
         if not self.vms and self._store is store:
+            if self._platform is not None:
+                self._was_initialized = self._platform.is_initialized
             self._store = self._platform = None
             store.close()
 
     @property
     def is_idle(self) -> bool:
-        """True if nobody is connected, and nothing is open."""
-        return not self.vms and self._store is None
+        """True if nobody is connected, and another one would be as this is."""
+        is_as_new = self._was_initialized == self.profile.sev.init_on_probe
+        return not self.vms and self._store is None and is_as_new
 
     async def prepare(self) -> None:
         """Read a root, or make one for a platform that is to be made.
@@ -162,6 +176,7 @@ class PlatformHost:
                 root = None
             platform = Platform.build(loaded.records, self.profile.sev, os.urandom, root)
             self._commit(platform)
+            platform.is_initialized = self._was_initialized
             self._platform, self._root = platform, None
         return self._platform
 

@@ -51,7 +51,8 @@ class Platform:
     def __init__(self, settings: SevSettings, packed_identity: bytes) -> None:
         self.settings = settings
         self._identity = packed_identity
-        self._is_initialized = settings.init_on_probe
+        self.is_initialized = settings.init_on_probe
+        """The driver has initialized it, and nothing has shut it down since."""
         self._guests: dict[int, _Held] = {}
         self._next_handle = 1
         self._packed: bytes | None = None
@@ -116,7 +117,7 @@ class Platform:
         """As PLATFORM_STATUS tells it."""
         if self._guests:
             return PlatformState.WORKING
-        return PlatformState.INIT if self._is_initialized else PlatformState.UNINIT
+        return PlatformState.INIT if self.is_initialized else PlatformState.UNINIT
 
     @property
     def guests(self) -> tuple[GuestEntry, ...]:
@@ -155,13 +156,13 @@ class Platform:
         change = unpack_change(packed)
         self._before = (
             self._identity,
-            self._is_initialized,
+            self.is_initialized,
             dict(self._guests),
             self._next_handle,
         )
         match change:
             case Initialized():
-                self._is_initialized = True
+                self.is_initialized = True
             case GuestOpened(handle, policy, asid, vek):
                 self._open(GuestEntry(handle, policy, asid, vek), owner)
             case IdentityChanged(packed_identity):
@@ -170,7 +171,7 @@ class Platform:
                 if self._guests:
                     raise ValueError("FACTORY_RESET while guests exist")
                 self._keep(packed_identity)
-                self._is_initialized = False
+                self.is_initialized = False
             case _:
                 assert_never(change)
         self._packed = None
@@ -178,12 +179,12 @@ class Platform:
     def undo(self) -> None:
         """Undo the last ``apply``: what it changed could not be committed."""
         assert self._before is not None, "one change is undone once"
-        self._identity, self._is_initialized, self._guests, self._next_handle = self._before
+        self._identity, self.is_initialized, self._guests, self._next_handle = self._before
         self._before = self._packed = None
         self._changes = []
 
     def _open(self, entry: GuestEntry, owner: object) -> None:
-        if not self._is_initialized:
+        if not self.is_initialized:
             raise ValueError("a guest of a platform that is not initialized")
         if not 0 < entry.handle < 1 << 32 or entry.handle in self._guests:
             raise ValueError(f"a guest with handle {entry.handle}, which cannot be given")

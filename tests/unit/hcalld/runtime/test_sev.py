@@ -15,8 +15,15 @@ from hcalld.core.errors import ConfigError, StoreError
 from hcalld.core.records import Run
 from hcalld.crypto.sev.keys import KEY_ENTROPY_SIZE
 from hcalld.crypto.sev.roots import Root
-from hcalld.domain.sev.changes import Change, GuestOpened, IdentityChanged, pack_change
-from hcalld.domain.sev.identity import pack_identity
+from hcalld.domain.sev.changes import (
+    Change,
+    FactoryReset,
+    GuestOpened,
+    IdentityChanged,
+    Initialized,
+    pack_change,
+)
+from hcalld.domain.sev.identity import OWN_ENTROPY, pack_identity
 from hcalld.domain.sev.settings import SevSettings
 from hcalld.domain.sev.view import PlatformView, unpack_view
 from hcalld.runtime.flushing import FlushRounds
@@ -129,6 +136,23 @@ async def test_keys_outlive_connections_and_guests_do_not():
     later = Host(state=host.state).connect()
     assert view(later).identity.pdh == pdh
     assert view(later).guests == ()
+
+
+async def test_a_platform_stays_shut_down_when_nobody_is_connected():
+    host = Host()
+    first = host.connect()
+    before = view(first)
+    reset = before.identity.reset(bytes(OWN_ENTROPY), before.version.api)
+    change(first, FactoryReset(pack_identity(reset)))
+    await first.flush()
+    await first.close()
+    assert not host.state.is_open
+    assert not host.host.is_idle, "it would be forgotten"
+    later = host.connect()
+    assert view(later).state is PlatformState.UNINIT
+    change(later, Initialized())
+    await later.close()
+    assert host.host.is_idle
 
 
 async def test_the_store_stays_open_while_anybody_is_connected():
