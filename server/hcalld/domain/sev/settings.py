@@ -93,7 +93,7 @@ PIECE_SIZE: Final = 512 << 10
 MAX_HELD: Final = 128 << 20
 """What LAUNCH_UPDATE_DATA may hold of guest memory that it encrypts, until it is known that nothing
 refuses it. The kernel's limit is again that of locked memory."""
-MAX_DEBUG: Final = 16 << 20
+MAX_DEBUG: Final = 8 << 20
 """What one DBG_DECRYPT or DBG_ENCRYPT may copy, for the same reason."""
 
 VMSA_FEATURES: Final = 0

@@ -9,13 +9,22 @@ rest is decrypted, and encrypted again.
 from __future__ import annotations
 
 from hcalld.core.call import Call
+from hcalld.core.effects import ReadGuest
 from hcalld.core.errors import HcallError
 from hcalld.core.outcome import Outcome
 from hcalld.domain.sev.policy import check_command
 from hcalld.domain.sev.settings import MAX_DEBUG
 from hcalld.domain.sev.vm import Guest, SevVm
 from hcalld.families.sev.handlerset import DONE, handles
-from hcalld.families.sev.memory import blocks, decrypted, encrypted, read_all, write_all
+from hcalld.families.sev.memory import (
+    Piece,
+    blocks,
+    decrypted,
+    encrypted,
+    pieces,
+    read_all,
+    write_all,
+)
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 
@@ -36,10 +45,13 @@ async def kvm_sev_dbg_decrypt(call: Call, vm: SevVm) -> Outcome:
     guest = _begin(call, vm)
     source, target, size = call["src_uaddr"], call["dst_uaddr"], call["len"]
     start, whole = blocks(source, size)
-    read = await read_all(start, whole)
-    plain = b"".join([decrypted(guest, at, data) for at, data in read])[source - start :]
+    content = bytearray()
+    for at, part in pieces(start, whole):
+        # Not all of it at the end: between two pieces others have their turn.
+        content += decrypted(guest, at, await ReadGuest(at, part))
+    plain = memoryview(content)[source - start :]
     old = await read_all(target, size)
-    new = [(at, plain[at - target : at - target + len(data)]) for at, data in old]
+    new = [(at, bytes(plain[at - target : at - target + len(data)])) for at, data in old]
     await write_all(new, lambda number: old[number][1])
     return DONE
 
@@ -51,11 +63,16 @@ async def kvm_sev_dbg_encrypt(call: Call, vm: SevVm) -> Outcome:
     source, target, size = call["src_uaddr"], call["dst_uaddr"], call["len"]
     plain = b"".join([data for _, data in await read_all(source, size)])
     start, whole = blocks(target, size)
-    old = await read_all(start, whole)
-    content = bytearray(b"".join([decrypted(guest, at, data) for at, data in old]))
+    old: list[Piece] = []
+    content = bytearray()
+    for at, part in pieces(start, whole):
+        data = await ReadGuest(at, part)
+        old.append((at, data))
+        content += decrypted(guest, at, data)
     content[target - start : target - start + size] = plain
+    view = memoryview(content)
     new = [
-        (at, encrypted(guest, at, bytes(content[at - start : at - start + len(data)])))
+        (at, encrypted(guest, at, bytes(view[at - start : at - start + len(data)])))
         for at, data in old
     ]
     await write_all(new, lambda number: old[number][1])
