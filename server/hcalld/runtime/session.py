@@ -311,19 +311,30 @@ class Session:
         if self._calls is not None:
             self._calls.ram.close()
             self._calls.has_attended()
-        await self.transport.aclose()
-        if self.partition is not None:
-            try:
-                await self.partition.flush()
-            except StoreError as error:
-                self.log.error("store not flushed", reason=str(error))
-            try:
-                await self.partition.close()
-            except StoreError as error:
-                self.log.error("store not closed", reason=str(error))
-            self._owner.release(self.partition, self)
+        partition = self.partition
+        is_client = partition is not None and partition.kind is Kind.CLIENT
+        if not is_client:
+            await self.transport.aclose()
+        try:
+            if partition is not None:
+                await self._give_up(partition)
+        finally:
+            # The end of file tells a client that nothing of it is left (docs/wire.rst, Commands).
+            if is_client:
+                await self.transport.aclose()
         self.log.info("guest gone", reason=why)
         self.ended.set()
+
+    async def _give_up(self, partition: Partition) -> None:
+        try:
+            await partition.flush()
+        except StoreError as error:
+            self.log.error("store not flushed", reason=str(error))
+        try:
+            await partition.close()
+        except StoreError as error:
+            self.log.error("store not closed", reason=str(error))
+        self._owner.release(partition, self)
 
     async def _serve_once(self) -> bool:
         """Receive, answer what came. False at end of file."""
