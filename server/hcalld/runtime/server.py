@@ -105,6 +105,11 @@ class Server:
         if hello.features & s.Feature.COMMANDS:
             return self._join(hello, session)
         profile = self.profiles.find(hello.name, hello.uuid)
+        if profile.partition in self._platforms:
+            raise ConfigError(
+                f"partition {profile.partition!r} is a SEV platform that is in use, and no guest; "
+                "give the guest another -name"
+            )
         owner = self.sessions.get(profile.partition)
         if owner is not None:
             if owner.hello is not None and owner.hello.instance == hello.instance:
@@ -124,22 +129,34 @@ class Server:
 
     def _join(self, hello: f.Hello, session: Session) -> Partition:
         """The partition of one more connection to a SEV platform."""
-        profile = self.profiles.find_platform(hello.name)
-        if profile.partition in self.sessions:
-            raise ConfigError(
-                f"partition {profile.partition!r} is in use by a guest, and is no SEV platform; "
-                "name another one by HCALLD_SEV_PLATFORM"
-            )
-        partition = self._host(profile).join()
+        # A guest may have any name, that of a VM too.
+        partition = self._host(hello.name).join(self.sessions)
         self.sessions[partition.id] = session
         return partition
 
-    def _host(self, profile: Profile) -> PlatformHost:
+    def _host(self, name: str) -> PlatformHost:
+        """The SEV platform with a name.
+
+        Raises:
+            ConfigError: there is none, or a guest has its partition.
+        """
+        profile = self.profiles.find_platform(name)
         host = self._platforms.get(profile.partition)
         if host is None:
+            owner = self.sessions.get(profile.partition)
+            if owner is not None and not isinstance(owner.partition, SevPartition):
+                raise ConfigError(
+                    f"partition {profile.partition!r} is in use by a guest, and is no SEV "
+                    "platform; name another one by HCALLD_SEV_PLATFORM"
+                )
             host = PlatformHost(profile, lambda: self._open_store(profile), self._rounds)
             self._platforms[profile.partition] = host
         return host
+
+    def _forget_idle(self, host: PlatformHost) -> None:
+        # Of two that left it at once, the second finds what came after it.
+        if host.is_idle and self._platforms.get(host.id) is host:
+            del self._platforms[host.id]
 
     async def platform_roots(self, name: str) -> tuple[str, tuple[bytes, bytes]]:
         """The name of a SEV platform, and the certificates of its ASK and ARK.
@@ -148,26 +165,22 @@ class Server:
             ConfigError: there is no such platform, or its settings are wrong.
             StoreError: its store cannot be used.
         """
-        profile = self.profiles.find_platform(name)
-        if profile.partition in self.sessions:
-            raise ConfigError(f"partition {profile.partition!r} is a guest, and no SEV platform")
         # As a connection does: what is not in use is opened, and closed again.
-        host = self._host(profile)
-        vm = host.join()
+        host = self._host(name)
+        vm = host.join(self.sessions)
         try:
             await host.prepare()
             return host.id, host.roots
         finally:
             await host.leave(vm)
-            if host.is_idle:
-                self._platforms.pop(host.id, None)
+            self._forget_idle(host)
 
     def release(self, partition: Partition, session: Session) -> None:
         """The session is over, and its partition free."""
         if self.sessions.get(partition.id) is session:
             del self.sessions[partition.id]
-        if isinstance(partition, SevPartition) and partition.platform.is_idle:
-            self._platforms.pop(partition.platform.id, None)
+        if isinstance(partition, SevPartition):
+            self._forget_idle(partition.platform)
 
     def world(self, partition: Partition) -> World:
         """See PartitionOwner."""
