@@ -264,10 +264,12 @@ static long region_op(struct vm *vm, unsigned long request, uint64_t arg)
 
 static long vm_ioctl(int fd, unsigned long request, void *arg)
 {
-    struct vm *vm = vm_of(fds_get(fd));
+    struct object *object = fds_get(fd);
+    struct vm *vm = vm_of(object);
     long result;
 
     if (!vm) {
+        fds_put(object);
         vm = kvm_adopt(fd);
     }
     if (!vm) {
