@@ -4,10 +4,14 @@
  */
 
 #define _GNU_SOURCE
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include "conn.h"
+
+/* How long a close() waits for the daemon to have ended the guest */
+#define CLOSING_MS          1000
 
 struct conn *conn_new(void)
 {
@@ -75,13 +79,22 @@ static void say_goodbye(struct conn *conn, uint16_t reason, const char *text)
     conn_finish(conn, now_ms() + PARTING_MS, &why);
 }
 
+/*
+ * KVM has decommissioned the guest when close() returns, and another's
+ * FACTORY_RESET may be next: the daemon ends the connection after the guest.
+ */
 void conn_free(struct conn *conn)
 {
-    if (conn->state == CONN_READY) {
+    int64_t deadline = now_ms() + CLOSING_MS;
+    int saved = errno;
+
+    if (conn->state == CONN_READY && stream_is_whole(&conn->stream)) {
         say_goodbye(conn, HCLP_GOODBYE_SHUTDOWN, "the VM is closed");
+        stream_part(&conn->stream, deadline);
     }
     stream_free(&conn->stream);
     free(conn);
+    errno = saved;
 }
 
 void conn_reset(struct conn *conn)

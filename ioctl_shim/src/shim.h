@@ -43,6 +43,7 @@ enum conn_state {
 };
 
 struct conn *conn_new(void);
+/* Its guest has ended then, unless the daemon is late; errno is kept */
 void conn_free(struct conn *conn);
 /* After a fork: let go of what the parent goes on using */
 void conn_abandon(struct conn *conn);

@@ -132,6 +132,24 @@ void stream_free(struct stream *stream)
     free(stream->in);
 }
 
+void stream_part(struct stream *stream, int64_t deadline)
+{
+    uint8_t dropped[4096];
+
+    /* A child may still have a copy: closing ours would say nothing then */
+    shutdown(stream->fd, SHUT_WR);
+    while (now_ms() < deadline) {
+        ssize_t n = recv(stream->fd, dropped, sizeof(dropped), MSG_DONTWAIT);
+
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+            return;
+        }
+        if (n < 0 && errno == EAGAIN) {
+            wait_for(stream->fd, POLLIN, deadline);
+        }
+    }
+}
+
 static const char *error_text(void)
 {
     return errno == EPIPE || errno == ECONNRESET ?

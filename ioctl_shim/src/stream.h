@@ -38,6 +38,11 @@ bool stream_is_whole(const struct stream *stream);
 /* Send @out */
 enum stream_result stream_send(struct stream *stream, int64_t deadline,
                                const char **why);
+/*
+ * Send nothing more, and wait until the daemon has closed it too; what it
+ * says meanwhile is dropped
+ */
+void stream_part(struct stream *stream, int64_t deadline);
 /* The next frame; its payload stays until the next call */
 enum stream_result stream_receive(struct stream *stream, int64_t deadline,
                                   struct header *header,

@@ -535,6 +535,6 @@ def test_program_when_frames_are_mutated_then_it_lives_and_its_memory_is_untouch
         assert pending.result().status in {0, LOST, SevCode.EFAULT} | set(range(1, 256))
         assert program.get(room, PAGE) == bytes(PAGE)
         assert program.get(room + PAGE + 48, 2 * PAGE - 48) == bytes(2 * PAGE - 48)
-        program.do("close", vm)
         peer.close()
+        program.do("close", vm)
     assert program.end() == 0, program.messages()

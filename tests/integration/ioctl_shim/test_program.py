@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import select
 import struct
 from collections.abc import Callable
 
 import pytest
 from tests.e2e.fakedaemon import FakeDaemon, Peer
+from tests.e2e.patience import patience
 from tests.e2e.sevprogram import (
     DEBUG_VARIABLE,
     ERROR_BEFORE,
@@ -36,6 +39,7 @@ from hcallproto.abi.returns import SevCode
 from hcallproto.payloads import sev_abi
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
+from hcallproto.wire.encode import encode
 
 FIONREAD = 0x541B
 KVM_CAP_VM_TYPES = 235
@@ -92,11 +96,20 @@ def assert_alive(program: SevProgram, vm: int, peer: Peer) -> None:
 
 
 def assert_ended(peer: Peer) -> None:
-    """The library has said goodbye, and has gone."""
+    """The library has said goodbye, and says nothing more; the daemon is done, too."""
     goodbye = peer.expect(f.ShimGoodbye)
     assert goodbye.reason is s.GoodbyeReason.SHUTDOWN
-    with pytest.raises(PeerClosed):
-        peer.receive()
+    assert select.select([peer.sock], [], [], patience(20))[0]
+    assert peer.sock.recv(1) == b""
+    peer.close()
+
+
+def assert_ends(program: SevProgram, peer: Peer, *words: object) -> None:
+    """What the program is told to do ends a VM; it goes on when the daemon is done."""
+    program.send(*words)
+    assert_ended(peer)
+    value, error = program.answer()
+    assert (value >= 0, error) == (True, 0)
 
 
 def sockets(pid: int) -> list[int]:
@@ -278,8 +291,7 @@ def test_vm_when_one_of_its_descriptors_is_closed_then_it_lives_on_by_the_other(
         assert program.do("dup2", copy, copy) == copy
         program.do("close_range", 3, copy - 1, 0)
         assert_alive(program, copy, peer)
-    program.do("close", copy)
-    assert_ended(peer)
+    assert_ends(program, peer, "close", copy)
     assert program.issue(copy, sev.LAUNCH_FINISH).errno == errno.EBADF
 
 
@@ -290,8 +302,45 @@ def test_vm_when_all_descriptors_are_closed_then_it_ends(
     program: SevProgram, fake: FakeDaemon, words: tuple[object, ...]
 ):
     vm, peer = connected_vm(program, fake)
+    assert_ends(program, peer, *(vm if word is None else word for word in words))
+
+
+def flood(peer: Peer) -> None:
+    """Sends frames until nobody takes them any more."""
+    frames = encode(f.Control(s.ControlAction.STOP, "text", 0)) * 100
+    peer.sock.settimeout(patience(20))
+    with contextlib.suppress(ConnectionError):
+        while True:
+            peer.sock.sendall(frames)
+
+
+@pytest.mark.parametrize("words", [("close", None), ("closefrom", 3), ("dup2", 0, None)])
+def test_vm_when_closed_and_the_daemon_does_not_end_it_then_the_program_goes_on(
+    program: SevProgram, fake: FakeDaemon, words: tuple[object, ...]
+):
+    vm, peer = connected_vm(program, fake)
     program.do(*(vm if word is None else word for word in words))
+    # The daemon has still not closed its end.
     assert_ended(peer)
+    assert program.messages() == ""
+
+
+def test_vm_when_closed_and_the_daemon_goes_on_talking_then_the_program_goes_on(
+    program: SevProgram, fake: FakeDaemon
+):
+    vm, peer = connected_vm(program, fake)
+    program.send("close", vm)
+    flood(peer)
+    assert program.answer() == (0, 0)
+    assert program.messages() == ""
+
+
+def test_vm_when_closed_after_the_daemon_was_lost_then_the_program_goes_on(
+    program: SevProgram, fake: FakeDaemon
+):
+    vm, peer = connected_vm(program, fake)
+    peer.close()
+    program.do("close", vm)
 
 
 def test_vm_when_a_vcpu_is_open_then_it_lives_on_as_in_kvm(program: SevProgram, fake: FakeDaemon):
@@ -299,8 +348,7 @@ def test_vm_when_a_vcpu_is_open_then_it_lives_on_as_in_kvm(program: SevProgram, 
     vcpu = program.do("ioctl", vm, KVM_CREATE_VCPU, 0)
     program.do("close", vm)
     assert peer.nothing_comes(0.1)
-    program.do("close", vcpu)
-    assert_ended(peer)
+    assert_ends(program, peer, "close", vcpu)
 
 
 def test_vm_when_its_descriptor_was_closed_unseen_then_its_number_is_anothers(
@@ -324,8 +372,7 @@ def test_vms_when_there_are_many_then_each_has_a_connection(program: SevProgram,
     for vm, peer in reversed(found):
         assert_alive(program, vm, peer)
     for vm, peer in found:
-        program.do("close", vm)
-        assert_ended(peer)
+        assert_ends(program, peer, "close", vm)
 
 
 def test_socket_when_the_program_closes_everything_then_it_is_not_its_to_close(
