@@ -33,6 +33,9 @@ from hcallproto.wire import schema as s
 PATIENCE_SECONDS: Final = 30.0
 """For an answer to HELLO, and for calls beyond their deadline."""
 
+CLOSING_SECONDS: Final = 1.0
+"""For the daemon to decommission what the connection has made."""
+
 _VCPU: Final = 0
 _RECEIVE_SIZE: Final = 1 << 18
 _SEGMENT_HEAD_SIZE: Final = 16
@@ -89,6 +92,7 @@ class SevClient:
         self._connection = Connection(Role.SHIM)
         self._seq = 0
         self._until = 0.0
+        self._pid = os.getpid()
         self._sock = _connect(path)
         try:
             self._announced = self._negotiate(platform)
@@ -108,8 +112,14 @@ class SevClient:
         self.close()
 
     def close(self) -> None:
-        """End the connection; the daemon decommissions the VM, if there is one."""
-        self._sock.close()
+        """End the connection; the daemon decommissions the VM, if there is one.
+
+        It has done so afterwards, as KVM has after ``close``, unless it takes more than
+        ``CLOSING_SECONDS``. In a child the connection is still its parent's, and goes on.
+        """
+        with self._sock, contextlib.suppress(OSError):
+            if self._connection.state is State.READY and os.getpid() == self._pid:
+                self._part()
 
     # -- commands -----------------------------------------------------------------------------
 
@@ -278,6 +288,17 @@ class SevClient:
             for spec in welcome.announcement.calls
             if spec.level == Level.COMMAND and spec.disposition is s.Disposition.FORWARD
         }
+
+    def _part(self) -> None:
+        """Say goodbye, and wait until the daemon has closed its end."""
+        self._wait_at_most(CLOSING_SECONDS)
+        goodbye = f.ShimGoodbye(s.GoodbyeReason.SHUTDOWN, "the client is done", 0)
+        self._go_on()
+        self._sock.sendall(self._connection.send(goodbye))
+        self._sock.shutdown(socket.SHUT_WR)
+        self._go_on()
+        while self._sock.recv(_RECEIVE_SIZE):
+            self._go_on()
 
     def _wait_at_most(self, seconds: float) -> None:
         """Give up after so long, whatever comes meanwhile."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,6 @@ from contextlib import AbstractContextManager
 
 import pytest
 from tests.e2e.fakedaemon import FakeDaemon, Peer, announcement, forward
-from tests.e2e.wire import PeerClosed
 
 from hcalld.guestowner import client as module
 from hcalld.guestowner.client import CommandRefused, ConnectionFailed, SevClient, field_names
@@ -323,15 +323,79 @@ def test_call_when_the_daemon_asks_for_ever_then_it_is_not_served_for_ever(
 ):
     def then(peer: Peer) -> None:
         call = peer.call()
-        with contextlib.suppress(OSError, PeerClosed):
-            while True:
-                peer.read_memory(call, (0, 1))
+        peer.send(f.Read(call.vcpu, call.reset, call.seq, 1, ((0, 1),)))
+        while isinstance(peer.receive(), f.ReadReply):
+            peer.send(f.Read(call.vcpu, call.reset, call.seq, 1, ((0, 1),)))
 
     with play(ready(announced(deadline_ms=50), then=then)) as client:
         monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.05)
         with pytest.raises(ConnectionFailed, match="does not answer"):
             client.call(NUMBER)
         client.close()
+
+
+# -- the end --------------------------------------------------------------------------------------
+
+
+def test_close_when_it_returns_then_the_daemon_is_done(play: Play, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "CLOSING_SECONDS", 20.0)
+    done = []
+
+    def then(peer: Peer) -> None:
+        assert peer.expect(f.ShimGoodbye).reason is s.GoodbyeReason.SHUTDOWN
+        until_gone(peer)
+        # What it still has to say is nobody's any more.
+        peer.sock.sendall(bytes(100))
+        done.append(True)
+
+    with play(ready(announced(), then=then)) as client:
+        client.close()
+        assert done == [True]
+        client.close()
+
+
+def test_close_when_the_daemon_does_not_close_then_it_is_not_waited_for(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "CLOSING_SECONDS", 0.05)
+    is_closed = threading.Event()
+
+    def then(_: Peer) -> None:
+        assert is_closed.wait(20)
+
+    with play(ready(announced(), then=then)) as client:
+        client.close()
+        is_closed.set()
+
+
+def test_close_when_the_daemon_talks_on_then_it_is_not_listened_to_for_ever(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "CLOSING_SECONDS", 0.05)
+
+    def then(peer: Peer) -> None:
+        peer.sock.settimeout(20)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                peer.sock.sendall(bytes(4096))
+
+    with play(ready(announced(), then=then)) as client:
+        client.close()
+
+
+def test_close_when_in_a_child_then_the_parent_goes_on(play: Play):
+    def then(peer: Peer) -> None:
+        peer.reply(peer.call(), 7)
+
+    with play(ready(announced(), then=then)) as client:
+        child = os.fork()
+        if child == 0:
+            try:
+                client.close()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert client.call(NUMBER).status == 7
 
 
 # -- commands -------------------------------------------------------------------------------------

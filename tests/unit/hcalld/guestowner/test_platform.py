@@ -274,6 +274,10 @@ def test_status_when_a_vm_is_launched_then_it_is_counted(
         with pytest.raises(CommandRefused) as raised:
             platform.factory_reset()
         assert raised.value.status == SevCode.EBUSY
+    for _ in range(20):
+        with SevClient(daemon.socket, name) as other:
+            Vm(other, 0)
+        platform.factory_reset()
 
 
 def test_ids_when_they_are_asked_twice_then_they_are_the_chips(platform: Platform):
