@@ -44,8 +44,8 @@ def test_a_record_with_any_byte_altered_is_refused_in_words(value: bytes):
     reasons = {offset: reason(data) for offset, data in altered.items()}
     assert all("SEV platform" in why for why in reasons.values() if why)
     unseen = [offset for offset, why in reasons.items() if not why]
-    # Hints of how it was compressed, which change nothing.
-    assert len(unseen) < 8
+    # Hints of how it was compressed, which change nothing; how many, the random keys decide.
+    assert len(unseen) < len(value) // 50
     good = build(value).identity
     assert all(build(altered[offset]).identity == good for offset in unseen)
 
