@@ -15,8 +15,6 @@ from hcallproto.abi.spec import Hcall
 from hcallproto.payloads.sev.blobs import PlatformStatus
 from hcallproto.payloads.sev.constants import Version
 
-ID_SIZE: Final = 64
-"""Of one socket."""
 MAX_ANSWER_SIZE: Final = 1 << 20
 """More than any answer has; a daemon that asks for more room has a bug."""
 
@@ -56,11 +54,12 @@ class Platform:
 
     def ids(self) -> tuple[bytes, ...]:
         """The ids of its sockets, by which AMD's key server finds a CEK."""
-        size = self._needed(sev.GET_ID2, "length")["length"]
-        with self._buffer(size) as address:
-            found = self._client.command(sev.GET_ID2, address=address, length=size)
-            data = self._client.memory.read(address, min(size, found["length"]))
-        return tuple(data[start : start + ID_SIZE] for start in range(0, len(data), ID_SIZE))
+        room = self._needed(sev.GET_ID2, "length")["length"]
+        with self._buffer(room) as address:
+            found = self._client.command(sev.GET_ID2, address=address, length=room)
+            data = self._client.memory.read(address, min(room, found["length"]))
+        size = sev.CHIP_ID_SIZE
+        return tuple(data[start : start + size] for start in range(0, len(data), size))
 
     def export(self) -> Export:
         """The certificates PDH, PEK, OCA and CEK."""

@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from hcalld.guestowner.errors import GuestOwnerError
-from hcallproto.payloads.sev.constants import Api, Policy
+from hcallproto.payloads.sev.constants import ANY_API, Api, Policy
 
 _U32_MAX: Final = 0xFFFF_FFFF
 _NAMES: Final = {flag.name.lower(): flag for flag in Policy if flag.name}
@@ -30,7 +30,7 @@ def parse(text: str) -> int:
 
 
 def _from_words(text: str) -> int:
-    flags, api = Policy(0), Api(0, 0)
+    flags, api = Policy(0), ANY_API
     if not text:
         raise GuestOwnerError("the policy is empty; expected a number, or names: none for no bit")
     for word in filter(None, re.split(r"[,+|\s]+", text)):
@@ -56,6 +56,6 @@ def describe(policy: int) -> str:
     # As numbers: the complement of an IntFlag has the known bits alone.
     if rest := int(found.flags) & ~sum(Policy):
         names.append(f"reserved {rest:#x}")
-    if found.api != Api(0, 0):
+    if found.api != ANY_API:
         names.append(f"API {found.api} at least")
     return f"{policy:#x} ({', '.join(names) or 'none'})"

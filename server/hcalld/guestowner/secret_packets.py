@@ -11,14 +11,13 @@ from typing import Final
 from hcalld.crypto.sev.kdf import TransportKeys
 from hcalld.crypto.sev.packets import Packet, seal_secret
 from hcalld.guestowner.errors import GuestOwnerError
+from hcallproto.payloads.sev.blobs import NONCE_SIZE
 from hcallproto.payloads.sev.constants import Version
 from hcallproto.payloads.sev.errors import SevFormatError
 from hcallproto.payloads.sev.tables import LUKS_KEY_GUID, SecretEntry, build_secrets
 
 KNOWN: Final = {"luks-key": LUKS_KEY_GUID}
 """Names that stand for GUIDs."""
-
-_IV_SIZE: Final = 16
 
 
 def guid_of(name: str) -> uuid.UUID:
@@ -66,4 +65,6 @@ def pack(
         raise GuestOwnerError(
             f"{error}; give the guest a key, and the rest encrypted with it"
         ) from None
-    return seal_secret(keys, table, iv=entropy(_IV_SIZE), measurement=measurement, api=version.api)
+    return seal_secret(
+        keys, table, iv=entropy(NONCE_SIZE), measurement=measurement, api=version.api
+    )

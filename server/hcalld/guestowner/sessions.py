@@ -15,8 +15,6 @@ from hcallproto.payloads.sev.blobs import NONCE_SIZE, Session
 from hcallproto.payloads.sev.certificates import SevCertificate
 from hcallproto.payloads.sev.constants import Usage
 
-_IV_SIZE = 16
-
 
 class NewSession(NamedTuple):
     """A session for one platform and one policy."""
@@ -49,6 +47,6 @@ def make_session(pdh: SevCertificate, policy: int, entropy: Callable[[int], byte
         keys,
         policy,
         nonce=entropy(NONCE_SIZE),
-        iv=entropy(_IV_SIZE),
+        iv=entropy(NONCE_SIZE),
     )
     return NewSession(make_owner_dh(private), session, keys)

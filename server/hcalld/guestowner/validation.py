@@ -18,7 +18,7 @@ from hcalld.crypto.sev.measurement import BOUND_SINCE, measure
 from hcalld.guestowner.launch import Launch
 from hcalld.guestowner.policies import describe
 from hcallproto.payloads.sev.blobs import MeasurementBlob
-from hcallproto.payloads.sev.constants import Policy, Version
+from hcallproto.payloads.sev.constants import ANY_API, Policy, Version
 
 _BYTE: Final = range(0x100)
 _API_MAJORS: Final = range(2)
@@ -92,7 +92,7 @@ def _claims(claim: Claim) -> Iterator[tuple[str, Claim]]:
             number = int(Policy.of(flags, policy.api))
             what = f"the guest's policy is {describe(number)}, not {describe(claim.policy)}"
             yield what, dataclasses.replace(claim, policy=number)
-    if policy.api != (0, 0):
+    if policy.api != ANY_API:
         what = "the guest's policy asks for no API version"
         yield what, dataclasses.replace(claim, policy=int(policy.flags))
     for major in _API_MAJORS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from hcalld.crypto.sev.memory import BLOCK_SIZE
 from hcalld.guestowner.launch import Kernel, Processors, footer_of
 from hcalld.guestowner.platform import Platform
 from hcalld.sevvm.errors import SevVmError
@@ -16,8 +17,6 @@ from hcalld.sevvm.machine import Machine
 from hcallproto.abi.families import sev
 from hcallproto.abi.spec import Hcall
 from hcallproto.payloads.sev.constants import PlatformFlag, Policy
-
-BLOCK_SIZE = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

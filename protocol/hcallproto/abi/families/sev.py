@@ -63,7 +63,9 @@ BLOB_MAX_SIZE: Final = 16384
 VMSA_SIZE: Final = 4096
 PACKET_MAX_SIZE: Final = 65536
 """Guest memory in one transport packet. The kernel's limit is a page; a platform can have more."""
-ID_SIZE: Final = 128
+CHIP_ID_SIZE: Final = 64
+"""Of one socket; GET_ID2 gives as much for each."""
+ID_SIZE: Final = 2 * CHIP_ID_SIZE
 """Of GET_ID: two sockets' ids (``struct sev_user_data_get_id``)."""
 
 _COMMON = (

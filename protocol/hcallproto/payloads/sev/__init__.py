@@ -46,6 +46,7 @@ from hcallproto.payloads.sev.certificates import (
     parse_chain,
 )
 from hcallproto.payloads.sev.constants import (
+    ANY_API,
     Algorithm,
     Api,
     Curve,
@@ -73,6 +74,7 @@ from hcallproto.payloads.sev.tables import (
 __all__ = [
     # constants
     "Algorithm",
+    "ANY_API",
     "Api",
     "Curve",
     "GuestState",

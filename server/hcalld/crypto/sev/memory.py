@@ -25,6 +25,7 @@ from hcalld.core.secret import Secret
 from hcalld.crypto.sev.kdf import KEY_SIZE, kdf
 
 BLOCK_SIZE: Final = 16
+"""Of AES; addresses and lengths are multiples of it."""
 UNIT_SIZE: Final = 65536
 VEK_SIZE: Final = KEY_SIZE
 

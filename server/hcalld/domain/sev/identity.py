@@ -26,7 +26,7 @@ from hcalld.crypto.sev.chains import check_import
 from hcalld.crypto.sev.keys import KEY_ENTROPY_SIZE, EcPrivateKey
 from hcalld.crypto.sev.roots import Root
 from hcalld.domain.sev.refusals import check_size, refusing
-from hcalld.domain.sev.settings import CHIP_ID_SIZE
+from hcallproto.abi.families.sev import CHIP_ID_SIZE
 from hcallproto.abi.returns import SevCode
 from hcallproto.payloads.sev import (
     AMD_CERTIFICATE_SIZES,

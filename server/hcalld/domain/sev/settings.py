@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from hcallproto.payloads.sev import Api, GuestState, Version
+from hcallproto.payloads.sev import GuestState, Version
 
 
 class Memory(enum.StrEnum):
@@ -77,12 +77,6 @@ class SevSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 MAX_ASIDS: Final = 1006
 """More than any processor has had (CPUID 0x8000001F ECX of Genoa)."""
-
-MIN_VMSA_API: Final = Api(0, 17)
-"""Since this version a measurement covers the version and the launch's nonce (sev-tool)."""
-
-CHIP_ID_SIZE: Final = 64
-"""Of one socket, in GET_ID's answer; GET_ID2 answers as much for one socket."""
 
 MAX_REGIONS: Final = 4096
 """Regions that a VM may register at once; the kernel's limit is that of locked memory."""

@@ -15,7 +15,7 @@ from hcalld.domain.sev.identity import Identity
 from hcalld.domain.sev.policy import check_api
 from hcallproto.abi.returns import SevCode
 from hcallproto.payloads.sev import (
-    Api,
+    ANY_API,
     Policy,
     SevCertificate,
     Usage,
@@ -48,7 +48,7 @@ def check_target(
     pdh = SevCertificate.parse(pdh_data, "PDH certificate")
     check_role(pdh, Usage.PDH)
     is_bound = bool(flags & (Policy.DOMAIN | Policy.SEV))
-    if not is_bound and flags.api == Api(0, 0):
+    if not is_bound and flags.api == ANY_API:
         return pdh
     pek, oca, cek = parse_chain(chain)
     check_role(pek, Usage.PEK)

@@ -16,7 +16,7 @@ from typing import Final
 
 from hcalld.core.call import Call, buffer_max_size
 from hcalld.core.errors import HcallError
-from hcalld.domain.sev.settings import CHIP_ID_SIZE, MAX_GHCB_VERSION, VMSA_FEATURES
+from hcalld.domain.sev.settings import MAX_GHCB_VERSION, VMSA_FEATURES
 from hcalld.domain.sev.vm import ADDRESS_END, SevVm
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
@@ -277,7 +277,7 @@ QUERIES: Final[Mapping[str, Query]] = MappingProxyType(
             {"pdh_cert_len": CERTIFICATE_SIZE, "cert_chain_len": CHAIN_SIZE},
         ),
         sev.PEK_CSR.name: Query(("address", "length"), {"length": CERTIFICATE_SIZE}),
-        sev.GET_ID2.name: Query(("address", "length"), {"length": CHIP_ID_SIZE}),
+        sev.GET_ID2.name: Query(("address", "length"), {"length": sev.CHIP_ID_SIZE}),
     }
 )
 

@@ -11,11 +11,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from hcalld.core.effects import GuestMemoryError, ReadGuest, WriteGuest
+from hcalld.crypto.sev.memory import BLOCK_SIZE
 from hcalld.domain.sev.settings import PIECE_SIZE
 from hcalld.domain.sev.vm import Guest
-
-BLOCK_SIZE = 16
-"""The unit of memory encryption: of addresses and lengths."""
 
 Piece = tuple[int, bytes]
 """Address and content."""

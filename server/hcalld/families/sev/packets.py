@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from hcalld.core.errors import HcallError
+from hcalld.crypto.sev.memory import BLOCK_SIZE
 from hcalld.crypto.sev.packets import Packet
-from hcalld.families.sev.memory import BLOCK_SIZE
 from hcallproto.abi.returns import SevCode
 from hcallproto.payloads.sev import PACKET_HEADER_SIZE, PacketHeader
 

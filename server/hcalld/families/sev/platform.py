@@ -15,7 +15,6 @@ from hcalld.core.effects import Entropy, ReadBuffer
 from hcalld.core.outcome import Outcome
 from hcalld.domain.sev.changes import FactoryReset, IdentityChanged
 from hcalld.domain.sev.identity import OWN_ENTROPY, PDH_ENTROPY, Identity, pack_identity
-from hcalld.domain.sev.settings import CHIP_ID_SIZE
 from hcalld.domain.sev.states import platform_after
 from hcalld.domain.sev.view import PlatformView
 from hcalld.domain.sev.vm import SevVm
@@ -111,32 +110,30 @@ async def sev_pek_csr(call: Call, vm: SevVm) -> Outcome:
     return Outcome(SevCode.SUCCESS, fields(call.hcall, length=len(csr)), ((call["address"], csr),))
 
 
-@handles(sev.PDH_CERT_EXPORT)
-async def sev_pdh_cert_export(call: Call, vm: SevVm) -> Outcome:
-    """The certificates that a guest's owner needs."""
+async def _export(call: Call) -> Outcome:
+    """PDH and chain, by the two addresses and lengths that both commands have in this order."""
     view = await read_platform()
     platform_after(call.hcall, view.state)
     check_lengths(call, told_when_short=True)
     pdh, chain = view.identity.pdh, view.identity.chain
+    pdh_address, pdh_size, chain_address, chain_size = (arg.name for arg in call.hcall.args)
     return Outcome(
         SevCode.SUCCESS,
-        fields(call.hcall, pdh_cert_len=len(pdh), cert_chain_len=len(chain)),
-        ((call["pdh_cert_address"], pdh), (call["cert_chain_address"], chain)),
+        fields(call.hcall, **{pdh_size: len(pdh), chain_size: len(chain)}),
+        ((call[pdh_address], pdh), (call[chain_address], chain)),
     )
+
+
+@handles(sev.PDH_CERT_EXPORT)
+async def sev_pdh_cert_export(call: Call, vm: SevVm) -> Outcome:
+    """The certificates that a guest's owner needs."""
+    return await _export(call)
 
 
 @handles(sev.CERT_EXPORT)
 async def kvm_sev_cert_export(call: Call, vm: SevVm) -> Outcome:
     """The same, for a VM: KVM has the number and never had the command."""
-    view = await read_platform()
-    platform_after(call.hcall, view.state)
-    check_lengths(call, told_when_short=True)
-    pdh, chain = view.identity.pdh, view.identity.chain
-    return Outcome(
-        SevCode.SUCCESS,
-        fields(call.hcall, pdh_len=len(pdh), chain_len=len(chain)),
-        ((call["pdh_addr"], pdh), (call["chain_addr"], chain)),
-    )
+    return await _export(call)
 
 
 @handles(sev.GET_ID)
@@ -156,6 +153,6 @@ async def sev_get_id2(call: Call, vm: SevVm) -> Outcome:
     view = await read_platform()
     return Outcome(
         SevCode.SUCCESS,
-        fields(call.hcall, length=CHIP_ID_SIZE),
+        fields(call.hcall, length=sev.CHIP_ID_SIZE),
         ((call["address"], view.identity.chip_id),),
     )

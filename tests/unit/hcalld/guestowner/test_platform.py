@@ -26,7 +26,7 @@ from hcalld.guestowner.errors import GuestOwnerError
 from hcalld.guestowner.launch import Kernel, Launch, ResetProcessors, footer_of
 from hcalld.guestowner.memory import AddressSpace
 from hcalld.guestowner.owning import sign_csr
-from hcalld.guestowner.platform import ID_SIZE, MAX_ANSWER_SIZE, Platform
+from hcalld.guestowner.platform import MAX_ANSWER_SIZE, Platform
 from hcalld.guestowner.secret_packets import pack
 from hcalld.guestowner.sessions import NewSession, make_session
 from hcalld.guestowner.validation import Claim, diagnose
@@ -282,7 +282,7 @@ def test_status_when_a_vm_is_launched_then_it_is_counted(
 
 def test_ids_when_they_are_asked_twice_then_they_are_the_chips(platform: Platform):
     ids = platform.ids()
-    assert [len(one) for one in ids] == [ID_SIZE]
+    assert [len(one) for one in ids] == [sev.CHIP_ID_SIZE]
     assert any(ids[0])
     platform.factory_reset()
     assert platform.ids() == ids
@@ -360,6 +360,6 @@ def test_csr_when_the_query_is_refused_then_that_is_told():
 def test_ids_when_more_is_told_of_than_there_is_room_then_it_is_cut():
     class Growing(Answering):
         def command(self, hcall: Hcall, **fields: int) -> dict[str, int]:
-            return super().command(hcall) | {"length": 4096 if fields else ID_SIZE}
+            return super().command(hcall) | {"length": 4096 if fields else sev.CHIP_ID_SIZE}
 
-    assert Platform(Growing(0)).ids() == (bytes(ID_SIZE),)
+    assert Platform(Growing(0)).ids() == (bytes(sev.CHIP_ID_SIZE),)
