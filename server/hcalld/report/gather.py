@@ -46,9 +46,12 @@ SHIM: Final = "shim"
 
 _OF_SHIM: Final = {hcall.number: hcall for hcall in SHIM_FAMILY.calls}
 _AGAIN: Final = {
-    codes: frozenset(code.value for code in codes if "BUSY" in code.name or code.name == "RETRY")
+    codes: frozenset(
+        code.value for code in codes if not {"BUSY", "RETRY"}.isdisjoint(code.name.split("_"))
+    )
     for codes in CODE_SETS
 }
+"""Codes that ask for the same call again; EBUSY of a SEV platform with guests does not."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -9,8 +9,8 @@ from tests.unit.hcallproto.capture.sample import TIME, Capture, call, read_of_db
 from hcalld.report import gather
 from hcalld.report.gather import Gathered
 from hcalld.report.timeline import Kind
-from hcallproto.abi.families import pks, uv
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.families import pks, sev, uv
+from hcallproto.abi.returns import H, SevCode, U
 from hcallproto.capture.records import Dropped, Start, Stop
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -72,6 +72,7 @@ def test_calls_when_two_guests_read_then_counts_and_returns_are_told():
         (call(pks.GET_CONFIG, 1), -4321, Kind.REFUSED, "-4321"),
         (call(uv.SHARE_PAGE, 1), U.RETRY, Kind.BUSY, "U_RETRY"),
         (call(uv.ESM, 1), U.P2, Kind.REFUSED, "U_P2"),
+        (call(sev.FACTORY_RESET, 1), SevCode.EBUSY, Kind.REFUSED, "EBUSY"),
     ],
 )
 def test_end_when_a_call_is_answered_then_it_is_of_its_kind(
