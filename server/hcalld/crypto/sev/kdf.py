@@ -10,6 +10,8 @@ from typing import Final
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from hcalld.core.secret import Secret
 
@@ -61,6 +63,21 @@ class WrappingKeys:
         )
 
 
+class Mac:
+    """HMAC-SHA256 with one key; what is the same for all messages is computed once."""
+
+    __slots__ = ("_begun",)
+
+    def __init__(self, key: Secret) -> None:
+        self._begun = HMAC(key.reveal(), SHA256())
+
+    def of(self, message: bytes) -> bytes:
+        """The 32 bytes of a message."""
+        context = self._begun.copy()
+        context.update(message)
+        return context.finalize()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class TransportKeys:
     """What a guest's owner and its platform share."""
@@ -69,8 +86,13 @@ class TransportKeys:
     """Transport encryption key."""
     tik: Secret
     """Transport integrity key."""
+    integrity: Mac = dataclasses.field(init=False, repr=False, compare=False)
+    """With the TIK."""
 
     SIZE = 2 * KEY_SIZE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "integrity", Mac(self.tik))
 
     @classmethod
     def parse(cls, data: bytes) -> TransportKeys:

@@ -24,7 +24,12 @@ def measure(tik: Secret, version: Version, policy: int, digest: bytes, mnonce: b
         digest: SHA-256 of what was launched.
         mnonce: the platform's nonce.
     """
-    return mac(tik, _head(version, policy), digest, mnonce)
+    return mac(tik, covered(version, policy, digest, mnonce))
+
+
+def covered(version: Version, policy: int, digest: bytes, mnonce: bytes) -> bytes:
+    """What a measurement is the MAC of; arguments as for ``measure``."""
+    return _head(version, policy) + digest + mnonce
 
 
 @functools.lru_cache(maxsize=64)

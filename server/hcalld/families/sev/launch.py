@@ -9,7 +9,7 @@ from hcalld.core.call import Call
 from hcalld.core.effects import Entropy, ReadBuffer, ReadGuest
 from hcalld.core.errors import HcallError
 from hcalld.core.outcome import Outcome
-from hcalld.crypto.sev.measurement import measure
+from hcalld.crypto.sev.measurement import covered
 from hcalld.crypto.sev.packets import open_secret
 from hcalld.crypto.sev.reports import make_report
 from hcalld.domain.sev.changes import Initialized
@@ -176,7 +176,7 @@ async def kvm_sev_launch_measure(call: Call, vm: SevVm) -> Outcome:
     mnonce = await _MNONCE
     digest = guest.digest.digest()
     assert guest.keys is not None, "a guest has keys until LAUNCH_FINISH"
-    measurement = measure(guest.keys.tik, guest.version, guest.policy, digest, mnonce)
+    measurement = guest.keys.integrity.of(covered(guest.version, guest.policy, digest, mnonce))
     guest.state, guest.launch_digest, guest.measurement = state, digest, measurement
     return Outcome(
         SevCode.SUCCESS,
