@@ -62,7 +62,7 @@ async def test_a_platform_does_not_take_the_partition_of_a_guest(lenient_daemon:
     await guest.close()
 
 
-def test_who_leaves_last_leaves_the_platform_of_the_next(daemon: Daemon):
+async def test_who_leaves_last_leaves_the_platform_of_the_next(daemon: Daemon):
     server = daemon.server
     early = server._host("")
     server._forget_idle(early)
