@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Final
 
@@ -13,16 +12,12 @@ from hcalld.crypto.sev.chains import Chain
 from hcalld.crypto.sev.kdf import TransportKeys
 from hcalld.crypto.sev.keys import KEY_ENTROPY_SIZE, EcPrivateKey
 from hcalld.crypto.sev.roots import Root
-from hcallproto.payloads.sev import Api, Version
+from hcalld.testing.sev import made_up as entropy
+from hcallproto.payloads.sev import Version
 
 VECTORS: Final = Path(__file__).parent / "vectors" / "sev"
 VERSION: Final = Version(1, 55, 21)
-API: Final = Api(1, 55)
-
-
-def entropy(name: str, size: int) -> bytes:
-    """Bytes that are others under each name, and the same every time."""
-    return hashlib.shake_256(name.encode()).digest(size)
+API: Final = VERSION.api
 
 
 @functools.cache
