@@ -11,6 +11,7 @@ import click
 
 from hcalld.cli import paths
 from hcalld.cli.sev.options import (
+    about,
     path_type,
     platform_option,
     policy_option,
@@ -113,7 +114,10 @@ def _check_has_place_for_hashes(firmware: pathlib.Path) -> None:
     from hcalld.core.errors import ConfigError
     from hcalld.guestowner.launch import footer_of
 
-    if footer_of(read_whole(firmware, MAX_FIRMWARE_SIZE)).hashes_area is None:
+    image = read_whole(firmware, MAX_FIRMWARE_SIZE)
+    with about(firmware):
+        area = footer_of(image).hashes_area
+    if area is None:
         raise ConfigError(
             f"{firmware} has no place for the hashes of a kernel, so QEMU would refuse "
             "kernel-hashes=on; use an image that has one, such as OVMF's AmdSev or "

@@ -715,6 +715,14 @@ def test_qemu_args_when_the_firmware_has_no_place_for_hashes_then_no_kernel(fold
     assert "plain" in sev(*words).output
 
 
+def test_qemu_args_when_the_firmware_is_damaged_then_it_is_named(folder: pathlib.Path):
+    whole = firmware()
+    # The length of its table.
+    (folder / "damaged").write_bytes(whole[:-50] + b"\xff\xff" + whole[-48:])
+    words = ("qemu-args", "--policy", "1", "--cbitpos", "0", "--firmware", "damaged")
+    assert refused(*words, "--kernel", "k").startswith("damaged: the image is cut or damaged")
+
+
 def test_qemu_args_when_little_is_given_then_defaults_are_the_daemons(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
