@@ -12,7 +12,7 @@ from hcalld.crypto.sev.chains import Chain
 from hcalld.crypto.sev.kdf import TransportKeys
 from hcalld.crypto.sev.keys import KEY_ENTROPY_SIZE, EcPrivateKey
 from hcalld.crypto.sev.roots import Root
-from hcalld.testing.sev import made_up as entropy
+from hcalld.testing.sev import made_up
 from hcallproto.payloads.sev import Version
 
 VECTORS: Final = Path(__file__).parent / "vectors" / "sev"
@@ -23,7 +23,7 @@ API: Final = VERSION.api
 @functools.cache
 def key(name: str) -> EcPrivateKey:
     """The P-384 key of a name."""
-    return EcPrivateKey.from_entropy(entropy(name, KEY_ENTROPY_SIZE))
+    return EcPrivateKey.from_entropy(made_up(name, KEY_ENTROPY_SIZE))
 
 
 @functools.cache
@@ -46,7 +46,10 @@ def chain(bits: int = 2048) -> Chain:
     )
 
 
-KEYS: Final = TransportKeys.parse(entropy("transport keys", TransportKeys.SIZE))
+entropy = made_up
+"""Under the name that tests of keys have for it."""
+
+KEYS: Final = TransportKeys.parse(made_up("transport keys", TransportKeys.SIZE))
 
 
 def flipped(data: bytes, offset: int, mask: int = 1) -> bytes:
