@@ -20,7 +20,7 @@ from hcalld.domain.sev.states import VmKind, platform_after
 from hcalld.domain.sev.vm import SevVm
 from hcalld.families.sev.checks import check_lengths
 from hcalld.families.sev.handlerset import DONE, change_platform, fields, handles, read_platform
-from hcalld.families.sev.memory import Piece, encrypted, pieces, read_all, write_all
+from hcalld.families.sev.memory import Held, Room, encrypted, pieces, read_all, write_all
 from hcalld.families.sev.packets import check_flags, check_memory, parse_packet
 from hcalld.families.sev.starting import start
 from hcallproto.abi.families import sev
@@ -121,11 +121,12 @@ async def kvm_sev_launch_update_data(call: Call, vm: SevVm) -> Outcome:
             raise HcallError(
                 SevCode.EINVAL, f"{size} bytes at once, expected at most {MAX_HELD}: use more calls"
             )
-        held: list[Piece] = []
+        room = Room(size)
+        held: list[Held] = []
         for at, part in pieces(address, size):
             data = await ReadGuest(at, part)
             digest.update(data)
-            held.append((at, memory.encrypt(at, data)))
+            held.append((at, room.keep(memory.encrypt(at, data))))
         await write_all(held, lambda number: memory.decrypt(*held[number]))
     guest.digest = digest
     return DONE

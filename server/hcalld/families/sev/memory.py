@@ -8,7 +8,8 @@ before is put back then; only a client that unmaps memory under its own command 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import mmap
+from collections.abc import Callable, Iterator, Sequence
 
 from hcalld.core.effects import GuestMemoryError, ReadGuest, WriteGuest
 from hcalld.crypto.sev.memory import BLOCK_SIZE
@@ -17,6 +18,30 @@ from hcalld.domain.sev.vm import Guest
 
 Piece = tuple[int, bytes]
 """Address and content."""
+Held = tuple[int, bytes | memoryview]
+
+
+class Room:
+    """Memory for pieces that are held; large pages, for the kernel takes long to give many.
+
+    Args:
+        size: bytes that are held at most.
+    """
+
+    def __init__(self, size: int) -> None:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):
+            # A kernel may have none.
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        self._room = memoryview(memory)
+        self._used = 0
+
+    def keep(self, data: bytes) -> memoryview:
+        """A copy of data."""
+        start, self._used = self._used, self._used + len(data)
+        kept = self._room[start : self._used]
+        kept[:] = data
+        return kept
 
 
 def pieces(address: int, size: int) -> Iterator[tuple[int, int]]:
@@ -44,7 +69,7 @@ async def read_all(address: int, size: int) -> list[Piece]:
     return [(at, await ReadGuest(at, part)) for at, part in pieces(address, size)]
 
 
-async def write_all(new: list[Piece], old: Callable[[int], bytes]) -> None:
+async def write_all(new: Sequence[Held], old: Callable[[int], bytes]) -> None:
     """Write pieces; put back those that are written if one cannot be.
 
     Args:
@@ -57,7 +82,7 @@ async def write_all(new: list[Piece], old: Callable[[int], bytes]) -> None:
     done = 0
     try:
         for at, data in new:
-            await WriteGuest(at, data)
+            await WriteGuest(at, bytes(data))
             done += 1
     except GuestMemoryError:
         for number in range(done):
