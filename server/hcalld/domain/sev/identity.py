@@ -33,6 +33,7 @@ from hcallproto.payloads.sev import (
     CERTIFICATE_SIZE,
     AmdCertificate,
     Api,
+    CertificateError,
     SevCertificate,
     Usage,
 )
@@ -152,6 +153,11 @@ class Identity(msgspec.Struct, array_like=True, frozen=True):
             pek = SevCertificate.parse(pek_data, "PEK certificate")
             oca = SevCertificate.parse(oca_data, "OCA certificate")
             check_import(pek, oca, self.pek_key.public)
+            if pek.api != (own := SevCertificate.parse(self.pek).api):
+                # The CEK would vouch for what the owner says of the platform.
+                raise CertificateError(
+                    "PEK certificate", "API version", pek.api, f"{own}, as PEK_CSR gave it"
+                )
         complete = sign(pek, Usage.CEK, self._key(self.cek_scalar))
         changed = msgspec.structs.replace(self, pek=complete.build(), oca=oca_data, oca_scalar=b"")
         return changed.with_new_pdh(entropy, api)

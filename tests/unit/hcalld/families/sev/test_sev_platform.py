@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import pytest
@@ -83,6 +84,15 @@ class Import(NamedTuple):
 def owned_by(client: SevClient, name: str = "owner") -> Import:
     oca = key(name)
     return Import(sign(csr(client), Usage.OCA, oca).build(), make_oca(oca).build())
+
+
+def test_an_owner_says_nothing_of_the_platforms_version():
+    client = host().connect()
+    owner = key("owner")
+    changed = dataclasses.replace(csr(client), api=Api(9, 9))
+    signed = sign(changed, Usage.OCA, owner).build()
+    assert take(client, signed, make_oca(owner).build()) is SevCode.INVALID_CERTIFICATE
+    assert take(client, *owned_by(client)) is OK
 
 
 # -- certificates -----------------------------------------------------------------------
