@@ -18,7 +18,9 @@ from types import TracebackType
 from typing import Final, NamedTuple, NoReturn, Self
 
 from hcalld.core.errors import HcalldError
+from hcalld.guestowner.errors import GuestOwnerError
 from hcalld.guestowner.memory import SPACE_SIZE, AddressSpace
+from hcallproto.abi.families.sev import BLOB_MAX_SIZE
 from hcallproto.abi.registers import FIRST_ARGUMENT
 from hcallproto.abi.registry import find
 from hcallproto.abi.returns import SevCode, status_name
@@ -145,6 +147,31 @@ class SevClient:
         if answer.status:
             raise CommandRefused(hcall, answer.status, values)
         return values
+
+    def needed(self, hcall: Hcall, *lengths: str) -> list[int]:
+        """Ask how much room an answer needs: with none, the firmware says INVALID_LEN.
+
+        Args:
+            hcall: the command.
+            lengths: the fields that then say it.
+
+        Raises:
+            CommandRefused: the platform refuses otherwise.
+            GuestOwnerError: no answer of the firmware is of such a length.
+        """
+        try:
+            found: Mapping[str, int] = self.command(hcall)
+        except CommandRefused as refused:
+            if refused.status != SevCode.INVALID_LEN:
+                raise
+            found = refused.fields
+        for name in lengths:
+            if not 0 < found[name] <= BLOB_MAX_SIZE:
+                raise GuestOwnerError(
+                    f"{hcall.name}: the platform asks for room of {found[name]} bytes for {name}; "
+                    f"expected 1 to {BLOB_MAX_SIZE}"
+                )
+        return [found[name] for name in lengths]
 
     def call(self, number: int, *arguments: int) -> Answer:
         """Make a call with whatever arguments.

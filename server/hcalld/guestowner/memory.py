@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 SPACE_SIZE: Final = 1 << 47
@@ -41,6 +43,16 @@ class AddressSpace:
         """Forget the buffer that was placed at an address."""
         index = self._starts.index(address)
         del self._starts[index], self._buffers[index]
+
+    @contextlib.contextmanager
+    def placed(self, *contents: bytes) -> Iterator[list[int]]:
+        """Buffers for a command; their addresses, 0 for an empty one."""
+        addresses = [self.place(content) if content else 0 for content in contents]
+        try:
+            yield addresses
+        finally:
+            for address in filter(None, addresses):
+                self.remove(address)
 
     def contains(self, address: int, size: int) -> bool:
         """Whether one buffer holds the whole range; an empty range asks for ``address``."""

@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from hcalld.guestowner.client import CommandRefused, SevClient
+from hcalld.guestowner.client import SevClient
 from hcalld.sevvm.errors import SevVmError
 from hcallproto.abi.families import sev
-from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import Hcall
 from hcallproto.payloads.sev.blobs import (
     ATTESTATION_REPORT_SIZE,
@@ -91,7 +88,7 @@ class Machine:
         parts = []
         for start in range(gpa, gpa + size, DEBUG_SIZE):
             length = min(DEBUG_SIZE, gpa + size - start)
-            with self._placed(bytes(length)) as (target,):
+            with self.client.memory.placed(bytes(length)) as (target,):
                 self.client.command(
                     sev.DBG_DECRYPT,
                     src_uaddr=self.address(start, length),
@@ -105,24 +102,13 @@ class Machine:
         """Change memory as the guest does (DBG_ENCRYPT)."""
         for start in range(0, len(content), DEBUG_SIZE):
             part = content[start : start + DEBUG_SIZE]
-            with self._placed(part) as (source,):
+            with self.client.memory.placed(part) as (source,):
                 self.client.command(
                     sev.DBG_ENCRYPT,
                     src_uaddr=source,
                     dst_uaddr=self.address(gpa + start, len(part)),
                     len=len(part),
                 )
-
-    @contextlib.contextmanager
-    def _placed(self, *contents: bytes) -> Iterator[list[int]]:
-        """Buffers for a command; their addresses, 0 for an empty one."""
-        memory = self.client.memory
-        addresses = [memory.place(content) if content else 0 for content in contents]
-        try:
-            yield addresses
-        finally:
-            for address in filter(None, addresses):
-                memory.remove(address)
 
     # -- launch -------------------------------------------------------------------------------
 
@@ -145,7 +131,7 @@ class Machine:
         Returns:
             Its handle.
         """
-        with self._placed(dh, session) as (dh_address, session_address):
+        with self.client.memory.placed(dh, session) as (dh_address, session_address):
             return self.client.command(
                 sev.LAUNCH_START,
                 handle=handle,
@@ -165,20 +151,20 @@ class Machine:
     def launch_update_vmsas(self, pages: tuple[bytes, ...]) -> None:
         """Have the processors' save areas measured."""
         areas = b"".join(pages)
-        with self._placed(areas) as (address,):
+        with self.client.memory.placed(areas) as (address,):
             self.client.command(sev.LAUNCH_UPDATE_VMSA, uaddr=address, len=len(areas))
 
     def launch_measure(self) -> bytes:
         """The measurement with its nonce; asks for the length first, as QEMU does."""
-        size = self._needed(sev.LAUNCH_MEASURE, "len")
-        with self._placed(bytes(size)) as (address,):
+        (size,) = self.client.needed(sev.LAUNCH_MEASURE, "len")
+        with self.client.memory.placed(bytes(size)) as (address,):
             self.client.command(sev.LAUNCH_MEASURE, uaddr=address, len=size)
             return self.client.memory.read(address, size)
 
     def launch_secret(self, gpa: int, header: bytes, payload: bytes) -> None:
         """Have a packet's secret put into memory."""
         address = self.address(gpa, len(payload))
-        with self._placed(header, payload) as (header_address, payload_address):
+        with self.client.memory.placed(header, payload) as (header_address, payload_address):
             self.client.command(
                 sev.LAUNCH_SECRET,
                 hdr_uaddr=header_address,
@@ -204,7 +190,7 @@ class Machine:
         """An attestation report with a nonce of 16 bytes."""
         halves = (mnonce[:_NONCE_HALF], mnonce[_NONCE_HALF:])
         low, high = (int.from_bytes(half, "little") for half in halves)
-        with self._placed(bytes(ATTESTATION_REPORT_SIZE)) as (address,):
+        with self.client.memory.placed(bytes(ATTESTATION_REPORT_SIZE)) as (address,):
             self.client.command(
                 sev.GET_ATTESTATION_REPORT,
                 mnonce_low=low,
@@ -218,8 +204,8 @@ class Machine:
 
     def send_start(self, target: Target) -> tuple[int, bytes]:
         """Begin to send the guest; gives its policy and the session for the target."""
-        size = self._needed(sev.SEND_START, "session_len")
-        with self._placed(*target, bytes(size)) as (pdh, chain, roots, session):
+        (size,) = self.client.needed(sev.SEND_START, "session_len")
+        with self.client.memory.placed(*target, bytes(size)) as (pdh, chain, roots, session):
             found = self.client.command(
                 sev.SEND_START,
                 pdh_cert_uaddr=pdh,
@@ -235,7 +221,7 @@ class Machine:
 
     def send_update_data(self, gpa: int, size: int) -> TransportPacket:
         """A packet of memory."""
-        with self._placed(bytes(PACKET_HEADER_SIZE), bytes(size)) as (header, payload):
+        with self.client.memory.placed(bytes(PACKET_HEADER_SIZE), bytes(size)) as (header, payload):
             self.client.command(
                 sev.SEND_UPDATE_DATA,
                 hdr_uaddr=header,
@@ -249,7 +235,10 @@ class Machine:
 
     def send_update_vmsa(self, vcpu: int) -> TransportPacket:
         """A packet of a processor's save area."""
-        with self._placed(bytes(PACKET_HEADER_SIZE), bytes(sev.VMSA_SIZE)) as (header, payload):
+        with self.client.memory.placed(bytes(PACKET_HEADER_SIZE), bytes(sev.VMSA_SIZE)) as (
+            header,
+            payload,
+        ):
             self.client.command(
                 sev.SEND_UPDATE_VMSA,
                 vcpu_id=vcpu,
@@ -283,7 +272,7 @@ class Machine:
             session: what the source's ``send_start`` gave.
             handle: of a guest whose key it shares.
         """
-        with self._placed(pdh, session) as (pdh_address, session_address):
+        with self.client.memory.placed(pdh, session) as (pdh_address, session_address):
             return self.client.command(
                 sev.RECEIVE_START,
                 handle=handle,
@@ -297,7 +286,7 @@ class Machine:
     def receive_update_data(self, gpa: int, packet: TransportPacket) -> None:
         """Have a packet put into memory."""
         address = self.address(gpa, len(packet.payload))
-        with self._placed(*packet) as (header, payload):
+        with self.client.memory.placed(*packet) as (header, payload):
             self.client.command(
                 sev.RECEIVE_UPDATE_DATA,
                 hdr_uaddr=header,
@@ -310,7 +299,7 @@ class Machine:
 
     def receive_update_vmsa(self, vcpu: int, packet: TransportPacket) -> None:
         """Have a processor's save area taken from a packet."""
-        with self._placed(*packet) as (header, payload):
+        with self.client.memory.placed(*packet) as (header, payload):
             self.client.command(
                 sev.RECEIVE_UPDATE_VMSA,
                 vcpu_id=vcpu,
@@ -323,20 +312,3 @@ class Machine:
     def receive_finish(self) -> None:
         """The guest is whole."""
         self.client.command(sev.RECEIVE_FINISH)
-
-    # -- questions ----------------------------------------------------------------------------
-
-    def _needed(self, hcall: Hcall, length: str) -> int:
-        """How long an answer is; the firmware says so by refusing none at all."""
-        try:
-            self.client.command(hcall)
-        except CommandRefused as refused:
-            if refused.status != SevCode.INVALID_LEN:
-                raise
-            size = refused.fields[length]
-            if 0 < size <= sev.BLOB_MAX_SIZE:
-                return size
-        raise SevVmError(
-            f"{hcall.name}: asked for a length, the platform gives none; expected INVALID_LEN and "
-            f"1 to {sev.BLOB_MAX_SIZE}"
-        )

@@ -26,7 +26,7 @@ from hcalld.guestowner.errors import GuestOwnerError
 from hcalld.guestowner.launch import Kernel, Launch, ResetProcessors, footer_of
 from hcalld.guestowner.memory import AddressSpace
 from hcalld.guestowner.owning import sign_csr
-from hcalld.guestowner.platform import MAX_ANSWER_SIZE, Platform
+from hcalld.guestowner.platform import Platform
 from hcalld.guestowner.secret_packets import pack
 from hcalld.guestowner.sessions import NewSession, make_session
 from hcalld.guestowner.validation import Claim, diagnose
@@ -345,7 +345,7 @@ class Answering(SevClient):
 
 
 @pytest.mark.parametrize("status", [SevCode.INVALID_LEN, SevCode.SUCCESS])
-@pytest.mark.parametrize("size", [0, MAX_ANSWER_SIZE + 1, 0xFFFF_FFFF])
+@pytest.mark.parametrize("size", [0, sev.BLOB_MAX_SIZE + 1, 0xFFFF_FFFF])
 def test_csr_when_the_length_is_impossible_then_no_room_is_made(status: int, size: int):
     with pytest.raises(GuestOwnerError, match=f"asks for room of {size} bytes for length"):
         Platform(Answering(status, length=size)).csr()
@@ -363,3 +363,19 @@ def test_ids_when_more_is_told_of_than_there_is_room_then_it_is_cut():
             return super().command(hcall) | {"length": 4096 if fields else sev.CHIP_ID_SIZE}
 
     assert Platform(Growing(0)).ids() == (bytes(sev.CHIP_ID_SIZE),)
+
+
+def test_ownership_when_it_is_refused_too_then_no_buffer_is_left_behind():
+    seen = []
+
+    class Keeping(Answering):
+        def command(self, hcall: Hcall, **fields: int) -> dict[str, int]:
+            seen.extend(value for name, value in fields.items() if name.endswith("address"))
+            assert all(self.memory.contains(address, 1) for address in seen)
+            return super().command(hcall, **fields)
+
+    client = Keeping(SevCode.ALREADY_OWNED)
+    with pytest.raises(CommandRefused):
+        Platform(client).take_owner(b"pek", b"oca")
+    assert len(seen) == 2
+    assert not any(client.memory.contains(address, 1) for address in seen)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Self, cast
+from typing import Self
 
 from hcalld.guestowner.client import CommandRefused, SevClient
 from hcalld.guestowner.memory import AddressSpace
@@ -23,7 +23,7 @@ REPORT = bytes(208)
 Answer = Callable[["FakeClient", Mapping[str, int]], dict[str, int]]
 
 
-class FakeClient:
+class FakeClient(SevClient):
     """Stands where a SevClient would be.
 
     Args:
@@ -136,4 +136,4 @@ _ANSWERS: Mapping[str, Answer] = {
 
 def machine_of(client: FakeClient, size: int) -> Machine:
     """A VM on such a platform."""
-    return Machine(cast("SevClient", client), size)
+    return Machine(client, size)

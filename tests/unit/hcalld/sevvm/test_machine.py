@@ -7,6 +7,7 @@ import pytest
 from tests.unit.hcalld.sevvm.fakeclient import MEASUREMENT, FakeClient, machine_of
 
 from hcalld.guestowner.client import CommandRefused
+from hcalld.guestowner.errors import GuestOwnerError
 from hcalld.sevvm.errors import SevVmError
 from hcalld.sevvm.machine import DEBUG_SIZE, MIB, PAGE_SIZE
 from hcallproto.abi.families import sev
@@ -88,7 +89,7 @@ def test_lengths_are_asked_for_first():
 def test_a_length_that_makes_no_sense_is_not_believed(size: int):
     client = FakeClient()
     client.refuse(sev.LAUNCH_MEASURE, SevCode.INVALID_LEN, len=size)
-    with pytest.raises(SevVmError, match="asked for a length"):
+    with pytest.raises(GuestOwnerError, match=f"asks for room of {size} bytes for len"):
         machine_of(client, PAGE_SIZE).launch_measure()
 
 
