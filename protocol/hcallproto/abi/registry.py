@@ -107,6 +107,10 @@ def call_problems(call: Hcall) -> Iterator[str]:
             yield f"{what} is empty"
     if not 0 < call.deadline_ms <= 600_000:
         yield f"deadline of {call.deadline_ms} ms is not between 1 ms and 10 minutes"
+    known = {arg.name for arg in call.args} | {output.name for output in call.outputs}
+    for name in call.milestone.tells if call.milestone is not None else ():
+        if name not in known:
+            yield f"milestone tells {name}, which is no argument or output"
 
 
 def _number_problems(call: Hcall) -> Iterator[str]:

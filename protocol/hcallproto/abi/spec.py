@@ -43,6 +43,7 @@ __all__ = [
     "Level",
     "LevelCodes",
     "Limit",
+    "Milestone",
     "Names",
     "Output",
 ]
@@ -244,6 +245,15 @@ class CodeWhen:
     when: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Milestone:
+    """What the log says, for those who run guests, when a call has succeeded."""
+
+    event: str
+    tells: tuple[str, ...] = ()
+    """The arguments and outputs that stand behind it; of a buffer, where it is."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hcall:
     """One call."""
@@ -277,6 +287,8 @@ class Hcall:
     structure: Struct | None = None
     """Of a command: the structure whose fields r4 and those after it stand for, in order;
     without one r4 stands for the pointer to what would be the structure."""
+    milestone: Milestone | None = None
+    """None: its success is nothing to tell of."""
 
     @property
     def from_problem_state(self) -> bool:

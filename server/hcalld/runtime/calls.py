@@ -400,9 +400,9 @@ class Calls:
         self.answered_count += 1
         if frame.level in _ULTRAVISORS:
             self._after_ultracall(frame, entry, outcome)
-        elif frame.level == Level.COMMAND:
-            told = milestone(frame.number, frame.registers(), outcome)
-            if told is not None:
+        if entry is not None and entry.hcall.milestone is not None:
+            told = milestone(entry.hcall, frame.registers(), outcome)
+            if told:
                 self._log.info(**told)
         if outcome.why and entry is not None:
             self._log.debug(

@@ -34,6 +34,7 @@ from hcallproto.abi.spec import (
     Family,
     Hcall,
     Level,
+    Milestone,
     Names,
     Output,
 )
@@ -219,6 +220,8 @@ def _command(
     buffers: tuple[Buffer, ...] = (),
     source: str = "",
     only_reads: bool = False,
+    event: str = "",
+    tells: tuple[str, ...] = (),
 ) -> Hcall:
     return Hcall(
         name=_PREFIXES[ioctl] + name,
@@ -238,6 +241,7 @@ def _command(
         effect_may_remain=not only_reads,
         caller=Caller.ANY,
         structure=structure,
+        milestone=Milestone(event, tells) if event else None,
     )
 
 
@@ -278,6 +282,8 @@ LAUNCH_START = _vm(
     structure=abi.LAUNCH_START,
     outputs=("handle",),
     buffers=(_in("dh_uaddr", "dh_len"), _in("session_uaddr", "session_len")),
+    event="launch begun",
+    tells=("handle", "policy"),
 )
 LAUNCH_UPDATE_DATA = _vm(
     3,
@@ -313,6 +319,8 @@ LAUNCH_SECRET = _vm(
         _out("guest_uaddr", "guest_len", secret=True),
         _in("trans_uaddr", "trans_len"),
     ),
+    event="secret injected",
+    tells=("guest_uaddr",),
 )
 LAUNCH_MEASURE = _vm(
     6,
@@ -323,8 +331,9 @@ LAUNCH_MEASURE = _vm(
     structure=abi.LAUNCH_MEASURE,
     outputs=("len",),
     buffers=(_out("uaddr", "len", fresh=True),),
+    event="launch measured",
 )
-LAUNCH_FINISH = _vm(7, "LAUNCH_FINISH", "Let the guest run.", *_GUEST)
+LAUNCH_FINISH = _vm(7, "LAUNCH_FINISH", "Let the guest run.", *_GUEST, event="launch finished")
 SEND_START = _vm(
     8,
     "SEND_START",
@@ -342,6 +351,8 @@ SEND_START = _vm(
         _in("amd_certs_uaddr", "amd_certs_len"),
         _out("session_uaddr", "session_len", fresh=True),
     ),
+    event="sending begun",
+    tells=("policy",),
 )
 SEND_UPDATE_DATA = _vm(
     9,
@@ -373,7 +384,9 @@ SEND_UPDATE_VMSA = _vm(
     ),
     source=_OURS,
 )
-SEND_FINISH = _vm(11, "SEND_FINISH", "The guest is sent, and runs here no more.", *_GUEST)
+SEND_FINISH = _vm(
+    11, "SEND_FINISH", "The guest is sent, and runs here no more.", *_GUEST, event="guest sent"
+)
 RECEIVE_START = _vm(
     12,
     "RECEIVE_START",
@@ -382,6 +395,8 @@ RECEIVE_START = _vm(
     structure=abi.RECEIVE_START,
     outputs=("handle",),
     buffers=(_in("pdh_uaddr", "pdh_len"), _in("session_uaddr", "session_len")),
+    event="receiving begun",
+    tells=("handle", "policy"),
 )
 RECEIVE_UPDATE_DATA = _vm(
     13,
@@ -409,7 +424,9 @@ RECEIVE_UPDATE_VMSA = _vm(
     buffers=(_in("hdr_uaddr", "hdr_len"), _in("trans_uaddr", "trans_len")),
     source=_OURS,
 )
-RECEIVE_FINISH = _vm(15, "RECEIVE_FINISH", "The guest is received, and can run.", *_GUEST)
+RECEIVE_FINISH = _vm(
+    15, "RECEIVE_FINISH", "The guest is received, and can run.", *_GUEST, event="guest received"
+)
 GUEST_STATUS = _vm(
     16,
     "GUEST_STATUS",
@@ -461,7 +478,9 @@ GET_ATTESTATION_REPORT = _vm(
     outputs=("len",),
     buffers=(_out("uaddr", "len"),),
 )
-SEND_CANCEL = _vm(21, "SEND_CANCEL", "The guest stays, and runs on.", *_GUEST)
+SEND_CANCEL = _vm(
+    21, "SEND_CANCEL", "The guest stays, and runs on.", *_GUEST, event="sending cancelled"
+)
 INIT2 = _vm(
     22,
     "INIT2",
@@ -490,7 +509,9 @@ UNREG_REGION = _region(
 
 _platform = functools.partial(_command, Ioctl.SEV_ISSUE_CMD)
 
-FACTORY_RESET = _platform(0, "FACTORY_RESET", "New keys, and no owner.", S.EBUSY)
+FACTORY_RESET = _platform(
+    0, "FACTORY_RESET", "New keys, and no owner.", S.EBUSY, event="platform reset"
+)
 PLATFORM_STATUS = _platform(
     1,
     "PLATFORM_STATUS",
@@ -500,7 +521,13 @@ PLATFORM_STATUS = _platform(
     outputs=("api_major", "api_minor", "state", "flags", "build", "guest_count"),
     only_reads=True,
 )
-PEK_GEN = _platform(2, "PEK_GEN", "New PEK, and what depends on it.", S.INVALID_PLATFORM_STATE)
+PEK_GEN = _platform(
+    2,
+    "PEK_GEN",
+    "New PEK, and what depends on it.",
+    S.INVALID_PLATFORM_STATE,
+    event="platform has a new PEK",
+)
 PEK_CSR = _platform(
     3,
     "PEK_CSR",
@@ -511,7 +538,7 @@ PEK_CSR = _platform(
     outputs=("length",),
     buffers=(_out("address", "length"),),
 )
-PDH_GEN = _platform(4, "PDH_GEN", "New PDH.")
+PDH_GEN = _platform(4, "PDH_GEN", "New PDH.", event="platform has a new PDH")
 PDH_CERT_EXPORT = _platform(
     5,
     "PDH_CERT_EXPORT",
@@ -538,6 +565,7 @@ PEK_CERT_IMPORT = _platform(
         _in("pek_cert_address", "pek_cert_len"),
         _in("oca_cert_address", "oca_cert_len"),
     ),
+    event="platform has an owner",
 )
 GET_ID = dataclasses.replace(
     _platform(7, "GET_ID", "Give the ids of two sockets."),

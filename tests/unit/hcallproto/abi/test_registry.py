@@ -35,6 +35,7 @@ from hcallproto.abi.spec import (
     Hcall,
     Level,
     Limit,
+    Milestone,
     address,
     flags,
     opaque,
@@ -345,6 +346,10 @@ def with_fields(**changes: object) -> Callable[[Hcall], Hcall]:
         (with_output(0, name="policy"), "two outputs are called policy"),
         (with_output(0, doc=""), "output size has no doc"),
         (with_output(0, also_with=(H.BUSY,)), "output size is defined with H_BUSY, not listed"),
+        (
+            lambda call: dataclasses.replace(call, milestone=Milestone("read", ("size", "length"))),
+            "milestone tells length, which is no argument or output",
+        ),
     ],
 )
 def test_inconsistent_call_is_named(change: Callable[[Hcall], Hcall], message: str):
