@@ -61,7 +61,7 @@ from hcallproto.payloads.sev.constants import (
 )
 from hcallproto.payloads.sev.errors import CertificateError, SevFormatError
 from hcallproto.payloads.sev.footer import Footer, parse_footer
-from hcallproto.payloads.sev.stream import MigrationStream, TransportPacket
+from hcallproto.payloads.sev.stream import TransportPacket
 from hcallproto.payloads.sev.tables import (
     HASHES_TABLE,
     HASHES_TABLE_SIZE,
@@ -126,7 +126,6 @@ __all__ = [
     "parse_footer",
     "parse_secrets",
     # migration
-    "MigrationStream",
     "TransportPacket",
     # errors
     "CertificateError",

@@ -366,7 +366,7 @@ def test_ids_when_more_is_told_of_than_there_is_room_then_it_is_cut():
 
 
 def test_ownership_when_it_is_refused_too_then_no_buffer_is_left_behind():
-    seen = []
+    seen: list[int] = []
 
     class Keeping(Answering):
         def command(self, hcall: Hcall, **fields: int) -> dict[str, int]:
