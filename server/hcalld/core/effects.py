@@ -131,6 +131,8 @@ class ChangePlatform(Effect[None]):
     """
 
     change: bytes = dataclasses.field(repr=False)
+    is_kept: bool
+    """It outlives the daemon."""
 
 
 class GuestMemoryError(Exception):

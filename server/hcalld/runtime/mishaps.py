@@ -17,7 +17,6 @@ from typing import Final
 from hcalld.core.effects import ChangePlatform, Effect, Flush, TpmClose, TpmTransmit
 from hcalld.core.errors import BackendUnavailable, HcallError, StoreError
 from hcalld.core.outcome import Outcome, refusal
-from hcalld.domain.sev.changes import is_kept
 from hcalld.faults.engine import Met
 from hcalld.faults.rules import Corrupt, Gone, status_of
 from hcalld.runtime.partition import Partition
@@ -65,7 +64,7 @@ class Mishap:
         if gone is Gone.DISK and isinstance(effect, Flush):
             self.is_felt = True
             raise StoreError(f"{self.met.note()}: cannot flush: {os.strerror(errno.EIO)}")
-        if gone is Gone.SPACE and isinstance(effect, ChangePlatform) and is_kept(effect.change):
+        if gone is Gone.SPACE and isinstance(effect, ChangePlatform) and effect.is_kept:
             # The platform's store is not the partition's, which ``commit`` is about.
             self.is_felt = True
             raise StoreError(f"{self.met.note()}: cannot commit: {os.strerror(errno.ENOSPC)}")

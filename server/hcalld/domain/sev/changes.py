@@ -47,6 +47,8 @@ class FactoryReset(msgspec.Struct, frozen=True, tag="reset"):
 
 
 Change = Initialized | GuestOpened | IdentityChanged | FactoryReset
+KEPT: Final = (IdentityChanged, FactoryReset)
+"""Those that outlive the daemon."""
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Change]] = msgspec.msgpack.Decoder(Change)
@@ -60,8 +62,3 @@ def pack_change(change: Change) -> bytes:
 def unpack_change(packed: bytes) -> Change:
     """The change behind ``pack_change``'s bytes."""
     return _DECODER.decode(packed)
-
-
-def is_kept(packed: bytes) -> bool:
-    """Whether a change outlives the daemon."""
-    return isinstance(unpack_change(packed), IdentityChanged | FactoryReset)

@@ -21,7 +21,7 @@ from hcalld.core.effects import ChangePlatform, GuestMemoryError, ReadPlatform
 from hcalld.core.errors import HcallError, StoreError
 from hcalld.core.handlers import Handler, HandlerSet
 from hcalld.core.outcome import Outcome
-from hcalld.domain.sev.changes import Change, pack_change
+from hcalld.domain.sev.changes import KEPT, Change, pack_change
 from hcalld.domain.sev.view import PlatformView, unpack_view
 from hcalld.domain.sev.vm import SevVm
 from hcalld.families.sev.checks import kernel_checks
@@ -80,7 +80,7 @@ async def read_platform() -> PlatformView:
 
 async def change_platform(change: Change) -> None:
     """Change the platform; nothing may refuse the command any more."""
-    await ChangePlatform(pack_change(change))
+    await ChangePlatform(pack_change(change), isinstance(change, KEPT))
 
 
 _REGISTERS: Final = {
