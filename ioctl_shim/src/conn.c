@@ -35,10 +35,11 @@ enum conn_state conn_state(const struct conn *conn)
 
 void conn_abandon(struct conn *conn)
 {
-    if (conn->stream.fd >= 0) {
+    /* Its number may be another file's, which is the child's to keep */
+    if (conn->stream.fd >= 0 && stream_is_whole(&conn->stream)) {
         next_close(conn->stream.fd);
-        conn->stream.fd = -1;
     }
+    conn->stream.fd = -1;
     conn->state = CONN_LOST;
 }
 

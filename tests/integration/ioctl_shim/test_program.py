@@ -427,6 +427,18 @@ def test_child_when_it_uses_the_parents_vm_then_kvm_is_not_for_it(
     assert_alive(program, vm, peer)
 
 
+def test_child_when_a_sockets_number_is_another_files_then_that_stays_open(
+    program: SevProgram, fake: FakeDaemon
+):
+    connected_vm(program, fake)
+    (ours,) = sockets(program.pid)
+    program.do("dup2", program.open("/dev/zero"), ours)
+    assert program.do("fork") == 0
+    assert os.readlink(f"/proc/{program.child_pid()}/fd/{ours}") == "/dev/zero"
+    program.send("exit", 0)
+    assert program.answer() == (0, 0)
+
+
 def test_child_when_it_lives_on_then_the_parents_vm_ends_with_the_parent(
     program: SevProgram, fake: FakeDaemon
 ):
