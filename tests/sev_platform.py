@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from hcalld.crypto.sev.certificates import make_oca, make_pdh, make_pek
-from hcalld.crypto.sev.chains import Chain
+from hcalld.crypto.sev.chains import Chain, links
 from hcalld.crypto.sev.kdf import TransportKeys
 from hcalld.crypto.sev.keys import KEY_ENTROPY_SIZE, EcPrivateKey
 from hcalld.crypto.sev.roots import Root
@@ -46,12 +46,21 @@ def chain(bits: int = 2048) -> Chain:
     )
 
 
-entropy = made_up
-"""Under the name that tests of keys have for it."""
-
 KEYS: Final = TransportKeys.parse(made_up("transport keys", TransportKeys.SIZE))
 
 
 def flipped(data: bytes, offset: int, mask: int = 1) -> bytes:
     """The same with one byte altered."""
     return data[:offset] + bytes((data[offset] ^ mask,)) + data[offset + 1 :]
+
+
+def verify_chain(chain: Chain) -> None:
+    """See that every link holds. Whether the ARK is to be trusted is for the caller to see.
+
+    Raises:
+        SignatureError: the first link, from the root down, whose signature is wrong.
+        CertificateError: a certificate that is not what its place says.
+    """
+    for link in links(chain):
+        if link.error:
+            raise link.error

@@ -16,9 +16,9 @@ from tests.e2e.sevprogram import (
     SevProgram,
 )
 from tests.integration.ioctl_shim.conftest import SevShim
-from tests.sev_platform import root
+from tests.sev_platform import root, verify_chain
 
-from hcalld.crypto.sev.chains import Chain, verify_chain
+from hcalld.crypto.sev.chains import Chain
 from hcalld.crypto.sev.measurement import measure
 from hcalld.crypto.sev.packets import seal_secret
 from hcalld.crypto.sev.reports import verify_report

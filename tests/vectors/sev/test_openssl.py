@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Require
-from tests.sev_platform import API, KEYS, VECTORS, chain, entropy, flipped, key, root
+from tests.sev_platform import API, KEYS, VECTORS, chain, flipped, key, root, verify_chain
 
 from hcalld.crypto.sev.certificates import make_csr, public_point
-from hcalld.crypto.sev.chains import Chain, verify, verify_amd, verify_chain
+from hcalld.crypto.sev.chains import Chain, verify, verify_amd
 from hcalld.crypto.sev.errors import SignatureError
 from hcalld.crypto.sev.keys import EcPrivateKey
 from hcalld.crypto.sev.packets import Packet, open_secret, open_transport, seal_secret
 from hcalld.crypto.sev.reports import make_report, verify_report
 from hcalld.crypto.sev.session import unwrap_session, wrap_session
+from hcalld.testing.sev import made_up
 from hcallproto.payloads.sev import (
     AmdCertificate,
     AttestationReport,
@@ -231,7 +232,7 @@ def test_certificate_when_any_signed_byte_is_altered_then_refused(child: str, pa
     data = getattr(exported(2048), child)
     signer = getattr(Chain.parse_export(chain().export), parent)
     assert is_ours_good(data, signer)
-    masks = entropy("masks", BODY_SIZE)
+    masks = made_up("masks", BODY_SIZE)
     for offset in range(BODY_SIZE):
         assert not is_ours_good(flipped(data, offset, masks[offset] or 1), signer), hex(offset)
 
@@ -335,8 +336,8 @@ def test_cek_when_openssl_signs_it_then_we_accept_it(openssl: Run, bits: int):
 
 
 def test_report_when_openssl_verifies_or_signs_it_then_as_we_do(openssl: Run):
-    digest = entropy("digest", 32)
-    nonce = entropy("nonce", 16)
+    digest = made_up("digest", 32)
+    nonce = made_up("nonce", 16)
     made = make_report(key("pek"), mnonce=nonce, launch_digest=digest, policy=Policy(5)).build()
     assert made[:52] == nonce + digest + b"\5\0\0\0"
     pek = exported(2048).pek
@@ -370,7 +371,7 @@ def openssl_session(
     openssl: Run, private: EcPrivateKey, pdh: bytes, keys: bytes, policy: int
 ) -> bytes:
     """A session blob made by the program, as a guest's owner makes it."""
-    nonce, iv = entropy("session nonce", 16), b"\xff" * 16
+    nonce, iv = made_up("session nonce", 16), b"\xff" * 16
     words = ("pkeyutl", "-derive", "-keyform", "DER", "-inkey", "{0}")
     peer = ("-peerform", "DER", "-peerkey", "{1}")
     shared = openssl(*words, *peer, files=(ec_pem(private), ec_key(pdh)))
@@ -397,7 +398,7 @@ def test_session_when_openssl_makes_it_then_we_unwrap_it_and_make_the_same(opens
     assert again.build() == made
 
 
-MEASUREMENT = entropy("measurement", 32)
+MEASUREMENT = made_up("measurement", 32)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +412,7 @@ MEASUREMENT = entropy("measurement", 32)
 def test_packet_when_openssl_makes_it_then_we_open_it(
     openssl: Run, context: PacketContext, tail: bytes
 ):
-    data, iv = entropy("page", 4096), b"\xff" * 15 + b"\xfe"
+    data, iv = made_up("page", 4096), b"\xff" * 15 + b"\xfe"
     payload = ctr_of(openssl, KEYS.tek.reveal(), iv, data)
     sizes = (4096).to_bytes(4, "little") * 2
     covered = bytes((context, 0, 0, 0, 0)) + iv + sizes + payload + tail

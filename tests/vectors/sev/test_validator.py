@@ -13,13 +13,14 @@ from uuid import UUID
 
 import pytest
 from tests.conftest import Require
-from tests.sev_platform import KEYS, VERSION, entropy, flipped
+from tests.sev_platform import KEYS, VERSION, flipped
 
 from hcalld.crypto.sev.errors import MacError
 from hcalld.crypto.sev.measurement import measure
 from hcalld.crypto.sev.packets import Packet, open_secret
+from hcalld.guestowner.launch import Kernel
+from hcalld.testing.sev import made_up
 from hcallproto.payloads.sev import (
-    HashesTable,
     MeasurementBlob,
     PacketHeader,
     SecretEntry,
@@ -33,9 +34,9 @@ from hcallproto.payloads.sev.tables import LUKS_KEY_GUID
 
 GOOD, MISMATCH = 0, 1
 POLICY = 0x3
-FIRMWARE = entropy("firmware", 65536)
-KERNEL = entropy("kernel", 5000)
-INITRD = entropy("initrd", 300)
+FIRMWARE = made_up("firmware", 65536)
+KERNEL = made_up("kernel", 5000)
+INITRD = made_up("initrd", 300)
 CMDLINE = "console=ttyS0 quiet"
 GUID = UUID("e6f5a162-d67f-4750-a67c-5d065f2a9910")
 
@@ -123,17 +124,21 @@ def test_measurement_when_its_nonce_is_altered_then_the_program_refuses(validate
     assert validate(flipped(blob, 47)).returncode == MISMATCH
 
 
+def digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
 def test_hashes_table_when_the_program_makes_its_own_then_the_same(validate: Validate):
-    table = HashesTable.of(kernel=KERNEL, initrd=INITRD, cmdline=CMDLINE).build()
-    blob = Launch(launched=FIRMWARE + table).measurement().build()
+    kernel = Kernel(kernel=digest(KERNEL), initrd=digest(INITRD), cmdline=CMDLINE.encode())
+    blob = Launch(launched=FIRMWARE + kernel.table).measurement().build()
     assert validate(blob, *BOOT).returncode == GOOD
     assert validate(blob, *BOOT[:2], f"{BOOT[2]}r").returncode == MISMATCH
     assert validate(blob, *BOOT[::2]).returncode == MISMATCH
 
 
 def test_hashes_table_when_there_is_only_a_kernel_then_the_same(validate: Validate):
-    table = HashesTable.of(kernel=KERNEL).build()
-    blob = Launch(launched=FIRMWARE + table).measurement().build()
+    kernel = Kernel(kernel=digest(KERNEL))
+    blob = Launch(launched=FIRMWARE + kernel.table).measurement().build()
     assert validate(blob, "--kernel=kernel").returncode == GOOD
 
 
@@ -142,8 +147,8 @@ def test_secrets_when_the_program_seals_them_then_we_open_them(
     validate: Validate, tmp_path: Path, size: int
 ):
     entries = (
-        SecretEntry(LUKS_KEY_GUID, entropy("luks", size)),
-        SecretEntry(GUID, entropy("another", 7)),
+        SecretEntry(LUKS_KEY_GUID, made_up("luks", size)),
+        SecretEntry(GUID, made_up("another", 7)),
     )
     words = ["--secret-header=header", "--secret-payload=payload"]
     for name, entry in zip(("luks-key", str(GUID)), entries, strict=True):
@@ -182,7 +187,7 @@ def firmware_with_footer(entries: dict[UUID, bytes]) -> bytes:
         for guid, data in entries.items()
     )
     total = (len(table) + 18).to_bytes(2, "little")
-    return entropy("image", 4096) + table + total + FOOTER_GUID.bytes_le + bytes(32)
+    return made_up("image", 4096) + table + total + FOOTER_GUID.bytes_le + bytes(32)
 
 
 def test_footer_when_the_program_reads_it_then_it_finds_the_same(require: Require):

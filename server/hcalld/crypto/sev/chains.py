@@ -192,18 +192,6 @@ def links(chain: Chain) -> Iterator[Link]:
             yield Link(child, parent, None)
 
 
-def verify_chain(chain: Chain) -> None:
-    """See that every link holds. Whether the ARK is to be trusted is for the caller to see.
-
-    Raises:
-        SignatureError: the first link, from the root down, whose signature is wrong.
-        CertificateError: a certificate that is not what its place says.
-    """
-    for link in links(chain):
-        if link.error:
-            raise link.error
-
-
 def _check(certificate: AnyCertificate, usage: Usage) -> None:
     if isinstance(certificate, SevCertificate):
         check_role(certificate, usage)

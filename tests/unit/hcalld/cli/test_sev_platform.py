@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner, Result
 from tests.e2e.daemon import Daemon
-from tests.sev_platform import root
+from tests.sev_platform import root, verify_chain
 from tests.vectors.sev.test_openssl import (
     Exported,
     Run,
@@ -22,7 +22,7 @@ from tests.vectors.sev.test_openssl import (
 )
 
 from hcalld.cli import cli
-from hcalld.crypto.sev.chains import Chain, verify_chain
+from hcalld.crypto.sev.chains import Chain
 
 __all__ = ["openssl"]
 

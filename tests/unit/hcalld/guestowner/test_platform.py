@@ -12,12 +12,11 @@ from collections.abc import Iterator
 import pytest
 from tests.conftest import Require
 from tests.e2e.daemon import Daemon
-from tests.sev_platform import entropy, key, root
+from tests.sev_platform import key, root, verify_chain
 from tests.unit.hcalld.guestowner.images import firmware
 from tests.unit.hcalld.guestowner.oracles import LOOKS_GOOD, MISMATCH, snp_measure, validate
 
 from hcalld.crypto.sev.certificates import make_oca
-from hcalld.crypto.sev.chains import verify_chain
 from hcalld.crypto.sev.reports import verify_report
 from hcalld.guestowner import chain_files
 from hcalld.guestowner.client import CommandRefused, SevClient, field_names
@@ -31,6 +30,7 @@ from hcalld.guestowner.secret_packets import pack
 from hcalld.guestowner.sessions import NewSession, make_session
 from hcalld.guestowner.validation import Claim, diagnose
 from hcalld.guestowner.vmsa import InitStyle
+from hcalld.testing.sev import made_up
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import Hcall
@@ -50,7 +50,7 @@ from hcallproto.payloads.sev.constants import (
 from hcallproto.payloads.sev.tables import LUKS_KEY_GUID, SecretEntry, parse_secrets
 
 FIRMWARE = firmware()
-KERNEL = Kernel(kernel=entropy("kernel digest", 32), cmdline=b"console=ttyS0")
+KERNEL = Kernel(kernel=made_up("kernel digest", 32), cmdline=b"console=ttyS0")
 PROCESSORS = ResetProcessors(
     count=2,
     signature=named("EPYC").signature,

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 from tests.conftest import Require
-from tests.sev_platform import KEYS, VERSION, entropy
+from tests.sev_platform import KEYS, VERSION
 from tests.unit.hcalld.guestowner.images import firmware
 from tests.unit.hcalld.guestowner.oracles import LOOKS_GOOD, validate
 
@@ -20,6 +20,7 @@ from hcalld.guestowner.errors import GuestOwnerError
 from hcalld.guestowner.launch import Launch
 from hcalld.guestowner.secret_packets import guid_of, pack
 from hcalld.guestowner.validation import Claim
+from hcalld.testing.sev import made_up
 from hcallproto.payloads.sev.blobs import MeasurementBlob, PacketHeader
 from hcallproto.payloads.sev.tables import LUKS_KEY_GUID, SecretEntry
 
@@ -37,7 +38,7 @@ def packed(*entries: SecretEntry) -> Packet:
         KEYS,
         measurement=MEASUREMENT,
         version=VERSION,
-        entropy=lambda size: entropy("iv", size),
+        entropy=lambda size: made_up("iv", size),
     )
 
 
@@ -55,7 +56,7 @@ def opened(packet: Packet, measurement: bytes = MEASUREMENT) -> bytes:
 def test_pack_when_the_program_packs_the_same_then_only_iv_and_mac_differ(
     require: Require, tmp_path: pathlib.Path, size: int
 ):
-    values = {"luks-key": entropy("a", size), str(GUID): entropy("b", 20)}
+    values = {"luks-key": made_up("a", size), str(GUID): made_up("b", 20)}
     (tmp_path / "fw").write_bytes(FIRMWARE)
     (tmp_path / "tk").write_bytes(KEYS.build())
     words = []

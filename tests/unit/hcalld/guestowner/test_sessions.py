@@ -7,12 +7,13 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from tests.sev_platform import chain, entropy, key
+from tests.sev_platform import chain, key
 
 from hcalld.crypto.sev.certificates import parse_owner_dh, public_point
 from hcalld.crypto.sev.errors import MacError
 from hcalld.crypto.sev.session import unwrap_session
 from hcalld.guestowner.sessions import make_session
+from hcalld.testing.sev import made_up
 from hcallproto.payloads.sev.blobs import SESSION_SIZE, Session
 from hcallproto.payloads.sev.certificates import CERTIFICATE_SIZE
 from hcallproto.payloads.sev.errors import CertificateError
@@ -21,7 +22,7 @@ from hcallproto.payloads.sev.errors import CertificateError
 def source(name: str) -> Callable[[int], bytes]:
     """Entropy that is another with each use."""
     count = itertools.count()
-    return lambda size: entropy(f"{name} {next(count)}", size)
+    return lambda size: made_up(f"{name} {next(count)}", size)
 
 
 def test_make_session_when_the_platform_opens_it_then_it_has_the_owners_keys():

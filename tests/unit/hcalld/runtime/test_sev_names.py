@@ -65,7 +65,12 @@ async def test_a_platform_does_not_take_the_partition_of_a_guest(lenient_daemon:
 async def test_who_leaves_last_leaves_the_platform_of_the_next(daemon: Daemon):
     server = daemon.server
     early = server._host("")
-    server._forget_idle(early)
+    server._forget_idle()
     late = server._host("")
-    server._forget_idle(early)
+    assert late is not early
+    vm = late.join()
+    server._forget_idle()
     assert server._platforms == {"sev": late}
+    await late.leave(vm)
+    server._forget_idle()
+    assert not server._platforms

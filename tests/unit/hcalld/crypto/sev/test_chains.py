@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from tests.sev_platform import API, chain, flipped, key, root
+from tests.sev_platform import API, chain, flipped, key, root, verify_chain
 
 from hcalld.crypto.sev.certificates import make_csr, make_oca, make_pdh, make_pek, sign
 from hcalld.crypto.sev.chains import (
@@ -16,7 +16,6 @@ from hcalld.crypto.sev.chains import (
     links,
     verify,
     verify_amd,
-    verify_chain,
 )
 from hcalld.crypto.sev.errors import SignatureError
 from hcallproto.payloads.sev import (

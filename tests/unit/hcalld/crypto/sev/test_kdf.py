@@ -8,10 +8,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.sev_platform import KEYS, entropy
+from tests.sev_platform import KEYS
 
 from hcalld.core.secret import Secret
 from hcalld.crypto.sev.kdf import TransportKeys, WrappingKeys, aes_ctr, kdf, master_secret
+from hcalld.testing.sev import made_up
 
 LABELS = st.text(st.characters(min_codepoint=1, max_codepoint=127), min_size=1, max_size=20)
 
@@ -80,5 +81,5 @@ def test_ctr_when_the_counter_overflows_then_it_goes_on_at_zero():
 
 @given(st.binary(max_size=100))
 def test_ctr_when_done_twice_then_as_before(data: bytes):
-    iv = entropy("iv", 16)
+    iv = made_up("iv", 16)
     assert aes_ctr(KEYS.tek, iv, aes_ctr(KEYS.tek, iv, data)) == data

@@ -9,14 +9,15 @@ import itertools
 import struct
 
 import pytest
-from tests.sev_platform import KEYS, VERSION, entropy
+from tests.sev_platform import KEYS, VERSION
 
 from hcalld.core.secret import Secret
 from hcalld.crypto.sev.measurement import measure
+from hcalld.testing.sev import made_up
 from hcallproto.payloads.sev import Version
 
 DIGEST = hashlib.sha256(b"firmware").digest()
-NONCE = entropy("mnonce", 16)
+NONCE = made_up("mnonce", 16)
 LONG = [Version(0, 17, 0), Version(0, 18, 1), Version(1, 0, 0), VERSION]
 SHORT = [Version(0, 0, 0), Version(0, 16, 255)]
 

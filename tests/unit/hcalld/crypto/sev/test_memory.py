@@ -12,15 +12,15 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sev_platform import entropy
 
 from hcalld.core.secret import Secret
 from hcalld.crypto.sev.kdf import kdf
 from hcalld.crypto.sev.memory import UNIT_SIZE, MemoryCipher
+from hcalld.testing.sev import made_up
 
-VEK = entropy("vek", 16)
+VEK = made_up("vek", 16)
 CIPHER = MemoryCipher(Secret(VEK))
-PAGE = entropy("page", 4096)
+PAGE = made_up("page", 4096)
 
 
 def ecb(key: bytes, block: bytes) -> bytes:
@@ -74,7 +74,7 @@ ADDRESSES = st.integers(0, (1 << 47) - 1).map(lambda value: value & ~0xF)
 
 @given(address=ADDRESSES, blocks=st.integers(0, 40))
 def test_memory_when_encrypted_then_decrypted_to_the_same(address: int, blocks: int):
-    data = entropy("data", 16 * blocks)
+    data = made_up("data", 16 * blocks)
     encrypted = CIPHER.encrypt(address, data)
     assert len(encrypted) == len(data)
     assert CIPHER.decrypt(address, encrypted) == data
@@ -88,7 +88,7 @@ def test_memory_when_encrypted_then_decrypted_to_the_same(address: int, blocks: 
 )
 def test_memory_when_done_in_parts_then_as_in_one(start: int, cuts: list[int]):
     """Also with decryption, and over the end of a unit."""
-    data = entropy("data", 16 * 130)
+    data = made_up("data", 16 * 130)
     whole = CIPHER.encrypt(start, data)
     edges = [0, *(16 * cut for cut in cuts), len(data)]
     for first, last in itertools.pairwise(edges):
@@ -97,7 +97,7 @@ def test_memory_when_done_in_parts_then_as_in_one(start: int, cuts: list[int]):
 
 
 def test_memory_when_it_is_large_then_each_unit_is_as_alone():
-    data = entropy("large", 3 * UNIT_SIZE)
+    data = made_up("large", 3 * UNIT_SIZE)
     whole = CIPHER.encrypt(5 * UNIT_SIZE + 32, memoryview(data))
     assert CIPHER.decrypt(5 * UNIT_SIZE + 32, memoryview(whole)) == data
     middle = UNIT_SIZE - 32
@@ -108,7 +108,7 @@ def test_memory_when_addresses_or_keys_differ_then_other_bytes():
     zeros = bytes(16)
     addresses = [*range(0, 4096, 16), 65536, 1 << 32, 1 << 46, (1 << 46) + 65536]
     seen = {CIPHER.encrypt(address, zeros) for address in addresses}
-    other = MemoryCipher(Secret(entropy("other vek", 16)))
+    other = MemoryCipher(Secret(made_up("other vek", 16)))
     seen |= {other.encrypt(address, zeros) for address in addresses}
     assert len(seen) == 2 * len(addresses)
 

@@ -10,7 +10,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.sev_platform import API, KEYS, entropy, flipped
+from tests.sev_platform import API, KEYS, flipped
 
 from hcalld.crypto.sev.errors import MacError
 from hcalld.crypto.sev.kdf import TransportKeys
@@ -21,10 +21,11 @@ from hcalld.crypto.sev.packets import (
     seal_secret,
     seal_transport,
 )
+from hcalld.testing.sev import made_up
 from hcallproto.payloads.sev import Api, PacketContext, PacketHeader, SevFormatError
 
-IV = entropy("iv", 16)
-MEASUREMENT = entropy("measurement", 32)
+IV = made_up("iv", 16)
+MEASUREMENT = made_up("measurement", 32)
 DATA = b"attack at dawn, thirty-two bytes"
 BLOCKS = st.binary(min_size=1, max_size=8).map(lambda data: data * 16)
 OLD = Api(0, 16)

@@ -6,10 +6,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from tests.sev_platform import chain, entropy, flipped, key
+from tests.sev_platform import chain, flipped, key
 
 from hcalld.crypto.sev.errors import SignatureError
 from hcalld.crypto.sev.reports import make_report, verify_report
+from hcalld.testing.sev import made_up
 from hcallproto.payloads.sev import (
     ATTESTATION_REPORT_SIZE,
     Algorithm,
@@ -21,8 +22,8 @@ from hcallproto.payloads.sev import (
 
 REPORT = make_report(
     key("pek"),
-    mnonce=entropy("mnonce", 16),
-    launch_digest=entropy("digest", 32),
+    mnonce=made_up("mnonce", 16),
+    launch_digest=made_up("digest", 32),
     policy=Policy.ES | Policy.NODBG,
 )
 

@@ -9,9 +9,9 @@ import re
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.sev_platform import API, VECTORS, chain, flipped, key, root
+from tests.sev_platform import API, VECTORS, chain, flipped, key, root, verify_chain
 
-from hcalld.crypto.sev.chains import Chain, verify, verify_amd, verify_chain
+from hcalld.crypto.sev.chains import Chain, verify, verify_amd
 from hcalld.crypto.sev.errors import KeyFormatError, SignatureError
 from hcalld.crypto.sev.roots import MAX_PEM_SIZE, Root
 from hcallproto.payloads.sev import CertificateError, Usage, parse_amd_pair

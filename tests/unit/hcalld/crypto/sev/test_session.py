@@ -8,14 +8,15 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sev_platform import KEYS, entropy, flipped, key
+from tests.sev_platform import KEYS, flipped, key
 
 from hcalld.crypto.sev.errors import MacError
 from hcalld.crypto.sev.kdf import TransportKeys
 from hcalld.crypto.sev.session import unwrap_session, wrap_session
+from hcalld.testing.sev import made_up
 from hcallproto.payloads.sev import SESSION_SIZE, CertificateError, EcPublicKey, Policy, Session
 
-NONCE, IV = entropy("nonce", 16), entropy("iv", 16)
+NONCE, IV = made_up("nonce", 16), made_up("iv", 16)
 POLICIES = st.integers(0, 2**32 - 1)
 POLICY = Policy.ES
 

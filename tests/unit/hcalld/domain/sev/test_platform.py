@@ -7,7 +7,7 @@ import zlib
 
 import msgspec
 import pytest
-from tests.sev_platform import entropy, root
+from tests.sev_platform import root
 
 from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.records import Put, Record
@@ -23,6 +23,7 @@ from hcalld.domain.sev.identity import Identity, pack_identity, unpack_identity
 from hcalld.domain.sev.platform import IDENTITY_KEY, NAMESPACE, Platform
 from hcalld.domain.sev.settings import MAX_ASIDS, Memory, SevSettings
 from hcalld.domain.sev.view import unpack_view
+from hcalld.testing.sev import made_up
 from hcallproto.payloads.sev import PlatformState
 
 VEK = bytes(range(16))
@@ -30,7 +31,7 @@ OPENED = GuestOpened(7, 4, 1, VEK)
 
 
 def made(settings: SevSettings | None = None, name: str = "platform") -> Platform:
-    return Platform.build([], settings or SevSettings(), lambda size: entropy(name, size), root())
+    return Platform.build([], settings or SevSettings(), lambda size: made_up(name, size), root())
 
 
 def record_of(platform: Platform) -> Record:
@@ -55,7 +56,7 @@ def test_a_new_platform_is_stored_and_built_again():
 
 def test_a_platform_without_a_root_makes_its_own(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("hcalld.domain.sev.platform.Root.generate", lambda: root(4096))
-    platform = Platform.build([], SevSettings(), lambda size: entropy("mine", size))
+    platform = Platform.build([], SevSettings(), lambda size: made_up("mine", size))
     assert platform.identity.ark == root(4096).ark.build()
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from typing import NamedTuple
 
 import pytest
-from tests.sev_platform import flipped, key, root
+from tests.sev_platform import flipped, key, root, verify_chain
 from tests.unit.hcalld.families.sev.stages import (
     CALLS,
     ES,
@@ -21,7 +21,7 @@ from tests.unit.hcalld.families.sev.stages import (
 )
 
 from hcalld.crypto.sev.certificates import make_oca, sign
-from hcalld.crypto.sev.chains import Chain, links, verify_chain
+from hcalld.crypto.sev.chains import Chain, links
 from hcalld.domain.sev.settings import SevSettings
 from hcalld.testing.sev import SevClient, SevHost
 from hcallproto.abi.families import sev
