@@ -40,6 +40,8 @@ from hcallproto.abi.spec import (
 )
 from hcallproto.payloads import sev_abi as abi
 from hcallproto.payloads.sev import GuestState, PlatformFlag, PlatformState, Policy
+from hcallproto.payloads.sev.constants import BLOB_MAX_SIZE as BLOB_MAX_SIZE
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 _KVM = "Linux 7.2 arch/x86/kvm/svm/sev.c"
 _CCP = "Linux 7.2 drivers/crypto/ccp/sev-dev.c"
@@ -59,9 +61,7 @@ COMMAND_SHIFT: Final = 16
 """r3 is the ioctl's low half, shifted by this, and the command."""
 COMMAND_MASK: Final = (1 << COMMAND_SHIFT) - 1
 
-BLOB_MAX_SIZE: Final = 16384
-"""The kernel passes no greater blob to the firmware (SEV_FW_BLOB_MAX_SIZE)."""
-VMSA_SIZE: Final = 4096
+VMSA_SIZE: Final = PAGE_SIZE
 PACKET_MAX_SIZE: Final = 65536
 """Guest memory in one transport packet. The kernel's limit is a page; a platform can have more."""
 CHIP_ID_SIZE: Final = 64

@@ -6,6 +6,11 @@ from __future__ import annotations
 import enum
 from typing import Final, NamedTuple
 
+BLOB_MAX_SIZE: Final = 16384
+"""The kernel passes no greater blob to the firmware (SEV_FW_BLOB_MAX_SIZE)."""
+PAGE_SIZE: Final = 4096
+"""Of x86; a save area (VMSA) has one to itself."""
+
 
 class Usage(enum.IntEnum):
     """Whose key: a certificate's, or a signer's (55766 appendix C, sevapi.h ``SEV_USAGE``)."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import uuid
 from collections.abc import Iterable
 from typing import Any, Final
@@ -12,6 +11,7 @@ from typing import Any, Final
 from construct import Bytes, Const, Construct, Int16ul, Int32ul, Struct
 from construct.core import ConstError
 
+from hcallproto.payloads.sev.constants import BLOB_MAX_SIZE
 from hcallproto.payloads.sev.errors import SevFormatError
 
 HASHES_GUID: Final = uuid.UUID("9438d606-4f22-4cc9-b479-a793d411fd21")
@@ -48,17 +48,9 @@ class HashesTable:
     """Digests of what QEMU loads beside the firmware."""
 
     cmdline: bytes
+    """Of the text and a NUL."""
     initrd: bytes
     kernel: bytes
-
-    @classmethod
-    def of(cls, *, kernel: bytes, initrd: bytes = b"", cmdline: str = "") -> HashesTable:
-        """The digests of files and of a command line."""
-        return cls(
-            cmdline=hashlib.sha256(cmdline.encode() + b"\0").digest(),
-            initrd=hashlib.sha256(initrd).digest(),
-            kernel=hashlib.sha256(kernel).digest(),
-        )
 
     @classmethod
     def parse(cls, data: bytes) -> HashesTable:
@@ -100,8 +92,6 @@ SECRET_HEAD = Struct(
 """Head of the table and of each entry (QEMU ``docs``, Linux ``efi_secret.c``)."""
 _HEAD_SIZE: Final = 20
 _BLOCK_SIZE: Final = 16
-MAX_SECRETS_SIZE: Final = 16384
-"""The firmware takes no larger packet."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,8 +116,8 @@ def build_secrets(entries: Iterable[SecretEntry]) -> bytes:
     size = _HEAD_SIZE + len(body)
     table = SECRET_HEAD.build({"guid": SECRETS_GUID.bytes_le, "length": size}) + body
     table += bytes(-size % _BLOCK_SIZE)
-    if len(table) > MAX_SECRETS_SIZE:
-        raise SevFormatError("secrets table", "length", len(table), f"at most {MAX_SECRETS_SIZE}")
+    if len(table) > BLOB_MAX_SIZE:
+        raise SevFormatError("secrets table", "length", len(table), f"at most {BLOB_MAX_SIZE}")
     return table
 
 

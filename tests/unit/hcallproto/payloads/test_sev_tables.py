@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcallproto.abi.families.sev import BLOB_MAX_SIZE
 from hcallproto.payloads.sev import (
     HashesTable,
     SecretEntry,
@@ -25,32 +26,27 @@ from hcallproto.payloads.sev.footer import (
     SECRET_AREA_GUID,
     Area,
 )
-from hcallproto.payloads.sev.tables import HASHES_GUID, MAX_SECRETS_SIZE, SECRETS_GUID
+from hcallproto.payloads.sev.tables import HASHES_GUID, SECRETS_GUID
 
 # -- hashes -----------------------------------------------------------------------------------
 
+DIGESTS = [hashlib.sha256(data).digest() for data in (b"quiet\0", b"initrd", b"kernel")]
+TABLE = HashesTable(cmdline=DIGESTS[0], initrd=DIGESTS[1], kernel=DIGESTS[2])
+
 
 def test_hashes_when_built_then_qemus_table():
-    table = HashesTable.of(kernel=b"kernel", initrd=b"initrd", cmdline="quiet")
-    built = table.build()
+    built = TABLE.build()
     assert len(built) == 176
     assert built[:18] == HASHES_GUID.bytes_le + b"\xa8\0"
     assert built[34:36] == built[84:86] == built[134:136] == b"\x32\0"
-    digests = [hashlib.sha256(data).digest() for data in (b"quiet\0", b"initrd", b"kernel")]
-    assert [built[36:68], built[86:118], built[136:168]] == digests
+    assert [built[36:68], built[86:118], built[136:168]] == DIGESTS
     assert built[168:] == bytes(8)
-    assert HashesTable.parse(built) == table
-
-
-def test_hashes_when_there_is_no_initrd_then_the_digest_of_nothing():
-    table = HashesTable.of(kernel=b"k")
-    assert table.initrd == hashlib.sha256().digest()
-    assert table.cmdline == hashlib.sha256(b"\0").digest()
+    assert HashesTable.parse(built) == TABLE
 
 
 @pytest.mark.parametrize("offset", [0, 16, 18, 34, 68, 84, 118, 134, 168, 175])
 def test_hashes_when_what_is_fixed_is_altered_then_refused(offset: int):
-    built = bytearray(HashesTable.of(kernel=b"k").build())
+    built = bytearray(TABLE.build())
     built[offset] ^= 1
     with pytest.raises(SevFormatError, match="hashes table"):
         HashesTable.parse(bytes(built))
@@ -88,8 +84,8 @@ def test_secrets_when_shown_then_without_their_values():
 
 
 def test_secrets_when_they_are_many_then_refused():
-    room = MAX_SECRETS_SIZE - 40
-    assert len(build_secrets([SecretEntry(SECRETS_GUID, bytes(room))])) == MAX_SECRETS_SIZE
+    room = BLOB_MAX_SIZE - 40
+    assert len(build_secrets([SecretEntry(SECRETS_GUID, bytes(room))])) == BLOB_MAX_SIZE
     with pytest.raises(SevFormatError, match="expected at most 16384"):
         build_secrets([SecretEntry(SECRETS_GUID, bytes(room + 1))])
 
