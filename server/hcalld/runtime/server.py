@@ -20,11 +20,12 @@ from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
 from hcalld.core.tally import Tallies
 from hcalld.core.tap import Taps
+from hcalld.families.registry import Kind
 from hcalld.faults.engine import Faults
 from hcalld.runtime.flushing import FlushRounds, flush_each
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import Session
-from hcalld.runtime.sev import PlatformHost, SevPartition
+from hcalld.runtime.sev import PlatformHost
 from hcalld.runtime.tpm import TpmSession
 from hcalld.runtime.transport import (
     SocketTransport,
@@ -144,7 +145,8 @@ class Server:
         host = self._platforms.get(profile.partition)
         if host is None:
             owner = self.sessions.get(profile.partition)
-            if owner is not None and not isinstance(owner.partition, SevPartition):
+            taken = None if owner is None else owner.partition
+            if taken is not None and taken.kind is Kind.GUEST:
                 raise ConfigError(
                     f"partition {profile.partition!r} is in use by a guest, and is no SEV "
                     "platform; name another one by HCALLD_SEV_PLATFORM"
@@ -153,10 +155,8 @@ class Server:
             self._platforms[profile.partition] = host
         return host
 
-    def _forget_idle(self, host: PlatformHost) -> None:
-        # Of two that left it at once, the second finds what came after it.
-        if host.is_idle and self._platforms.get(host.id) is host:
-            del self._platforms[host.id]
+    def _forget_idle(self) -> None:
+        self._platforms = {name: host for name, host in self._platforms.items() if not host.is_idle}
 
     async def platform_roots(self, name: str) -> tuple[str, tuple[bytes, bytes]]:
         """The name of a SEV platform, and the certificates of its ASK and ARK.
@@ -173,14 +173,13 @@ class Server:
             return host.id, host.roots
         finally:
             await host.leave(vm)
-            self._forget_idle(host)
+            self._forget_idle()
 
     def release(self, partition: Partition, session: Session) -> None:
         """The session is over, and its partition free."""
         if self.sessions.get(partition.id) is session:
             del self.sessions[partition.id]
-        if isinstance(partition, SevPartition):
-            self._forget_idle(partition.platform)
+        self._forget_idle()
 
     def world(self, partition: Partition) -> World:
         """See PartitionOwner."""
