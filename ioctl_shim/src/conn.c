@@ -33,16 +33,6 @@ enum conn_state conn_state(const struct conn *conn)
     return conn->state;
 }
 
-void conn_abandon(struct conn *conn)
-{
-    /* Its number may be another file's, which is the child's to keep */
-    if (conn->stream.fd >= 0 && stream_is_whole(&conn->stream)) {
-        next_close(conn->stream.fd);
-    }
-    conn->stream.fd = -1;
-    conn->state = CONN_LOST;
-}
-
 struct frame *conn_begin(struct conn *conn, uint16_t type)
 {
     struct header header = { .type = type, .vcpu = HCLP_NO_VCPU };
@@ -87,14 +77,17 @@ static void say_goodbye(struct conn *conn, uint16_t reason, const char *text)
 void conn_free(struct conn *conn)
 {
     int64_t deadline = now_ms() + CLOSING_MS;
-    int saved = errno;
+    int state, saved = errno;
 
+    /* A close() may be cancelled; but it would be with a lock held here */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
     if (conn->state == CONN_READY && stream_is_whole(&conn->stream)) {
         say_goodbye(conn, HCLP_GOODBYE_SHUTDOWN, "the VM is closed");
         stream_part(&conn->stream, deadline);
     }
     stream_free(&conn->stream);
     free(conn);
+    pthread_setcancelstate(state, NULL);
     errno = saved;
 }
 

@@ -22,7 +22,6 @@ typedef _Atomic(struct object *) slot_t;
 
 static _Atomic(slot_t *) chunks[CHUNKS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct vm *all_vms;
 static pid_t owner;
 /* Stands in the slots of sockets; it is never put */
 static struct object socket_mark;
@@ -94,30 +93,6 @@ static struct object *get_locked(struct object *object)
     return object;
 }
 
-static void forget_vm_locked(struct vm *vm)
-{
-    struct vm **link;
-
-    for (link = &all_vms; *link; link = &(*link)->next) {
-        if (*link == vm) {
-            *link = vm->next;
-            return;
-        }
-    }
-}
-
-/* True if nobody has the object any more */
-static bool put_locked(struct object *object)
-{
-    if (--object->refs) {
-        return false;
-    }
-    if (object->kind == FD_VM) {
-        forget_vm_locked((struct vm *)object);
-    }
-    return true;
-}
-
 static void free_vm(struct vm *vm)
 {
     unsigned i;
@@ -139,7 +114,7 @@ void fds_put(struct object *object)
         return;
     }
     fds_lock();
-    is_last = put_locked(object);
+    is_last = --object->refs == 0;
     fds_unlock();
     if (!is_last) {
         return;
@@ -196,20 +171,18 @@ struct object *fds_get(int fd)
     return object;
 }
 
-void fds_set_socket(int fd, bool is_ours)
+struct object *fds_add_socket_locked(int fd)
 {
-    struct object *old = NULL;
-    slot_t *slot;
+    slot_t *slot = make_slot(fd);
 
-    fds_lock();
-    slot = is_ours ? make_slot(fd) : slot_of(fd);
-    if (slot && is_ours) {
-        old = atomic_exchange(slot, &socket_mark);
-    } else if (slot && atomic_load(slot) == &socket_mark) {
-        atomic_store(slot, NULL);
+    return slot ? atomic_exchange(slot, &socket_mark) : NULL;
+}
+
+void fds_remove_socket_locked(int fd)
+{
+    if (fds_is_socket(fd)) {
+        atomic_store(slot_of(fd), NULL);
     }
-    fds_unlock();
-    fds_put(old);
 }
 
 /* With the lock held: a vCPU's descriptor is not what it was */
@@ -323,10 +296,6 @@ struct vm *vm_new(unsigned long type, bool is_fake)
     vm->type = type;
     vm->is_fake = is_fake;
     pthread_mutex_init(&vm->lock, NULL);
-    fds_lock();
-    vm->next = all_vms;
-    all_vms = vm;
-    fds_unlock();
     return vm;
 }
 
@@ -402,15 +371,11 @@ static void after_fork_in_parent(void)
  */
 static void after_fork_in_child(void)
 {
-    struct vm *vm;
     int fd;
 
     pthread_mutex_init(&lock, NULL);
     owner = getpid();
-    for (vm = all_vms; vm; vm = vm->next) {
-        conn_abandon(vm->conn);
-    }
-    all_vms = NULL;
+    streams_abandon();
     platform_abandon();
     for (fd = next_used(0, MAX_FD - 1); fd >= 0;
          fd = next_used((unsigned)fd + 1, MAX_FD - 1)) {

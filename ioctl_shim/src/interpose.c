@@ -88,7 +88,7 @@ static int next_dup3(int from, int to, int flags)
            (int)syscall(SYS_dup3, from, to, flags);
 }
 
-static int next_fcntl(int fd, int command, void *arg)
+int next_fcntl(int fd, int command, void *arg)
 {
     return libc_fcntl ? libc_fcntl(fd, command, arg) :
            (int)syscall(SYS_fcntl, fd, command, arg);

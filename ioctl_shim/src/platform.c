@@ -43,8 +43,5 @@ int64_t platform_call(struct command *command)
 void platform_abandon(void)
 {
     pthread_mutex_init(&lock, NULL);
-    if (conn) {
-        conn_abandon(conn);
-        conn = NULL;
-    }
+    conn = NULL;
 }

@@ -45,8 +45,6 @@ enum conn_state {
 struct conn *conn_new(void);
 /* Its guest has ended then, unless the daemon is late; errno is kept */
 void conn_free(struct conn *conn);
-/* After a fork: let go of what the parent goes on using */
-void conn_abandon(struct conn *conn);
 enum conn_state conn_state(const struct conn *conn);
 /* Make it ready if it never was; false, and a line on stderr, if that fails */
 bool conn_open(struct conn *conn);
@@ -65,6 +63,9 @@ struct command {
 
 /* 0, a firmware status, or a negative errno */
 int64_t conn_call(struct conn *conn, struct command *command);
+
+/* stream.c: after a fork, let go of what the parent goes on using */
+void streams_abandon(void);
 
 /* access.c: which memory a command is about */
 enum {
@@ -113,7 +114,6 @@ struct vm {
     const struct sev_call *init;    /* by which it became one of SEV, or NULL */
     struct conn *conn;
     struct vcpus vcpus;             /* under the lock of fds.c */
-    struct vm *next;
 };
 
 void fds_init(void);
@@ -124,13 +124,14 @@ struct object *fds_get(int fd);
 void fds_put(struct object *object);
 bool fds_is_socket(int fd);
 int fds_next_socket(unsigned first, unsigned last);
-void fds_set_socket(int fd, bool is_ours);
 void fds_closed(int fd);
 void fds_closed_range(unsigned first, unsigned last);
 void fds_lock(void);
 void fds_unlock(void);
-/* With the lock held; what @to was is to be put after unlocking */
+/* With the lock held; what @to or @fd was is to be put after unlocking */
 struct object *fds_copy_locked(int from, int to);
+struct object *fds_add_socket_locked(int fd);
+void fds_remove_socket_locked(int fd);
 
 struct object *object_new(enum fd_kind kind);
 struct vm *vm_new(unsigned long type, bool is_fake);
@@ -148,6 +149,7 @@ void platform_abandon(void);
 /* interpose.c: the functions that we stand before */
 int next_ioctl(int fd, unsigned long request, void *arg);
 int next_close(int fd);
+int next_fcntl(int fd, int command, void *arg);
 
 /* ioctl.c: -errno or the result */
 bool sev_ioctl_wanted(int fd, unsigned long request);

@@ -17,7 +17,10 @@
 #include "stream.h"
 
 /* Out of the way of programs that count on low numbers, if there is room */
-#define LOWEST_FD 900
+#define LOWEST_FD 900L
+
+/* Those that have a descriptor, under the lock of fds.c */
+static struct stream *open_streams;
 
 int64_t now_ms(void)
 {
@@ -53,54 +56,77 @@ static bool nap(int64_t deadline)
     return now_ms() < deadline;
 }
 
-static bool take_socket(struct stream *stream, int fd)
+/* -1: none can be made */
+static int make_socket(void)
 {
-    int moved = fcntl(fd, F_DUPFD_CLOEXEC, LOWEST_FD);
-    struct stat status;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int moved;
 
-    if (moved >= 0) {
-        next_close(fd);
-        fd = moved;
+    if (fd < 0) {
+        return -1;
     }
-    if (fstat(fd, &status) < 0) {
-        next_close(fd);
-        return false;
+    moved = next_fcntl(fd, F_DUPFD_CLOEXEC, (void *)LOWEST_FD);
+    if (moved < 0) {
+        return fd;
     }
-    stream->fd = fd;
-    stream->dev = status.st_dev;
-    stream->ino = status.st_ino;
-    stream->in_used = 0;
-    fds_set_socket(fd, true);
-    return true;
+    next_close(fd);
+    return moved;
+}
+
+/*
+ * From the first moment on, a fork finds the socket among those that its child
+ * has to close: the daemon keeps a guest for as long as anybody has it open.
+ */
+static bool open_socket(struct stream *stream)
+{
+    struct object *old = NULL;
+    struct stat status;
+    int fd;
+
+    fds_lock();
+    fd = make_socket();
+    if (fd >= 0 && fstat(fd, &status) < 0) {
+        next_close(fd);
+        fd = -1;
+    }
+    if (fd >= 0) {
+        stream->fd = fd;
+        stream->dev = status.st_dev;
+        stream->ino = status.st_ino;
+        stream->in_used = 0;
+        stream->next = open_streams;
+        open_streams = stream;
+        old = fds_add_socket_locked(fd);
+    }
+    fds_unlock();
+    fds_put(old);
+    return fd >= 0;
 }
 
 const char *stream_connect(struct stream *stream, const char *path,
                            int64_t deadline)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
-    int fd, saved;
+    int saved;
 
     errno = 0;
     if (strlen(path) >= sizeof(address.sun_path)) {
         return "its path is longer than 107 bytes";
     }
     strcpy(address.sun_path, path);
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) {
+    if (!open_socket(stream)) {
         return "no socket can be made";
     }
     /* EAGAIN: the daemon has not accepted those before us yet */
-    while (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+    while (connect(stream->fd, (struct sockaddr *)&address,
+                   sizeof(address)) < 0) {
         if (errno == EINTR || (errno == EAGAIN && nap(deadline))) {
             continue;
         }
         saved = errno;
-        next_close(fd);
+        stream_close(stream);
         errno = saved;
         return "cannot connect";
-    }
-    if (!take_socket(stream, fd)) {
-        return "its socket cannot be used";
     }
     return NULL;
 }
@@ -113,16 +139,40 @@ bool stream_is_whole(const struct stream *stream)
            status.st_dev == stream->dev && status.st_ino == stream->ino;
 }
 
-void stream_close(struct stream *stream)
+/* Whoever closed it behind us may have opened something else in its place */
+static void close_if_whole(struct stream *stream)
 {
-    if (stream->fd < 0) {
-        return;
-    }
-    fds_set_socket(stream->fd, false);
     if (stream_is_whole(stream)) {
         next_close(stream->fd);
     }
     stream->fd = -1;
+}
+
+void stream_close(struct stream *stream)
+{
+    struct stream **link = &open_streams;
+
+    if (stream->fd < 0) {
+        return;
+    }
+    fds_lock();
+    while (*link != stream) {
+        link = &(*link)->next;
+    }
+    *link = stream->next;
+    fds_remove_socket_locked(stream->fd);
+    close_if_whole(stream);
+    fds_unlock();
+}
+
+void streams_abandon(void)
+{
+    struct stream *stream;
+
+    for (stream = open_streams; stream; stream = stream->next) {
+        close_if_whole(stream);
+    }
+    open_streams = NULL;
 }
 
 void stream_free(struct stream *stream)

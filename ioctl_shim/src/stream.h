@@ -12,6 +12,7 @@ struct stream {
     int fd;                         /* -1: none */
     dev_t dev;                      /* what the descriptor is, in case the */
     ino_t ino;                      /* program closes it and makes another */
+    struct stream *next;            /* of those that have a descriptor */
     uint32_t max_frame;
     struct frame out;
     uint8_t *in;

@@ -201,6 +201,51 @@ static void do_threads(void)
     ok("%u", good);
 }
 
+/*
+ * aside FD REQUEST ARGUMENT: an ioctl in a thread, while other lines are done;
+ * with REQUEST 0, a close(). join: what came of it
+ */
+struct aside {
+    pthread_t thread;
+    int fd;
+    unsigned long request;
+    void *argument;
+    int result;
+    int error;
+};
+
+static struct aside aside;
+
+static void *work_aside(void *unused)
+{
+    (void)unused;
+    errno = MARK;
+    aside.result = aside.request ?
+                   ioctl(aside.fd, aside.request, aside.argument) :
+                   close(aside.fd);
+    aside.error = errno;
+    return NULL;
+}
+
+static void do_aside(void)
+{
+    aside.fd = (int)number(1);
+    aside.request = number(2);
+    aside.argument = address(3);
+    if (pthread_create(&aside.thread, NULL, work_aside, NULL)) {
+        abort();
+    }
+    errno = MARK;
+    ok("0");
+}
+
+static void do_join(void)
+{
+    pthread_join(aside.thread, NULL);
+    errno = aside.error;
+    answer(aside.result);
+}
+
 /* Descriptors */
 
 static void do_close(void)
@@ -368,6 +413,8 @@ static const struct {
     { "ioctl", 4, do_ioctl },
     { "interrupted", 5, do_interrupted },
     { "threads", 7, do_threads },
+    { "aside", 4, do_aside },
+    { "join", 1, do_join },
     { "close", 2, do_close },
     { "dup", 2, do_dup },
     { "dup2", 3, do_dup2 },

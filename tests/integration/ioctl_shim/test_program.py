@@ -7,12 +7,13 @@ import contextlib
 import errno
 import os
 import select
+import socket
 import struct
 from collections.abc import Callable
 
 import pytest
 from tests.e2e.fakedaemon import FakeDaemon, Peer
-from tests.e2e.patience import patience
+from tests.e2e.patience import patience, wait_until
 from tests.e2e.sevprogram import (
     DEBUG_VARIABLE,
     ERROR_BEFORE,
@@ -26,6 +27,7 @@ from tests.e2e.sevprogram import (
     PAGE,
     READ_ONLY,
     SEV_ISSUE_CMD,
+    TIMEOUT_VARIABLE,
     VM_SEV,
     VM_SEV_ES,
     SevProgram,
@@ -115,11 +117,26 @@ def assert_ends(program: SevProgram, peer: Peer, *words: object) -> None:
 def sockets(pid: int) -> list[int]:
     """A program's descriptors that are sockets; there are none but the library's."""
     folder = f"/proc/{pid}/fd"
-    return [
-        int(name)
-        for name in os.listdir(folder)
-        if os.readlink(f"{folder}/{name}").startswith("socket:")
-    ]
+    found = []
+    for name in os.listdir(folder):
+        # One may be closed while we look.
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(f"{folder}/{name}").startswith("socket:"):
+                found.append(int(name))
+    return found
+
+
+def fill_queue(fake: FakeDaemon, stack: contextlib.ExitStack) -> int:
+    """Connects until the next one has to wait; gives how many are to be accepted."""
+    count = 0
+    while True:
+        other = stack.enter_context(socket.socket(socket.AF_UNIX))
+        other.setblocking(False)
+        try:
+            other.connect(os.fspath(fake.path))
+        except BlockingIOError:
+            return count
+        count += 1
 
 
 # -- devices ----------------------------------------------------------------------------------
@@ -437,6 +454,43 @@ def test_child_when_a_sockets_number_is_another_files_then_that_stays_open(
     assert os.readlink(f"/proc/{program.child_pid()}/fd/{ours}") == "/dev/zero"
     program.send("exit", 0)
     assert program.answer() == (0, 0)
+
+
+def test_child_when_forked_while_a_thread_connects_then_it_has_no_socket(
+    shim: SevShim, fake: FakeDaemon
+):
+    program = shim.program(fake.path, environ={TIMEOUT_VARIABLE: "600000"})
+    vm = program.create_vm()
+    argument = program.argument(sev.INIT, 0)
+    with contextlib.ExitStack() as stack:
+        others = fill_queue(fake, stack)
+        program.do("aside", vm, KVM_MEMORY_ENCRYPT_OP, argument)
+        wait_until(lambda: sockets(program.pid), "a socket")
+        assert program.do("fork") == 0
+        assert sockets(program.child_pid()) == []
+        program.send("exit", 0)
+        assert program.answer() == (0, 0)
+        for _ in range(others):
+            fake.accept()
+        program.send("join")
+        peer = meet(fake)
+        peer.reply(peer.call())
+        assert program.answer() == (0, 0)
+
+
+def test_child_when_forked_while_a_thread_closes_a_vm_then_it_has_no_socket(
+    program: SevProgram, fake: FakeDaemon
+):
+    vm, peer = connected_vm(program, fake)
+    program.do("aside", vm, 0, 0)
+    # From here on it waits for the daemon.
+    assert peer.expect(f.ShimGoodbye).reason is s.GoodbyeReason.SHUTDOWN
+    assert program.do("fork") == 0
+    assert sockets(program.child_pid()) == []
+    peer.close()
+    program.send("exit", 0)
+    assert program.answer() == (0, 0)
+    assert program.do("join") == 0
 
 
 def test_child_when_it_lives_on_then_the_parents_vm_ends_with_the_parent(
