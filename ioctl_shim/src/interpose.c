@@ -138,7 +138,8 @@ static int open_device(int flags)
     int fd = next_openat(AT_FDCWD, "/dev/null",
                          flags & (O_ACCMODE | O_CLOEXEC | O_NONBLOCK), 0);
 
-    if (fd < 0) {
+    /* What a child by vfork() opens is not to be noted in its parent's table */
+    if (fd < 0 || !fds_are_ours()) {
         return fd;
     }
     object = object_new(FD_SEV);

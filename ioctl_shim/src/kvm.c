@@ -78,6 +78,9 @@ long kvm_create_vm(int fd, unsigned long type)
     if (result < 0) {
         return -errno;
     }
+    if (!fds_are_ours()) {
+        return result;
+    }
     vm = vm_new(type, false);
     return track(result, vm ? &vm->object : NULL);
 }
@@ -188,7 +191,7 @@ int kvm_open_fake(int flags)
     int fd = make_fd("hcalld-kvm", flags & O_CLOEXEC);
     long result;
 
-    if (fd < 0) {
+    if (fd < 0 || !fds_are_ours()) {
         return fd;
     }
     result = track(fd, object_new(FD_KVM));

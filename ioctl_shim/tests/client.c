@@ -403,6 +403,23 @@ static void do_vfork(void)
     }
 }
 
+/* vforkopen FUNCTION PATH: the descriptor that such a child gets */
+static void do_vforkopen(void)
+{
+    int status;
+    pid_t child = vfork();
+
+    if (child == 0) {
+        _exit(open_by(words[1], words[2], O_RDWR));
+    }
+    if (child > 0 && waitpid(child, &status, 0) == child) {
+        errno = MARK;
+        ok("%d", WEXITSTATUS(status));
+    } else {
+        answer(-1);
+    }
+}
+
 static const struct {
     const char *name;
     unsigned words;
@@ -431,6 +448,7 @@ static const struct {
     { "get", 3, do_get },
     { "fork", 1, do_fork },
     { "vfork", 2, do_vfork },
+    { "vforkopen", 3, do_vforkopen },
 };
 
 static void run_line(char *line)

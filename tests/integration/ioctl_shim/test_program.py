@@ -512,6 +512,22 @@ def test_child_when_it_shares_memory_then_what_it_closes_is_still_open_here(
     assert_alive(program, vm, peer)
 
 
+@pytest.mark.parametrize("path", ["/dev/sev", "/dev/kvm"])
+def test_child_when_it_shares_memory_then_what_it_opens_is_not_taken_for_ours(
+    program: SevProgram, fake: FakeDaemon, path: str
+):
+    vm, peer = connected_vm(program, fake)
+    while program.open("/dev/null") < vm:
+        pass
+    # The number is free, but not in the library's table.
+    program.do("rawclose", vm)
+    assert program.do("vforkopen", "open", path) == vm
+    assert peer.nothing_comes(0.1)
+    assert program.open("/dev/null") == vm
+    # Had the child's open been noted, the VM's place would be that of another.
+    assert_alive(program, vm, peer)
+
+
 # -- threads ----------------------------------------------------------------------------------
 
 
