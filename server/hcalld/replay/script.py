@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from hcalld.captures.events import Event, Events
+from hcalld.config import UNNAMED_PLATFORM
 from hcalld.replay.errors import ReplayError
 from hcallproto.capture import entries as sealed
 from hcallproto.capture.records import Dropped, Record
@@ -120,7 +121,7 @@ class Script:
             if isinstance(what, Record | sealed.Entry) and not isinstance(what, Dropped):
                 return
             if isinstance(what, f.Hello) and what.features & s.Feature.COMMANDS:
-                self._platforms[entry.connection] = entry.guest.rpartition("-")[0]
+                self._platforms[entry.connection] = what.name or UNNAMED_PLATFORM
         joined = self._platforms.get(entry.connection, entry.guest)
         if self.guest is None:
             self.guest = joined

@@ -450,14 +450,14 @@ async def test_a_program_with_two_connections_is_played_both_at_once(daemon: Rec
 
 async def test_programs_of_two_platforms_are_told_apart(daemon: Recorded):
     def story(path: pathlib.Path) -> None:
-        for name in ("one", "two"):
+        for name in ("one", "", "two"):
             with SevClient(path, name) as client:
                 Platform(client).status()
 
     await clients(daemon, story)
-    with pytest.raises(ReplayError, match="more than one guest is in it, 'one' and 'two'"):
+    with pytest.raises(ReplayError, match="more than one guest is in it, 'one' and 'sev'"):
         await Matcher(joined(daemon)).begin()
-    for chosen in ("two", "two-1"):
+    for chosen in ("sev", "two", "two-1"):
         matcher = Matcher(joined(daemon, chosen))
         await matcher.begin()
         assert not matcher.problem
