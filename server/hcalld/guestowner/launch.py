@@ -18,8 +18,8 @@ from hcalld.guestowner.cputypes import MODELS
 from hcalld.guestowner.errors import GuestOwnerError
 from hcalld.guestowner.vmsa import InitStyle
 from hcallproto.payloads.sev.errors import SevFormatError
-from hcallproto.payloads.sev.footer import Footer, parse_footer
-from hcallproto.payloads.sev.tables import HashesTable
+from hcallproto.payloads.sev.footer import Area, Footer, parse_footer
+from hcallproto.payloads.sev.tables import HASHES_TABLE_SIZE, HashesTable
 
 _EMPTY: Final = hashlib.sha256().digest()
 _MORE_CPUS: Final = 16
@@ -217,3 +217,19 @@ def footer_of(firmware: bytes) -> Footer:
         return parse_footer(firmware) or Footer({})
     except SevFormatError as error:
         raise GuestOwnerError(f"the image is cut or damaged: {error}") from None
+
+
+def hashes_area(footer: Footer) -> Area:
+    """Where an image wants the hashes of a kernel.
+
+    Raises:
+        GuestOwnerError: it has no room for them, and QEMU ends at its start.
+    """
+    area = footer.hashes_area
+    if area is None or area.size < HASHES_TABLE_SIZE:
+        raise GuestOwnerError(
+            "the firmware has no place for the hashes of a kernel, so QEMU refuses "
+            "kernel-hashes=on with it; expected one that has, such as OVMF's AmdSev or "
+            "guest_stub/x86/build/firmware.bin, or no --kernel"
+        )
+    return area

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from hcalld.crypto.sev.memory import BLOCK_SIZE
-from hcalld.guestowner.launch import Kernel, Processors, footer_of
+from hcalld.guestowner.launch import Kernel, Processors, footer_of, hashes_area
 from hcalld.guestowner.platform import Platform
 from hcalld.sevvm.errors import SevVmError
 from hcalld.sevvm.machine import Machine
@@ -59,24 +59,18 @@ class Plan:
         """Where the table of hashes goes; None without a kernel.
 
         Raises:
-            SevVmError: the firmware has no place for it.
+            GuestOwnerError: the firmware has no place for it.
         """
         if self.kernel is None:
             return None
-        area = footer_of(self.firmware).hashes_area
-        if area is None or area.size < len(self.kernel.table):
-            raise SevVmError(
-                "the firmware has no place for the hashes of a kernel; expected OVMF built for it "
-                "(AmdSev), or no --kernel"
-            )
-        return area.base
+        return hashes_area(footer_of(self.firmware)).base
 
 
 def launch(machine: Machine, plan: Plan) -> bytes:
     """Launch a guest up to its measurement, which is returned with its nonce.
 
     Raises:
-        SevVmError: the VM is too small, or firmware or platform cannot do what is planned.
+        GuestOwnerError: the VM is too small, or firmware or platform cannot do what is planned.
         CommandRefused: the platform refuses.
     """
     if len(plan.firmware) % BLOCK_SIZE:

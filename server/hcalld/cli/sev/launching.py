@@ -15,6 +15,7 @@ import click
 
 from hcalld.cli.sev.options import U32_MAX, about, number, path_type
 from hcalld.cli.state.files import read_whole
+from hcalld.domain.sev.settings import MAX_VCPUS
 
 if TYPE_CHECKING:
     from hcalld.core.secret import Secret
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 MAX_FIRMWARE_SIZE: Final = 64 << 20
 MAX_IMAGE_SIZE: Final = 1 << 30
 """Bytes of a kernel or an initrd."""
-MAX_VCPUS: Final = 4096
-KEY_SIZE: Final = 16
 
 _OPTIONS: Final = (
     click.option(
@@ -170,18 +169,21 @@ class LaunchOptions:
         return given
 
     def _check_hashes_area(self, image: bytes) -> None:
-        from hcalld.guestowner.launch import footer_of
+        from hcalld.guestowner.errors import GuestOwnerError
+        from hcalld.guestowner.launch import footer_of, hashes_area
 
-        if self.kernel is not None and footer_of(image).hashes_area is None:
-            click.echo(
-                f"{self.firmware}: has no place for the kernel's hashes, so QEMU refuses "
-                "kernel-hashes=on with it; expected OVMF built for it (AmdSev)",
-                err=True,
-            )
+        footer = footer_of(image)
+        try:
+            if self.kernel is not None:
+                hashes_area(footer)
+        except GuestOwnerError as error:
+            # A guest that was launched by something else may have been measured so.
+            click.echo(f"{self.firmware}: {error}", err=True)
 
     def _processors(self, image: bytes) -> Processors:
         from hcalld.guestowner.launch import DumpedProcessors, ResetProcessors, footer_of
-        from hcalld.guestowner.vmsa import PAGE_SIZE, InitStyle
+        from hcalld.guestowner.vmsa import InitStyle
+        from hcallproto.payloads.sev.constants import PAGE_SIZE
 
         if self.vcpus is None:
             raise click.UsageError("give --vcpus: each processor is measured")
@@ -272,14 +274,14 @@ def key_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _read_keys(tik: pathlib.Path | None, tek: pathlib.Path | None, tk: pathlib.Path | None) -> Keys:
+    from hcalld.crypto.sev.kdf import KEY_SIZE, TransportKeys
+
     if tk is None:
         return Keys(_read_key(tik, KEY_SIZE), _read_key(tek, KEY_SIZE))
     if tik is not None or tek is not None:
         raise click.UsageError("--tk has both keys; leave out --tik and --tek")
-    both = _read_key(tk, 2 * KEY_SIZE)
+    both = _read_key(tk, TransportKeys.SIZE)
     assert both is not None
-    from hcalld.crypto.sev.kdf import TransportKeys
-
     found = TransportKeys.parse(both.reveal())
     return Keys(found.tik, found.tek)
 

@@ -108,21 +108,14 @@ def command(
 
 
 def _check_has_place_for_hashes(firmware: pathlib.Path) -> None:
-    """QEMU ends at its start otherwise, and does not say which image would do."""
+    """QEMU does not say which image would do."""
     from hcalld.cli.sev.launching import MAX_FIRMWARE_SIZE
     from hcalld.cli.state.files import read_whole
-    from hcalld.core.errors import ConfigError
-    from hcalld.guestowner.launch import footer_of
+    from hcalld.guestowner.launch import footer_of, hashes_area
 
     image = read_whole(firmware, MAX_FIRMWARE_SIZE)
     with about(firmware):
-        area = footer_of(image).hashes_area
-    if area is None:
-        raise ConfigError(
-            f"{firmware} has no place for the hashes of a kernel, so QEMU would refuse "
-            "kernel-hashes=on; use an image that has one, such as OVMF's AmdSev or "
-            "guest_stub/x86/build/firmware.bin, or no --kernel"
-        )
+        hashes_area(footer_of(image))
 
 
 def _absolute(path: pathlib.Path | None) -> pathlib.Path | None:

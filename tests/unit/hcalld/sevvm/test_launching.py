@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 
 import pytest
 from tests.unit.hcalld.guestowner.images import (
@@ -16,6 +17,7 @@ from tests.unit.hcalld.guestowner.images import (
 )
 from tests.unit.hcalld.sevvm.fakeclient import MEASUREMENT, FakeClient, machine_of
 
+from hcalld.guestowner.errors import GuestOwnerError
 from hcalld.guestowner.launch import DumpedProcessors, Kernel
 from hcalld.sevvm.errors import SevVmError
 from hcalld.sevvm.launching import Plan, launch, secret_address
@@ -23,6 +25,7 @@ from hcalld.sevvm.machine import MIB
 
 SIZE = 9 * MIB
 IMAGE = firmware()
+SMALL_HASHES = (HASHES[0], struct.pack("<II", HASHES_BASE, 175))
 KERNEL = Kernel(kernel=hashlib.sha256(b"kernel").digest(), cmdline=b"quiet")
 PROCESSORS = DumpedProcessors(count=2, first=b"1" * 4096, others=b"2" * 4096)
 MEASURING = ["LAUNCH_MEASURE"] * 2
@@ -85,12 +88,18 @@ def test_a_new_qemu_has_init2_for_both(policy: int):
             0,
             "no place for",
         ),
+        (
+            Plan(firmware=firmware(SMALL_HASHES, SECRET), policy=0, kernel=KERNEL),
+            SIZE,
+            0,
+            "no place for",
+        ),
     ],
-    ids=["odd", "too large", "no ES", "no place"],
+    ids=["odd", "too large", "no ES", "no place", "too small a place"],
 )
 def test_what_cannot_be_launched_is_not_begun(plan: Plan, size: int, flags: int, why: str):
     client = FakeClient(flags=flags)
-    with pytest.raises(SevVmError, match=why):
+    with pytest.raises(GuestOwnerError, match=why):
         launch(machine_of(client, size), plan)
     assert set(client.names) <= {"PLATFORM_STATUS"}
 
