@@ -17,10 +17,11 @@ from tests.e2e.sevhosts import Host
 from hcalld.guestowner.client import CommandRefused, ConnectionFailed
 from hcalld.guestowner.platform import Platform
 from hcalld.guestowner.sessions import make_session
-from hcalld.sevvm.machine import PAGE_SIZE, Machine
+from hcalld.sevvm.machine import Machine
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 from hcallproto.payloads.sev import GuestState, SevCertificate
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 SIZE = 4 * PAGE_SIZE
 STEPS = 7

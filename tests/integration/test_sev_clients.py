@@ -10,8 +10,9 @@ from tests.e2e.patience import wait_until
 from tests.e2e.sevclients import launch_many
 from tests.e2e.sevhosts import Host, Pair, start
 
-from hcalld.sevvm.machine import MIB, PAGE_SIZE
+from hcalld.sevvm.machine import MIB
 from hcallproto.abi.families import sev
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 CLIENTS = 50
 

@@ -20,13 +20,14 @@ from hcalld.guestowner.client import CommandRefused
 from hcalld.guestowner.owning import sign_csr
 from hcalld.guestowner.platform import Platform
 from hcalld.sevvm.errors import SevVmError
-from hcalld.sevvm.machine import MIB, PAGE_SIZE, Machine, Target
+from hcalld.sevvm.machine import MIB, Machine, Target
 from hcalld.sevvm.moving import NO_ROOTS, receive, send
 from hcalld.sevvm.streams import StreamReader, StreamWriter, incoming, outgoing
 from hcallproto.abi.families import sev
 from hcallproto.abi.families.sev import PACKET_MAX_SIZE, VMSA_SIZE
 from hcallproto.abi.returns import SevCode
 from hcallproto.payloads.sev import Api, GuestState, Policy, SevCertificate
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 from hcallproto.payloads.sev.stream import TransportPacket
 
 SIZE = 3 * MIB

@@ -16,10 +16,11 @@ from tests.e2e.patience import wait_until
 from tests.e2e.sevhosts import Pair, refused, start
 from tests.sev_platform import flipped
 
-from hcalld.sevvm.machine import MIB, PAGE_SIZE, Machine
+from hcalld.sevvm.machine import MIB, Machine
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 from hcallproto.payloads.sev import GuestState, Policy
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 CONTENT = os.urandom(MIB)
 

@@ -20,9 +20,9 @@ from tests.sev_platform import flipped
 
 from hcalld.guestowner.client import CommandRefused, ConnectionFailed
 from hcalld.guestowner.platform import Platform
-from hcalld.sevvm.machine import PAGE_SIZE
 from hcallproto.abi.families.sev import PACKET_MAX_SIZE
 from hcallproto.abi.returns import SevCode
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 LAUNCHES = int(os.environ.get("HCALLD_SEV_LAUNCHES", "600"))
 SEED = int(os.environ.get("HCALLD_SEV_SEED") or random.SystemRandom().getrandbits(32))

@@ -15,8 +15,7 @@ from typing import Any, Final
 from construct import Int16ul, Int32ul, Int64ul, Padded, Padding, Struct, Terminated
 
 from hcalld.guestowner.errors import GuestOwnerError
-
-PAGE_SIZE: Final = 4096
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 RESET_VECTOR: Final = 0xFFFF_FFF0
 """Where the first processor begins."""
@@ -168,4 +167,4 @@ def from_files(count: int, first: bytes, others: bytes | None) -> tuple[bytes, .
     return (first, *[others or b""] * (count - 1))
 
 
-__all__ = ["PAGE_SIZE", "RESET_VECTOR", "InitStyle", "from_files", "page", "pages"]
+__all__ = ["RESET_VECTOR", "InitStyle", "from_files", "page", "pages"]

@@ -14,11 +14,10 @@ from hcallproto.payloads.sev.blobs import (
     NONCE_SIZE,
     PACKET_HEADER_SIZE,
 )
-from hcallproto.payloads.sev.constants import GuestState
+from hcallproto.payloads.sev.constants import PAGE_SIZE, GuestState
 from hcallproto.payloads.sev.stream import TransportPacket
 
 MIB: Final = 1 << 20
-PAGE_SIZE: Final = 4096
 DEBUG_SIZE: Final = 4 * MIB
 """Bytes of one DBG_DECRYPT; the daemon takes some more."""
 

@@ -10,11 +10,11 @@ from hcalld.guestowner.chain_files import PlatformFile
 from hcalld.guestowner.client import CommandRefused, ConnectionFailed
 from hcalld.guestowner.platform import Platform
 from hcalld.sevvm.errors import SevVmError
-from hcalld.sevvm.machine import PAGE_SIZE, Machine, Target
+from hcalld.sevvm.machine import Machine, Target
 from hcalld.sevvm.streams import StreamHead, StreamReader, StreamWriter
 from hcallproto.abi.families import sev
 from hcallproto.payloads.sev.certificates import build_amd_pair, build_chain
-from hcallproto.payloads.sev.constants import Policy
+from hcallproto.payloads.sev.constants import PAGE_SIZE, Policy
 
 NO_ROOTS: Final = bytes(16)
 """In place of ASK and ARK where they are not known: the kernel demands that there is something, and

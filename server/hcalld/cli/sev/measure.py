@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hcalld.cli.sev.launching import key_options, launch_options
-from hcalld.cli.sev.options import hex_option, optional_policy_option, version_options
+from hcalld.cli.sev.options import hex_option, nonce_option, optional_policy_option, version_options
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @optional_policy_option
 @version_options(required=False)
 @key_options
-@hex_option("--mnonce", "--nonce", "mnonce", size=16, help="The nonce of the measurement.")
+@nonce_option("--mnonce", "--nonce", "mnonce", help="The nonce of the measurement.")
 @click.option(
     "--output-format",
     type=click.Choice(("hex", "base64")),

@@ -96,6 +96,17 @@ def hex_option(*names: str, size: int, **words: Any) -> Callable[..., Any]:
     return click.option(*names, metavar="HEX", callback=_hex(size), **words)
 
 
+def _nonce(ctx: click.Context, param: click.Parameter, value: str | None) -> bytes | None:
+    from hcallproto.payloads.sev.blobs import NONCE_SIZE
+
+    return _hex(NONCE_SIZE)(ctx, param, value)
+
+
+def nonce_option(*names: str, **words: Any) -> Callable[..., Any]:
+    """An option with a nonce, in hexadecimal."""
+    return click.option(*names, metavar="HEX", callback=_nonce, **words)
+
+
 # -- a platform's version -----------------------------------------------------------------------
 
 

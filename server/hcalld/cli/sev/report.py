@@ -17,6 +17,7 @@ from hcalld.cli.sev.launching import launch_options
 from hcalld.cli.sev.options import (
     about,
     hex_option,
+    nonce_option,
     optional_policy_option,
     path_type,
     root_option,
@@ -44,7 +45,7 @@ MAX_REPORT_FILE_SIZE = 4096
 @click.option(
     "--unverified", is_flag=True, help="Take the PEK for genuine, without looking at its chain."
 )
-@hex_option("--mnonce", "--nonce", "mnonce", size=16, help="The nonce that was asked with.")
+@nonce_option("--mnonce", "--nonce", "mnonce", help="The nonce that was asked with.")
 @hex_option("--launch-digest", size=32, help="The wanted launch digest, or --firmware and so on.")
 @launch_options
 @optional_policy_option

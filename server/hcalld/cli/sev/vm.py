@@ -28,6 +28,7 @@ from hcalld.cli.sev.options import (
 from hcalld.cli.sev.wishes import Wishes, carry_out, print_status, wishes_options
 from hcalld.cli.state.files import check_target, read_whole, write_file
 from hcalld.cli.state.running import subcommand
+from hcalld.domain.sev.settings import MAX_VCPUS
 
 if TYPE_CHECKING:
     from hcalld.cli.sev.launching import LaunchOptions
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 DEFAULT_POLICY: Final = 1
 """QEMU's."""
 MAX_MEMORY_MIB: Final = 4096
-MAX_VCPUS: Final = 1024
 MAX_BLOB_SIZE: Final = 32768
 """Of a file with base64 of what the kernel takes at most."""
 POLL_SECONDS: Final = 0.1

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hcalld.cli.sev.options import hex_option, path_type
+from hcalld.cli.sev.options import nonce_option, path_type
 from hcalld.cli.state.files import check_target, force_option, write_file
 
 if TYPE_CHECKING:
     from hcalld.sevvm.machine import Machine
-
-NONCE_SIZE: Final = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +57,7 @@ class Wishes:
 
 _OPTIONS: Final = (
     click.option("--report-out", type=path_type, help="File for an attestation report,"),
-    hex_option("--mnonce", size=NONCE_SIZE, help="with this nonce (default: a random one)."),
+    nonce_option("--mnonce", help="with this nonce (default: a random one)."),
     click.option(
         "--memory-out", type=path_type, help="File for the guest's memory, as it lies there,"
     ),
@@ -115,6 +113,8 @@ def print_status(machine: Machine) -> None:
 def carry_out(machine: Machine, wishes: Wishes, vcpus: int) -> None:
     """Do with a guest that runs what is wanted; in this order."""
     if wishes.report_out is not None:
+        from hcallproto.payloads.sev.blobs import NONCE_SIZE
+
         mnonce = os.urandom(NONCE_SIZE) if wishes.mnonce is None else wishes.mnonce
         write_file(wishes.report_out, machine.report(mnonce), force=wishes.force)
         click.echo(f"{wishes.report_out}: a report with the nonce {mnonce.hex()}")

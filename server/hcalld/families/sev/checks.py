@@ -29,8 +29,7 @@ from hcallproto.payloads.sev import (
     PACKET_HEADER_SIZE,
     SESSION_SIZE,
 )
-
-PAGE_SIZE: Final = 4096
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 Check = Callable[[Call, SevVm], str]
 """Says what is wrong; "" if nothing is."""

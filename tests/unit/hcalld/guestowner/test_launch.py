@@ -20,7 +20,8 @@ from hcalld.guestowner.launch import (
     ResetProcessors,
     footer_of,
 )
-from hcalld.guestowner.vmsa import PAGE_SIZE, InitStyle
+from hcalld.guestowner.vmsa import InitStyle
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 FIRMWARE = firmware()
 KERNEL, INITRD, CMDLINE = b"a kernel", b"an initrd", "console=ttyS0 quiet"

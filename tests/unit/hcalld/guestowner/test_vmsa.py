@@ -12,7 +12,8 @@ from tests.unit.hcalld.guestowner.oracles import snp_measure
 from hcalld.guestowner import vmsa
 from hcalld.guestowner.cputypes import MODELS, CpuModel, named
 from hcalld.guestowner.errors import GuestOwnerError
-from hcalld.guestowner.vmsa import PAGE_SIZE, RESET_VECTOR, InitStyle
+from hcalld.guestowner.vmsa import RESET_VECTOR, InitStyle
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 SIGNATURE = named("EPYC-Milan").signature
 FPU_BYTES = {0x408: 0x80, 0x409: 0x1F, 0x410: 0x7F, 0x411: 0x03}

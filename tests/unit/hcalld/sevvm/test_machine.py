@@ -9,10 +9,11 @@ from tests.unit.hcalld.sevvm.fakeclient import MEASUREMENT, FakeClient, machine_
 from hcalld.guestowner.client import CommandRefused
 from hcalld.guestowner.errors import GuestOwnerError
 from hcalld.sevvm.errors import SevVmError
-from hcalld.sevvm.machine import DEBUG_SIZE, MIB, PAGE_SIZE
+from hcalld.sevvm.machine import DEBUG_SIZE, MIB
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 from hcallproto.payloads.sev import GuestState
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 from hcallproto.payloads.sev.stream import TransportPacket
 
 

@@ -12,11 +12,12 @@ from tests.unit.hcalld.sevvm.fakeclient import PDH, SESSION, FakeClient, machine
 from hcalld.guestowner.chain_files import PlatformFile
 from hcalld.guestowner.client import CommandRefused
 from hcalld.sevvm.errors import SevVmError
-from hcalld.sevvm.machine import PAGE_SIZE, Target
+from hcalld.sevvm.machine import Target
 from hcalld.sevvm.moving import NO_ROOTS, receive, send, target_of
 from hcalld.sevvm.streams import StreamHead, StreamReader, StreamWriter
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
+from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 TARGET = Target(b"pdh", b"chain", b"roots")
 SIZE = 5 * PAGE_SIZE
