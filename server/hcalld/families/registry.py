@@ -54,12 +54,14 @@ class Served(Generic[ModelT]):
     """Of the partitions that it is served to."""
     shares: str | None = None
     """The family before it whose model it uses too, instead of building one."""
+    held: Callable[[ModelT], str] = lambda _: ""
+    """What a model has that no store holds, as a clause; "" if nothing."""
 
 
 SERVED: tuple[Served[Any], ...] = (
     Served(PKS, Keystore),
     Served(TPM, TpmModel, needs_tpm=True),
-    Served(UV, PefMachine.build, needs_pef=True),
+    Served(UV, PefMachine.build, needs_pef=True, held=PefMachine.held),
     Served(SVM, PefMachine.build, needs_pef=True, shares=UV.family.name),
-    Served(SEV, SevVm.build, kind=Kind.CLIENT),
+    Served(SEV, SevVm.build, kind=Kind.CLIENT, held=SevVm.held),
 )

@@ -349,6 +349,10 @@ class Partition:
     @property
     def held(self) -> str:
         """What a model has that no store holds, as a clause; "" if nothing."""
+        for served in SERVED:
+            model = self._models.get(served.handlers.family.name)
+            if model is not None and (held := served.held(model)):
+                return held
         return ""
 
     def discard(self) -> None:

@@ -271,13 +271,7 @@ def _begin_anew(partition: Partition, waiting: Collection[tuple[int, int]]) -> s
         return f"{len(waiting)} calls waited when the capture began; their begin is not in it"
     held = partition.held
     if held:
-        return held
-    machine = partition.pef
-    if machine is not None:
-        if machine.gone:
-            return "memory had been unplugged and not dealt with when the capture began"
-        if machine.is_plugging or machine.wanted_out:
-            return "memory was being plugged in or paged out when the capture began"
+        return f"{held} when the capture began"
     partition.discard()
     if partition.may_be_secure:
         # The next call asks it who may call, before it asks for a model.

@@ -23,14 +23,11 @@ from hcalld.core.records import Loaded, Run
 from hcalld.crypto.sev.errors import KeyFormatError
 from hcalld.crypto.sev.roots import MAX_PEM_SIZE, Root
 from hcalld.domain.sev.platform import NAMESPACE, Platform
-from hcalld.domain.sev.states import VmKind
-from hcalld.domain.sev.vm import SevVm
 from hcalld.families.registry import Kind
 from hcalld.runtime.flushing import FlushRounds
 from hcalld.runtime.partition import Partition
 from hcalld.stores.base import Store
 from hcalld.stores.memory import MemoryStore
-from hcallproto.abi.families import sev
 from hcallproto.payloads.sev import CertificateError
 
 
@@ -214,15 +211,6 @@ class ClientPartition(Partition):
     def root_properties(self) -> tuple[tuple[str, bytes], ...]:
         """See Partition: a client has no device tree."""
         return ()
-
-    @property
-    def held(self) -> str:
-        """See Partition: a VM that is one of SEV is nowhere else."""
-        vm = self.model(sev.FAMILY.name)
-        assert isinstance(vm, SevVm)
-        if vm.kind is VmKind.NONE and not vm.regions:
-            return ""
-        return "the VM was one of SEV already when the capture began, and its begin is not in it"
 
     def rest(self) -> None:
         """Nothing can be given up: a VM is nowhere else."""

@@ -133,6 +133,13 @@ class PefMachine:
             changes += self.hypervisor.take_changes()
         return changes
 
+    def held(self) -> str:
+        """See Served."""
+        if self.gone:
+            return "memory had been unplugged and not dealt with"
+        is_moving = self.is_plugging or self.wanted_out
+        return "memory was being plugged in or paged out" if is_moving else ""
+
     @property
     def state(self) -> VmState:
         """What the guest is."""

@@ -72,6 +72,11 @@ class SevVm:
         """See Model."""
         return []
 
+    def held(self) -> str:
+        """See Served."""
+        is_new = self.kind is VmKind.NONE and not self.regions
+        return "" if is_new else "the VM was one of SEV already"
+
     def enter(self) -> None:
         """Begin a command, which ends with ``is_busy`` unset.
 

@@ -301,7 +301,7 @@ async def test_state_when_pages_are_wanted_out_then_it_is_said_that_it_is_not_al
     guest.daemon.server.sessions["lpar7"].carry_out(orders.PageOut((0x10000,)))
     kept = Kept()
     guest.daemon.server.begin_taps(kept)
-    assert kept.state.problem.startswith("memory was being plugged in or paged out")
+    assert kept.state.problem == ("memory was being plugged in or paged out when the capture began")
 
 
 # -- connections that are over ----------------------------------------------------------------
