@@ -124,6 +124,37 @@ static long finish(int64_t status, uint64_t error_address)
 
 /* VMs */
 
+/*
+ * The daemon, which judges the arguments, would begin a guest. So where sev_fd
+ * is to be refused, what KVM looks at before it is judged here: the structure,
+ * and each blob as by psp_copy_user_blob().
+ */
+static int refuse_start(const struct sev_call *call, uint64_t data)
+{
+    bool is_optional = call->number == CALL_KVM_SEV_LAUNCH_START;
+    struct command command = { .call = call };
+    unsigned i;
+
+    if (!load_fields(&command, data)) {
+        return -EFAULT;
+    }
+    for (i = 0; i < call->buffer_count; i++) {
+        uint64_t address = command.in[call->buffers[i].address];
+        uint64_t size = command.in[call->buffers[i].size];
+
+        if (!address && is_optional) {
+            continue;
+        }
+        if (!address || !size || size > SEV_BLOB_MAX_SIZE) {
+            return -EINVAL;
+        }
+        if (!memory_is_mapped(address, size)) {
+            return -EFAULT;
+        }
+    }
+    return -EBADF;
+}
+
 /* What KVM refuses for a reason that the daemon cannot know */
 static int check_vm(struct vm *vm, const struct sev_call *call,
                     const uint8_t *argument, uint64_t data)
@@ -150,7 +181,8 @@ static int check_vm(struct vm *vm, const struct sev_call *call,
     case CALL_KVM_SEV_LAUNCH_START:
     case CALL_KVM_SEV_RECEIVE_START:
         sev_fd = (uint32_t)load(argument + KVM_SEV_CMD_SEV_FD, 4);
-        return vm->init && fcntl((int)sev_fd, F_GETFD) < 0 ? -EBADF : 0;
+        return vm->init && fcntl((int)sev_fd, F_GETFD) < 0 ?
+               refuse_start(call, data) : 0;
     case CALL_KVM_SEV_LAUNCH_UPDATE_VMSA:
         return vm_is_es(vm) ? 0 : -ENOTTY;
     default:

@@ -29,7 +29,13 @@ from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import Hcall
 from hcallproto.payloads.sev.blobs import AttestationReport, MeasurementBlob
 from hcallproto.payloads.sev.certificates import SevCertificate, build_amd_pair, parse_chain
-from hcallproto.payloads.sev.constants import Api, GuestState, PlatformState, Version
+from hcallproto.payloads.sev.constants import (
+    BLOB_MAX_SIZE,
+    Api,
+    GuestState,
+    PlatformState,
+    Version,
+)
 
 VERSION = Version(1, 55, 21)
 FIRMWARE = b"firmware, " * 1600
@@ -448,9 +454,40 @@ def test_start_when_sev_fd_is_not_open_then_it_is_a_bad_descriptor(shim: SevShim
     program = shim.program(shim.daemon())
     vm = program.create_vm()
     program.command(vm, sev.INIT)
+    blob = program.map(PAGE)
+    blobs = {"pdh_uaddr": blob, "pdh_len": 16, "session_uaddr": blob, "session_len": 16}
     assert program.issue(vm, sev.LAUNCH_START, sev_fd=4000).status == SevCode.EBADF
-    assert program.issue(vm, sev.RECEIVE_START, sev_fd=4000).status == SevCode.EBADF
+    assert program.issue(vm, sev.RECEIVE_START, sev_fd=4000, **blobs).status == SevCode.EBADF
     program.command(vm, sev.LAUNCH_START, sev_fd=program.open("/dev/null"))
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_start_when_its_arguments_are_bad_then_they_are_refused_before_sev_fd(
+    shim: SevShim, is_open: bool
+):
+    program = shim.program(shim.daemon())
+    vm, blob = program.create_vm(), program.map(BLOB_MAX_SIZE + PAGE)
+    program.command(vm, sev.INIT)
+    sev_fd = program.open("/dev/sev") if is_open else 4000
+
+    def status(hcall: Hcall, **fields: int) -> int:
+        return program.issue(vm, hcall, sev_fd=sev_fd, **fields).status
+
+    for hcall, name in ((sev.LAUNCH_START, "dh"), (sev.RECEIVE_START, "pdh")):
+        address, size = f"{name}_uaddr", f"{name}_len"
+        good = {address: blob, size: 16, "session_uaddr": blob, "session_len": 16}
+        for some, wanted in (
+            ({size: 0}, SevCode.EINVAL),
+            ({size: BLOB_MAX_SIZE + 1}, SevCode.EINVAL),
+            ({"session_len": 0}, SevCode.EINVAL),
+            ({"session_len": BLOB_MAX_SIZE + 1}, SevCode.EINVAL),
+            ({address: 1 << 47}, SevCode.EFAULT),
+            ({"session_uaddr": 1 << 47}, SevCode.EFAULT),
+        ):
+            assert status(hcall, **{**good, **some}) == wanted, (hcall.name, some)
+        argument = program.argument(hcall, 1 << 47, sev_fd)
+        assert program.ioctl(vm, KVM_MEMORY_ENCRYPT_OP, argument).errno == -SevCode.EFAULT
+    assert status(sev.RECEIVE_START, pdh_uaddr=0) == SevCode.EINVAL
 
 
 def test_probe_when_a_daemon_is_there_then_sev_is_on(shim: SevShim):
