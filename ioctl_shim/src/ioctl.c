@@ -13,10 +13,7 @@
 #include <linux/kvm.h>
 #include <linux/psp-sev.h>
 #include <stdlib.h>
-#include <string.h>
 #include "shim.h"
-
-#define MAX_STRUCTURE 128
 
 /* The low half of an ioctl's number, as in the numbers of the table */
 #define LOW_HALF(request) ((request) & 0xffff)
@@ -34,66 +31,6 @@ static const struct sev_call *find_command(unsigned long request, uint32_t id)
         return NULL;
     }
     return sev_call_find(LOW_HALF(request) << SEV_COMMAND_SHIFT | id);
-}
-
-/* Structures */
-
-static uint64_t load(const uint8_t *bytes, unsigned size)
-{
-    uint64_t value = 0;
-
-    memcpy(&value, bytes, size);    /* little-endian, as the structures are */
-    return value;
-}
-
-static bool has_field(const struct sev_call *call, unsigned flag)
-{
-    unsigned i;
-
-    for (i = 0; i < call->field_count; i++) {
-        if (call->fields[i].flags & flag) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool load_fields(struct command *command, uint64_t data)
-{
-    const struct sev_call *call = command->call;
-    uint8_t structure[MAX_STRUCTURE];
-    unsigned i;
-
-    if (has_field(call, SEV_FIELD_IN) &&
-        !memory_read(structure, data, call->structure_size)) {
-        return false;
-    }
-    for (i = 0; i < call->field_count; i++) {
-        const struct sev_field *field = &call->fields[i];
-
-        if (field->flags & SEV_FIELD_POINTER) {
-            command->in[i] = data;
-        } else if (field->flags & SEV_FIELD_IN) {
-            command->in[i] = load(structure + field->offset, field->size);
-        }
-    }
-    return true;
-}
-
-static bool store_fields(const struct command *command, uint64_t data)
-{
-    unsigned i;
-
-    for (i = 0; i < command->call->field_count; i++) {
-        const struct sev_field *field = &command->call->fields[i];
-
-        if ((command->out_mask & (1u << i)) &&
-            !memory_write(data + field->offset, &command->out[i],
-                          field->size)) {
-            return false;
-        }
-    }
-    return true;
 }
 
 static void trace(const char *what, const struct sev_call *call,
@@ -135,7 +72,7 @@ static int refuse_start(const struct sev_call *call, uint64_t data)
     struct command command = { .call = call };
     unsigned i;
 
-    if (!load_fields(&command, data)) {
+    if (!fields_read(&command, data)) {
         return -EFAULT;
     }
     for (i = 0; i < call->buffer_count; i++) {
@@ -172,7 +109,7 @@ static int check_vm(struct vm *vm, const struct sev_call *call,
         if (vm_vcpus(vm, NULL, 0) || !is_new_type) {
             return -EINVAL;
         }
-        if (!load_fields(&command, data)) {
+        if (!fields_read(&command, data)) {
             return -EFAULT;
         }
         /* ghcb_version: there is no GHCB but with SEV-ES */
@@ -180,7 +117,7 @@ static int check_vm(struct vm *vm, const struct sev_call *call,
     }
     case CALL_KVM_SEV_LAUNCH_START:
     case CALL_KVM_SEV_RECEIVE_START:
-        sev_fd = (uint32_t)load(argument + KVM_SEV_CMD_SEV_FD, 4);
+        sev_fd = (uint32_t)load_le(argument + KVM_SEV_CMD_SEV_FD, 4);
         return vm->init && fcntl((int)sev_fd, F_GETFD) < 0 ?
                refuse_start(call, data) : 0;
     case CALL_KVM_SEV_LAUNCH_UPDATE_VMSA:
@@ -232,11 +169,11 @@ static int64_t call_vm(struct vm *vm, const struct sev_call *call,
     if (call->number == CALL_KVM_SEV_LAUNCH_UPDATE_VMSA && !data) {
         return update_vmsa(vm, call);
     }
-    if (!load_fields(&command, data)) {
+    if (!fields_read(&command, data)) {
         return -EFAULT;
     }
     status = conn_call(vm->conn, &command);
-    if (!store_fields(&command, data)) {
+    if (!fields_write(&command, data)) {
         status = -EFAULT;
     }
     return status;
@@ -269,11 +206,11 @@ static long encrypt_op(struct vm *vm, uint64_t arg)
         return -EFAULT;
     }
     call = find_command(KVM_MEMORY_ENCRYPT_OP,
-                        (uint32_t)load(argument + KVM_SEV_CMD_ID, 4));
+                        (uint32_t)load_le(argument + KVM_SEV_CMD_ID, 4));
     if (!call) {
         return -EINVAL;
     }
-    data = load(argument + KVM_SEV_CMD_DATA, 8);
+    data = load_le(argument + KVM_SEV_CMD_DATA, 8);
     status = check_vm(vm, call, argument, data);
     if (status == 0) {
         status = call_vm(vm, call, data);
@@ -339,11 +276,11 @@ static int64_t call_platform(const struct sev_call *call, uint64_t data)
     struct command command = { .call = call };
     int64_t status;
 
-    if (!load_fields(&command, data)) {
+    if (!fields_read(&command, data)) {
         return -EFAULT;
     }
     status = platform_call(&command);
-    if (!store_fields(&command, data)) {
+    if (!fields_write(&command, data)) {
         status = -EFAULT;
     }
     return status;
@@ -366,14 +303,15 @@ static long issue_cmd(int fd, uint64_t arg)
         return -EFAULT;
     }
     call = find_command(SEV_ISSUE_CMD,
-                        (uint32_t)load(argument + SEV_ISSUE_CMD_CMD, 4));
+                        (uint32_t)load_le(argument + SEV_ISSUE_CMD_CMD, 4));
     if (!call) {
         return -EINVAL;
     }
     if (changes_platform(call) && (flags & O_ACCMODE) == O_RDONLY) {
         status = -EPERM;
     } else {
-        status = call_platform(call, load(argument + SEV_ISSUE_CMD_DATA, 8));
+        status = call_platform(call,
+                               load_le(argument + SEV_ISSUE_CMD_DATA, 8));
     }
     trace("platform", call, status);
     return finish(status, arg + SEV_ISSUE_CMD_ERROR);

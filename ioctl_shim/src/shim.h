@@ -167,6 +167,12 @@ int kvm_open_fake(int flags);
 bool kvm_is_fake(void);
 struct vm *kvm_adopt(int fd);
 
+/* fields.c: false if the structure, which is at @data, is not mapped */
+bool fields_read(struct command *command, uint64_t data);
+bool fields_write(const struct command *command, uint64_t data);
+/* The little-endian number in @size bytes */
+uint64_t load_le(const uint8_t *bytes, unsigned size);
+
 /* vmsa.c: 0 or -errno; the save areas of all vCPUs, which are to be freed */
 int vmsa_build(struct vm *vm, uint8_t **pages, unsigned *count);
 
