@@ -33,6 +33,7 @@ from hcalld.crypto.sev.roots import Root
 from hcalld.crypto.sev.session import wrap_session
 from hcalld.domain.sev.platform import Platform
 from hcalld.domain.sev.settings import SevSettings
+from hcalld.domain.sev.view import GuestEntry
 from hcalld.domain.sev.vm import SevVm
 from hcalld.families.sev.handlers import HANDLERS
 from hcalld.testing.driver import run_pure
@@ -351,6 +352,14 @@ class SevClient:
         }
         return self.command(hcall, **(fields | changed))
 
+    @property
+    def entry(self) -> GuestEntry:
+        """What the platform knows of its guest."""
+        assert self.vm.guest is not None, "the client has begun a guest"
+        handle = self.vm.guest.handle
+        (entry,) = (one for one in self.host.platform.guests if one.handle == handle)
+        return entry
+
     def snapshot(self) -> tuple[Any, ...]:
         """All that a refused command must leave as it was."""
         vm, guest = self.vm, self.vm.guest
@@ -360,7 +369,7 @@ class SevClient:
                 guest.handle,
                 guest.policy,
                 guest.state,
-                guest.vek.reveal(),
+                self.entry.vek,
                 guest.keys and guest.keys.build(),
                 guest.digest.digest(),
                 guest.launch_digest,

@@ -14,7 +14,6 @@ from typing import Final
 
 from hcalld.core.errors import HcallError
 from hcalld.core.records import Change, Record
-from hcalld.core.secret import Secret
 from hcalld.crypto.sev.kdf import TransportKeys
 from hcalld.crypto.sev.memory import MemoryCipher
 from hcalld.domain.attributes import PartitionAttributes
@@ -36,7 +35,6 @@ class Guest:
     state: GuestState
     version: Version
     """The platform's when it began: measurements cover it."""
-    vek: Secret
     memory: MemoryCipher | None
     """Of its memory; None: that is left in plain."""
     keys: TransportKeys | None = dataclasses.field(repr=False)

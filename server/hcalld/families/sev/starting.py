@@ -64,7 +64,6 @@ async def start(call: Call, vm: SevVm, certificate: bytes, session: bytes) -> Ou
             policy=policy,
             state=state,
             version=view.version,
-            vek=Secret(vek),
             memory=MemoryCipher(Secret(vek)) if view.encrypted else None,
             keys=keys,
         )

@@ -110,7 +110,7 @@ def test_a_guest_goes_to_a_platform_of_the_same_root(bits: int, policy: int):
     assert receiver.vm.guest.memory is not None
     assert receiver.vm.guest.memory.decrypt(MEMORY, receiver.memory.read(MEMORY, 4096)) == PAGE
     assert receiver.vm.guest.vmsas == {0: VMSA}
-    assert receiver.vm.guest.vek != sender.vm.guest.vek
+    assert receiver.entry.vek != sender.entry.vek
     assert succeed(receiver, sev.GUEST_STATUS)["state"] == GuestState.RUNNING
     assert (sender.vm.guest.keys, receiver.vm.guest.keys) == (None, None)
 
