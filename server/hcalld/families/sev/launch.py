@@ -16,7 +16,7 @@ from hcalld.domain.sev.changes import Initialized
 from hcalld.domain.sev.policy import check_command
 from hcalld.domain.sev.refusals import refusing
 from hcalld.domain.sev.settings import MAX_HELD, MAX_VCPUS
-from hcalld.domain.sev.states import VmKind, platform_after
+from hcalld.domain.sev.states import INITIALIZES, VmKind, platform_after
 from hcalld.domain.sev.vm import SevVm
 from hcalld.families.sev.checks import check_lengths
 from hcalld.families.sev.handlerset import DONE, change_platform, fields, handles, read_platform
@@ -44,10 +44,11 @@ _MEASURED: Final = fields(sev.LAUNCH_MEASURE, len=MEASUREMENT_BLOB_SIZE)
 # -- the VM -----------------------------------------------------------------------------
 
 
-async def _initialize(call: Call, vm: SevVm, kind: VmKind) -> Outcome:
+async def _initialize(call: Call, vm: SevVm, kind: VmKind | None = None) -> Outcome:
     """Make a VM one of SEV; the driver initializes the platform for the first one."""
     view = await read_platform()
     platform_after(call.hcall, view.state)
+    kind = kind or INITIALIZES[call.hcall.name]
     if kind is VmKind.SEV_ES and not view.es:
         raise HcallError(SevCode.ENOTTY, "the platform has no SEV-ES: es is false in its profile")
     if view.state is PlatformState.UNINIT:
@@ -60,13 +61,13 @@ async def _initialize(call: Call, vm: SevVm, kind: VmKind) -> Outcome:
 @handles(sev.INIT)
 async def kvm_sev_init(call: Call, vm: SevVm) -> Outcome:
     """Make the VM one of SEV (svm/sev.c ``sev_guest_init()``)."""
-    return await _initialize(call, vm, VmKind.SEV)
+    return await _initialize(call, vm)
 
 
 @handles(sev.ES_INIT)
 async def kvm_sev_es_init(call: Call, vm: SevVm) -> Outcome:
     """Make the VM one of SEV-ES."""
-    return await _initialize(call, vm, VmKind.SEV_ES)
+    return await _initialize(call, vm)
 
 
 @handles(sev.INIT2)
@@ -76,8 +77,7 @@ async def kvm_sev_init2(call: Call, vm: SevVm) -> Outcome:
     No command tells the type: a GHCB version means SEV-ES, for plain SEV must have none; without
     one the policy of the guest says it.
     """
-    kind = VmKind.SEV_ES if call["ghcb_version"] else VmKind.BY_POLICY
-    return await _initialize(call, vm, kind)
+    return await _initialize(call, vm, VmKind.SEV_ES if call["ghcb_version"] else None)
 
 
 @handles(sev.REG_REGION)
