@@ -240,8 +240,9 @@ def _code_problems(call: Hcall) -> Iterator[str]:
             yield f"lists {code_name(entry.code)} twice"
         if not entry.when.strip():
             yield f"does not say when {code_name(entry.code)} is returned"
-    for what, code in (("timeout", call.timeout_code), ("lost", call.lost_code)):
-        if not _lists(call, code):
+    told = {"timeout": call.timeout_code, "lost": call.lost_code, "foreign": call.foreign_code}
+    for what, code in told.items():
+        if code is not None and not _lists(call, code):
             yield f"{what} code {code_name(code)} is not listed"
     for output in call.outputs:
         for code in output.also_with:

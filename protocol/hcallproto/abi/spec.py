@@ -213,7 +213,8 @@ class Buffer:
     layout: Struct | None = None
     """The fields of a structure that it begins with."""
     fresh: bool = False
-    """What is beyond ``open_size`` is random, or another program's: no two runs have the same."""
+    """What is beyond ``open_size`` is random, or another program's: no two runs have the same.
+    An IN buffer is made of what its own run has told."""
     rewritten: bool = False
     """An IN buffer that may be written too."""
 
@@ -274,6 +275,8 @@ class Hcall:
     """What the guest is told when the deadline passes."""
     lost_code: Code = H.ABORTED
     """What the guest is told when the daemon is gone and is not waited for."""
+    foreign_code: Code | None = None
+    """What tells the guest that what it has brought was made for other keys."""
     waits_for_daemon: bool = True
     effect_may_remain: bool = False
     """After a timeout, the change that the guest was not told about may be there."""

@@ -28,10 +28,10 @@ from hcalld.replay.live import LiveDaemon, Played
 from hcalld.replay.pace import Pace
 from hcalld.replay.script import Script
 from hcalld.replay.sparse import SparseMemory
-from hcallproto.abi.families import sev, tpm
+from hcallproto.abi.families import tpm
 from hcallproto.abi.registry import find
-from hcallproto.abi.returns import H, SevCode
-from hcallproto.abi.spec import Direction, Hcall, Level
+from hcallproto.abi.returns import H
+from hcallproto.abi.spec import Buffer, Direction, Hcall, Level
 from hcallproto.capture import entries as sealed
 from hcallproto.capture.records import Record, Stop
 from hcallproto.conn.states import State
@@ -289,12 +289,12 @@ class GuestPlayer:
     def _may_not_be_played(self, call: f.Call) -> bool:
         """Whether what was blanked decides about a call's answer."""
         hcall = find(call.number, call.level)
-        if hcall is sev.LAUNCH_SECRET:
-            self._comparer.left_out[f"{hcall.name} (its packet is for the captured launch)"] += 1
+        if any(one.fresh for one in _read(hcall)):
+            self._comparer.left_out[f"{call_name(call)} (made for the captured run)"] += 1
             return True
         if not self._is_blanked:
             return False
-        if call.level == Level.COMMAND and _is_of_guest_memory(hcall):
+        if call.level == Level.COMMAND and any(one.secret for one in _read(hcall)):
             raise ReplayError(
                 f"{call_name(call)}: what is done with a guest of SEV hangs on its memory, and the "
                 "capture has none of it; capture with --capture-secrets, and play that"
@@ -357,7 +357,7 @@ class GuestPlayer:
             captured = _whole(captured, played.captured_writes, played.captured_pages)
             self._memory.carry_out(end.writes)
             end = _whole(end, played.live_writes, played.live_pages)
-            _check_session(played.captured, captured, end)
+            _check_keys(played.captured, captured, end)
             captured = self._anew.expected(captured, end)
             self._anew.learn(played.captured, captured, end)
         self._compare(entry, played.captured, captured, end)
@@ -425,28 +425,23 @@ def _whole(reply: f.Reply, writes: list[f.WriteSegment], pages: list[f.PageRange
     return reply._replace(writes=(*writes, *reply.writes), pages=(*pages, *reply.pages))
 
 
-def _is_of_guest_memory(hcall: Hcall | None) -> bool:
-    """Whether a command reads memory that a capture without secrets does not have."""
-    return hcall is not None and any(
-        buffer.secret and buffer.direction is Direction.IN for buffer in hcall.buffers
-    )
+def _read(hcall: Hcall | None) -> list[Buffer]:
+    """The buffers that a call brings."""
+    buffers = () if hcall is None else hcall.buffers
+    return [buffer for buffer in buffers if buffer.direction is Direction.IN]
 
 
-def _check_session(call: f.Call, captured: f.Reply, live: f.Reply) -> None:
-    """See that the platform is the one for which a guest's session was made.
+def _check_keys(call: f.Call, captured: f.Reply, live: f.Reply) -> None:
+    """See that the daemon has the keys for which what a call brings was made.
 
     Raises:
         ReplayError: it is not.
     """
     hcall = find(call.number, call.level)
-    if (
-        hcall in (sev.LAUNCH_START, sev.RECEIVE_START)
-        and captured.status == SevCode.SUCCESS
-        and live.status == SevCode.BAD_MEASUREMENT
-    ):
+    if hcall is not None and not captured.status and live.status == hcall.foreign_code:
         raise ReplayError(
-            f"{call_name(call)}: the session was made for the captured platform, and this one has "
-            "other keys; give the daemon a copy of that one's state directory, or play the capture "
+            f"{call_name(call)}: what it brings was made for the captured daemon's keys, and this "
+            "one has others; give it a copy of that one's state directory, or play the capture "
             "with 'hcalld replay code'"
         )
 

@@ -178,7 +178,14 @@ def _outputs(structure: Struct | None, names: tuple[str, ...]) -> tuple[Output, 
     )
 
 
-def _in(address: str, size: str, *, most: int = BLOB_MAX_SIZE, secret: bool = False) -> Buffer:
+def _in(
+    address: str,
+    size: str,
+    *,
+    most: int = BLOB_MAX_SIZE,
+    secret: bool = False,
+    fresh: bool = False,
+) -> Buffer:
     return Buffer(
         address=address,
         direction=Direction.IN,
@@ -186,6 +193,7 @@ def _in(address: str, size: str, *, most: int = BLOB_MAX_SIZE, secret: bool = Fa
         max_size=most,
         size=size,
         secret=secret,
+        fresh=fresh,
     )
 
 
@@ -220,6 +228,7 @@ def _command(
     buffers: tuple[Buffer, ...] = (),
     source: str = "",
     only_reads: bool = False,
+    foreign: S | None = None,
     event: str = "",
     tells: tuple[str, ...] = (),
 ) -> Hcall:
@@ -237,6 +246,7 @@ def _command(
         deadline_ms=60_000,
         timeout_code=S.ETIMEDOUT,
         lost_code=S.ETIMEDOUT,
+        foreign_code=foreign,
         waits_for_daemon=False,
         effect_may_remain=not only_reads,
         caller=Caller.ANY,
@@ -282,6 +292,7 @@ LAUNCH_START = _vm(
     structure=abi.LAUNCH_START,
     outputs=("handle",),
     buffers=(_in("dh_uaddr", "dh_len"), _in("session_uaddr", "session_len")),
+    foreign=S.BAD_MEASUREMENT,
     event="launch begun",
     tells=("handle", "policy"),
 )
@@ -315,7 +326,8 @@ LAUNCH_SECRET = _vm(
     S.INVALID_ADDRESS,
     structure=abi.LAUNCH_SECRET,
     buffers=(
-        _in("hdr_uaddr", "hdr_len"),
+        # Its MAC covers the measurement, and that has a nonce.
+        _in("hdr_uaddr", "hdr_len", fresh=True),
         _out("guest_uaddr", "guest_len", secret=True),
         _in("trans_uaddr", "trans_len"),
     ),
@@ -395,6 +407,7 @@ RECEIVE_START = _vm(
     structure=abi.RECEIVE_START,
     outputs=("handle",),
     buffers=(_in("pdh_uaddr", "pdh_len"), _in("session_uaddr", "session_len")),
+    foreign=S.BAD_MEASUREMENT,
     event="receiving begun",
     tells=("handle", "policy"),
 )

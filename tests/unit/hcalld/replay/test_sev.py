@@ -355,7 +355,7 @@ async def test_a_platform_with_the_same_keys_gives_a_program_the_same_again(daem
     # The nonce of a measurement is another, and a packet is bound to its measurement.
     (measured,) = told.by_nature
     assert "KVM_SEV_LAUNCH_MEASURE: uaddr" in measured
-    assert told.left_out == {"KVM_SEV_LAUNCH_SECRET (its packet is for the captured launch)": 1}
+    assert told.left_out == {"KVM_SEV_LAUNCH_SECRET (made for the captured run)": 1}
 
 
 async def test_a_platform_with_other_keys_is_told_from_one_that_is_broken(
@@ -363,7 +363,7 @@ async def test_a_platform_with_other_keys_is_told_from_one_that_is_broken(
 ):
     await clients(daemon, launch)
     other = Daemon(nursery)
-    with pytest.raises(ReplayError, match="LAUNCH_START: the session was made for the captured"):
+    with pytest.raises(ReplayError, match="LAUNCH_START: what it brings was made for the captured"):
         await play_guest(daemon, other)
     other.close()
 

@@ -23,7 +23,7 @@ from hcallproto.abi.registry import (
     may_be_invalid,
     problems,
 )
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.returns import H, SevCode, U
 from hcallproto.abi.spec import (
     Arg,
     ArgKind,
@@ -380,6 +380,8 @@ def test_commands_have_names_and_numbers_of_their_own():
     assert command_problems(number=0xAEBA_0063, name="MADE_UP") == []
     (problem,) = command_problems(number=0xAEBD_0000)
     assert problem.startswith("number 0xaebd0000 is not in a known range (0xaeba0000 to 0xaebaffff")
+    (problem,) = command_problems(foreign_code=SevCode.ASID_OWNED)
+    assert problem == "foreign code SEV_RET_ASID_OWNED is not listed"
     (problem,) = command_problems(timeout_code=H.ABORTED)
     assert problem == "timeout code H_ABORTED is not listed"
 
