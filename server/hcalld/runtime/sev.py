@@ -151,6 +151,7 @@ class PlatformHost:
         except StoreError:
             platform.undo()
             raise
+        platform.settle()
 
     @property
     def roots(self) -> tuple[bytes, bytes]:

@@ -116,6 +116,7 @@ class SevHost:
         except StoreError:
             self.platform.undo()
             raise
+        self.platform.settle()
 
     def connect(self, guest: FakeGuest | None = None) -> SevClient:
         """One more client."""

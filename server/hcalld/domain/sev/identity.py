@@ -14,6 +14,7 @@ AMDESE/sev-tool ``tests.cpp`` and ``sevcert.cpp`` (what a signing request and an
 from __future__ import annotations
 
 import functools
+import weakref
 import zlib
 from typing import Final
 
@@ -48,8 +49,11 @@ _COMPRESSION: Final = 1
 _MAX_PACKED: Final = 1 << 16
 
 
-class Identity(msgspec.Struct, array_like=True, frozen=True):
-    """Keys and certificates. Certificates are bytes, as they are given out."""
+class Identity(msgspec.Struct, array_like=True, frozen=True, dict=True, weakref=True):
+    """Keys and certificates. Certificates are bytes, as they are given out.
+
+    Keys that were made of the numbers end with it: making one takes as long as using it.
+    """
 
     chip_id: bytes
     ark: bytes
@@ -103,7 +107,7 @@ class Identity(msgspec.Struct, array_like=True, frozen=True):
         changed = msgspec.structs.replace(
             self,
             oca=make_oca(oca, api).build(),
-            pek=make_pek(pek, oca, self._key(self.cek_scalar), api).build(),
+            pek=make_pek(pek, oca, self._cek_key, api).build(),
             oca_scalar=oca.scalar.reveal(),
             pek_scalar=pek.scalar.reveal(),
         )
@@ -118,7 +122,7 @@ class Identity(msgspec.Struct, array_like=True, frozen=True):
             return self.reset(entropy, api)
         _, pek_entropy, pdh_entropy = _split(entropy, *[KEY_ENTROPY_SIZE] * 3)
         pek = EcPrivateKey.from_entropy(pek_entropy)
-        signed = sign(make_csr(pek, api), Usage.CEK, self._key(self.cek_scalar))
+        signed = sign(make_csr(pek, api), Usage.CEK, self._cek_key)
         changed = msgspec.structs.replace(self, pek=signed.build(), pek_scalar=pek.scalar.reveal())
         return changed.with_new_pdh(pdh_entropy, api)
 
@@ -158,7 +162,7 @@ class Identity(msgspec.Struct, array_like=True, frozen=True):
                 raise CertificateError(
                     "PEK certificate", "API version", pek.api, f"{own}, as PEK_CSR gave it"
                 )
-        complete = sign(pek, Usage.CEK, self._key(self.cek_scalar))
+        complete = sign(pek, Usage.CEK, self._cek_key)
         changed = msgspec.structs.replace(self, pek=complete.build(), oca=oca_data, oca_scalar=b"")
         return changed.with_new_pdh(entropy, api)
 
@@ -194,24 +198,19 @@ class Identity(msgspec.Struct, array_like=True, frozen=True):
         """The root that the platform trusts."""
         return AmdCertificate.parse(self.ark)
 
-    @property
+    @functools.cached_property
     def pek_key(self) -> EcPrivateKey:
         """Signs reports."""
-        return self._key(self.pek_scalar)
+        return EcPrivateKey(Secret(self.pek_scalar))
 
-    @property
+    @functools.cached_property
     def pdh_key(self) -> EcPrivateKey:
         """Agrees with guests' owners and other platforms."""
-        return self._key(self.pdh_scalar)
+        return EcPrivateKey(Secret(self.pdh_scalar))
 
-    @staticmethod
-    def _key(scalar: bytes) -> EcPrivateKey:
-        return _key(scalar)
-
-
-@functools.lru_cache(maxsize=32)
-def _key(scalar: bytes) -> EcPrivateKey:
-    return EcPrivateKey(Secret(scalar))
+    @functools.cached_property
+    def _cek_key(self) -> EcPrivateKey:
+        return EcPrivateKey(Secret(self.cek_scalar))
 
 
 def _split(entropy: bytes, *sizes: int) -> list[bytes]:
@@ -233,13 +232,23 @@ def pack_identity(identity: Identity) -> bytes:
     return zlib.compress(_ENCODER.encode(identity), _COMPRESSION)
 
 
-@functools.lru_cache(maxsize=8)
+_LIVING: Final[weakref.WeakValueDictionary[bytes, Identity]] = weakref.WeakValueDictionary()
+"""By their bytes: each goes, with its bytes and its keys, as soon as nobody has it any more."""
+
+
 def unpack_identity(packed: bytes) -> Identity:
-    """The identity behind ``pack_identity``'s bytes.
+    """The identity behind ``pack_identity``'s bytes; the same one as long as somebody has it.
 
     Raises:
         StoreError: there is none.
     """
+    identity = _LIVING.get(packed)
+    if identity is None:
+        identity = _LIVING[packed] = _unpack(packed)
+    return identity
+
+
+def _unpack(packed: bytes) -> Identity:
     try:
         unpacker = zlib.decompressobj()
         encoded = unpacker.decompress(packed, _MAX_PACKED)

@@ -51,12 +51,14 @@ class Platform:
     def __init__(self, settings: SevSettings, packed_identity: bytes) -> None:
         self.settings = settings
         self._identity = packed_identity
+        self._unpacked = unpack_identity(packed_identity)
+        """Held so that what commands unpack of ``pack``'s bytes is this one, with its keys."""
         self.is_initialized = settings.init_on_probe
         """The driver has initialized it, and nothing has shut it down since."""
         self._guests: dict[int, _Held] = {}
         self._next_handle = 1
         self._packed: bytes | None = None
-        self._before: tuple[bytes, bool, dict[int, _Held], int] | None = None
+        self._before: tuple[bytes, Identity, bool, dict[int, _Held], int] | None = None
         self._changes: list[Stored] = []
 
     # -- its keys ---------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class Platform:
     @property
     def identity(self) -> Identity:
         """Its keys and certificates."""
-        return unpack_identity(self._identity)
+        return self._unpacked
 
     # -- what commands see, and change ------------------------------------------------------
 
@@ -156,6 +158,7 @@ class Platform:
         change = unpack_change(packed)
         self._before = (
             self._identity,
+            self._unpacked,
             self.is_initialized,
             dict(self._guests),
             self._next_handle,
@@ -178,10 +181,20 @@ class Platform:
 
     def undo(self) -> None:
         """Undo the last ``apply``: what it changed could not be committed."""
-        assert self._before is not None, "one change is undone once"
-        self._identity, self.is_initialized, self._guests, self._next_handle = self._before
+        assert self._before is not None, "one change is undone once, before it is settled"
+        (
+            self._identity,
+            self._unpacked,
+            self.is_initialized,
+            self._guests,
+            self._next_handle,
+        ) = self._before
         self._before = self._packed = None
         self._changes = []
+
+    def settle(self) -> None:
+        """The last ``apply`` is committed: what was before is needed no more, and forgotten."""
+        self._before = None
 
     def _open(self, entry: GuestEntry, owner: object) -> None:
         if not self.is_initialized:
@@ -207,7 +220,7 @@ class Platform:
     # -- what a store keeps -----------------------------------------------------------------
 
     def _keep(self, packed_identity: bytes) -> None:
-        unpack_identity(packed_identity)
+        self._unpacked = unpack_identity(packed_identity)
         self._identity = packed_identity
         self._packed = None
         value = VALUE_VERSION + packed_identity

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 import zlib
 
 import msgspec
@@ -19,7 +20,7 @@ from hcalld.domain.sev.changes import (
     pack_change,
     unpack_change,
 )
-from hcalld.domain.sev.identity import Identity, pack_identity, unpack_identity
+from hcalld.domain.sev.identity import OWN_ENTROPY, Identity, pack_identity, unpack_identity
 from hcalld.domain.sev.platform import IDENTITY_KEY, NAMESPACE, Platform
 from hcalld.domain.sev.settings import MAX_ASIDS, Memory, SevSettings
 from hcalld.domain.sev.view import unpack_view
@@ -242,3 +243,18 @@ def test_what_is_shown_holds_no_key():
     shown = repr(view) + repr(platform.identity) + repr(platform.guests)
     assert repr(VEK)[2:-1] not in shown
     assert repr(platform.identity.pek_scalar)[2:12] not in shown
+
+
+def test_what_a_reset_replaces_is_in_memory_no_more():
+    """Its keys would open sessions that were made for the owner before."""
+    platform = made()
+    packed = unpack_view(platform.pack()).packed_identity
+    old = weakref.ref(platform.identity)
+    assert unpack_view(platform.pack()).identity is old()
+    assert unpack_identity(bytes(bytearray(packed))).pdh_key is platform.identity.pdh_key
+    reset = platform.identity.reset(made_up("reset", OWN_ENTROPY), SevSettings().version.api)
+    platform.apply(pack_change(FactoryReset(pack_identity(reset))), "operator")
+    platform.settle()
+    platform.take_changes()
+    assert old() is None
+    assert unpack_view(platform.pack()).identity is platform.identity
