@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from hcallproto.payloads.sev import GuestState, Version
+from hcallproto.payloads.sev import GuestState, PlatformState, Version
 
 
 class Memory(enum.StrEnum):
@@ -99,3 +99,6 @@ DEBUG_STATES: Final = (GuestState.RUNNING, GuestState.SUPDATE)
 """States in which DBG_DECRYPT and DBG_ENCRYPT work."""
 REPORT_STATES: Final = (GuestState.LSECRET, GuestState.RUNNING)
 """States in which GET_ATTESTATION_REPORT works."""
+CSR_STATES: Final = (PlatformState.UNINIT, PlatformState.INIT)
+"""The platform's states in which PEK_CSR works: not while guests exist, as sev-tool's table has it;
+notes on 55766 allow it."""

@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Final
 
 from hcalld.core.errors import HcallError
-from hcalld.domain.sev.settings import DEBUG_STATES, REPORT_STATES
+from hcalld.domain.sev.settings import CSR_STATES, DEBUG_STATES, REPORT_STATES
 from hcallproto.abi.families import sev
 from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import Hcall
@@ -134,7 +134,10 @@ _PLATFORM_ROWS: Final[Mapping[Hcall, Mapping[PlatformState, PlatformStep]]] = {
     sev.FACTORY_RESET: {_P.UNINIT: _P.UNINIT, _P.INIT: _P.UNINIT, _P.WORKING: _S.EBUSY},
     sev.PLATFORM_STATUS: _ANYWHERE,
     sev.PEK_GEN: _ONLY_INIT,
-    sev.PEK_CSR: _ONLY_INIT,
+    sev.PEK_CSR: {
+        state: state if state in CSR_STATES else _S.INVALID_PLATFORM_STATE
+        for state in PlatformState
+    },
     sev.PDH_GEN: _ANYWHERE,
     sev.PDH_CERT_EXPORT: _ANYWHERE,
     sev.PEK_CERT_IMPORT: _ONLY_INIT,
