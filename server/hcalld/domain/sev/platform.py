@@ -3,7 +3,8 @@
 
 What a command makes of it is worked out by the command, from ``pack``'s bytes (``view.py``), and
 arrives as a change (``changes.py``): here is only what is kept. Keys and certificates outlive the
-daemon, as records of a store, which encrypts them. Guests do not: hardware loses them with its power.
+daemon, as records of a store, which encrypts them. Guests do not: hardware loses them with its
+power.
 
 A ``Platform`` is there while clients are; the next one gives handles from 1 on again. Whether it is
 initialized outlives the last client, as the driver does, but not the daemon: who makes the next
