@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.property import sev_naive as n
@@ -492,3 +493,7 @@ class SevMachine(RuleBasedStateMachine):
 
 
 TestSev = SevMachine.TestCase
+# Keys to agree on and certificates to sign, and all of it twice: a second for 30 steps.
+TestSev.settings = settings(
+    max_examples=max(10, settings().max_examples // 10), stateful_step_count=30, deadline=None
+)
