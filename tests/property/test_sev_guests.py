@@ -172,4 +172,6 @@ class Guests(RuleBasedStateMachine):
 
 
 TestGuests = Guests.TestCase
-TestGuests.settings = settings(stateful_step_count=40, deadline=None)
+TestGuests.settings = settings(
+    max_examples=max(25, settings().max_examples // 4), stateful_step_count=40, deadline=None
+)
