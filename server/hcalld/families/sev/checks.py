@@ -19,6 +19,7 @@ from hcalld.core.errors import HcallError
 from hcalld.domain.sev.settings import MAX_GHCB_VERSION, VMSA_FEATURES
 from hcalld.domain.sev.vm import ADDRESS_END, SevVm
 from hcallproto.abi.families import sev
+from hcallproto.abi.registers import U64_MAX
 from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import ArgKind, Hcall
 from hcallproto.payloads.sev import (
@@ -246,6 +247,11 @@ RANGES: Final[Mapping[str, tuple[tuple[str, str, int], ...]]] = MappingProxyType
 """(address, its size's argument or "", its size then) of what a command points at."""
 
 
+TOO_LARGE_IS_EFAULT: Final = frozenset({sev.PEK_CSR.name, sev.PDH_CERT_EXPORT.name})
+"""Commands for whose answer the kernel makes no room beyond BLOB_MAX_SIZE. It says -EFAULT, and
+-EINVAL of all other blobs (sev-dev.c ``sev_ioctl_do_pek_csr()``)."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Query:
     """When a command only asks for lengths, and which."""
@@ -302,6 +308,7 @@ def kernel_checks(hcall: Hcall) -> Callable[[Call, SevVm], None]:
         KERNEL_CHECKS.get(hcall.name, ()),
         RANGES[hcall.name],
     )
+    most = sev.BLOB_MAX_SIZE if hcall.name in TOO_LARGE_IS_EFAULT else U64_MAX
 
     def check_kernel(call: Call, vm: SevVm) -> None:
         args = call.args
@@ -316,6 +323,8 @@ def kernel_checks(hcall: Hcall) -> Callable[[Call, SevVm], None]:
                 raise HcallError(SevCode.EINVAL, why)
         for address, length, fixed in ranges:
             size = args[length] if length else fixed
+            if size > most and not is_query(call):
+                raise call.refuse(address, f"{size} bytes of room, expected at most {most}")
             if not call.ram.contains(args[address], size) and not is_query(call):
                 raise call.refuse(
                     address, f"{address} 0x{args[address]:x} + {size} is not in memory"

@@ -269,6 +269,20 @@ def test_room_that_is_too_small(name: str, field: str, less: int):
     assert back == (NEEDED[name] if name in TOLD else {})
 
 
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("SEV_PEK_CSR", "length"),
+        ("SEV_PDH_CERT_EXPORT", "pdh_cert_len"),
+        ("SEV_PDH_CERT_EXPORT", "cert_chain_len"),
+    ],
+)
+def test_room_that_the_kernel_does_not_make(name: str, field: str):
+    client = able(name)
+    refused(client, CALLS[name], SevCode.EFAULT, **{field: 16385})
+    assert give(client, CALLS[name])[0] is OK
+
+
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_question_in_a_state_where_the_command_is_refused(name: str):
     if name in OPEN:
