@@ -18,7 +18,7 @@ from __future__ import annotations
 import pathlib
 import tomllib
 import uuid as uuidlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -29,6 +29,8 @@ from hcalld.domain.hypervisor.half import HypervisorSettings
 from hcalld.domain.pef.machine import PefSettings
 from hcalld.domain.sev.settings import SevSettings
 from hcalld.domain.ultravisor.abi import PAGE_SIZE
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 DEFAULT_PROFILE = "default"
 UNNAMED_PARTITION = "default"
@@ -142,33 +144,16 @@ def parse_profile(text: str, partition: str, source: str) -> Profile:
         raw: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from None
-    ours = raw.pop("hcalld", {})
-    try:
-        emulation = msgspec.convert(ours, Emulation)
-    except msgspec.ValidationError as error:
-        known = ", ".join(Emulation.__struct_fields__)
-        raise ConfigError(f"{source}: [hcalld]: {error}; keys are: {known}") from None
+    emulation = _take_table(raw, "hcalld", Emulation, source)
     if emulation.uuid is not None and not any(_uuid_bytes(emulation.uuid)):
         raise ConfigError(
             f"{source}: [hcalld]: uuid {emulation.uuid!r} is not a UUID of one guest, expected "
             "the value of QEMU's -uuid"
         )
-    try:
-        tpm = msgspec.convert(raw.pop("tpm", {}), TpmChoice)
-    except (msgspec.ValidationError, ValueError) as error:
-        known = ", ".join(TpmChoice.__struct_fields__)
-        raise ConfigError(f"{source}: [tpm]: {error}; keys are: {known}") from None
-    try:
-        pef = msgspec.convert(raw.pop("pef", {}), PefChoice)
-    except msgspec.ValidationError as error:
-        known = ", ".join(PefChoice.__struct_fields__)
-        raise ConfigError(f"{source}: [pef]: {error}; keys are: {known}") from None
+    tpm = _take_table(raw, "tpm", TpmChoice, source)
+    pef = _take_table(raw, "pef", PefChoice, source)
     is_platform = "sev" in raw
-    try:
-        sev = msgspec.convert(raw.pop("sev", {}), SevSettings)
-    except (msgspec.ValidationError, ValueError) as error:
-        known = ", ".join(SevSettings.__struct_fields__)
-        raise ConfigError(f"{source}: [sev]: {error}; keys are: {known}") from None
+    sev = _take_table(raw, "sev", SevSettings, source)
     problems = sev.problems()
     if problems:
         raise ConfigError(f"{source}: [sev]: {'; '.join(problems)}")
@@ -196,6 +181,19 @@ def parse_profile(text: str, partition: str, source: str) -> Profile:
         sev=sev,
         is_platform=is_platform,
     )
+
+
+def _take_table(raw: dict[str, Any], name: str, kind: type[StructT], source: str) -> StructT:
+    """One of a profile's tables, which is taken out; its defaults if there is none.
+
+    Raises:
+        ConfigError: an unknown key, or a value out of range.
+    """
+    try:
+        return msgspec.convert(raw.pop(name, {}), kind)
+    except (msgspec.ValidationError, ValueError) as error:
+        known = ", ".join(kind.__struct_fields__)
+        raise ConfigError(f"{source}: [{name}]: {error}; keys are: {known}") from None
 
 
 class Profiles:
