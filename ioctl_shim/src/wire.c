@@ -31,6 +31,16 @@ const uint8_t *get_bytes(struct reader *reader, size_t size)
     return p;
 }
 
+/* Leaves value alone if there is no more */
+static void get_into(struct reader *reader, void *value, size_t size)
+{
+    const uint8_t *p = get_bytes(reader, size);
+
+    if (p) {
+        memcpy(value, p, size);
+    }
+}
+
 uint8_t get_u8(struct reader *reader)
 {
     const uint8_t *p = get_bytes(reader, 1);
@@ -40,34 +50,25 @@ uint8_t get_u8(struct reader *reader)
 
 uint16_t get_u16(struct reader *reader)
 {
-    const uint8_t *p = get_bytes(reader, 2);
     uint16_t value = 0;
 
-    if (p) {
-        memcpy(&value, p, sizeof(value));
-    }
+    get_into(reader, &value, sizeof(value));
     return be16toh(value);
 }
 
 uint32_t get_u32(struct reader *reader)
 {
-    const uint8_t *p = get_bytes(reader, 4);
     uint32_t value = 0;
 
-    if (p) {
-        memcpy(&value, p, sizeof(value));
-    }
+    get_into(reader, &value, sizeof(value));
     return be32toh(value);
 }
 
 uint64_t get_u64(struct reader *reader)
 {
-    const uint8_t *p = get_bytes(reader, 8);
     uint64_t value = 0;
 
-    if (p) {
-        memcpy(&value, p, sizeof(value));
-    }
+    get_into(reader, &value, sizeof(value));
     return be64toh(value);
 }
 
