@@ -130,7 +130,8 @@
       (lane) => context.measureText(where(lane)).width)));
     context.textAlign = "center";
     for (const ns of ticks()) {
-      const x = xOf(ns);
+      // Between two pixels it would be a blur.
+      const x = Math.round(xOf(ns));
       if (x < gutter) continue;
       const text = duration(ns);
       const half = context.measureText(text).width / 2;
