@@ -94,6 +94,8 @@ class Machine:
         self._is_ended = False
         self._monitor, inner = socket.socketpair()
         reading, writing = os.pipe()
+        typing, keyboard = os.pipe()
+        self._keyboard = open(keyboard, "wb", buffering=0)  # noqa: SIM115
         command = [str(guest.qemu), *guest.arguments()]
         command += ["-chardev", f"socket,id=monitor,fd={inner.fileno()}"]
         command += ["-mon", "chardev=monitor,mode=control", "-serial", "stdio"]
@@ -103,7 +105,7 @@ class Machine:
                 log.flush()
                 self.process = subprocess.Popen(
                     command,
-                    stdin=subprocess.DEVNULL,
+                    stdin=typing,
                     stdout=writing,
                     stderr=log,
                     pass_fds=[inner.fileno()],
@@ -111,10 +113,12 @@ class Machine:
                 )
         except OSError:
             os.close(reading)
+            self._keyboard.close()
             self._monitor.close()
             raise
         finally:
             os.close(writing)
+            os.close(typing)
             inner.close()
         log_name = "console.log" if name == "qemu" else f"{name}.console.log"
         self.console = Console(reading, folder / log_name, guest.failures)
@@ -141,6 +145,10 @@ class Machine:
     def is_alive(self) -> bool:
         """True while QEMU runs."""
         return self.process.poll() is None
+
+    def enter(self, line: str) -> None:
+        """Types a line at the guest's console; a script gets it by ``read``."""
+        self._keyboard.write(line.encode() + b"\n")
 
     def wait(self, seconds: float = 60) -> int:
         """Waits until QEMU ends; gives its exit status.
@@ -201,5 +209,6 @@ class Machine:
             self._qmp.close()
         with contextlib.suppress(OSError):
             self._monitor.close()
+        self._keyboard.close()
         self.console.close()
         self.must_not_have_crashed()

@@ -234,7 +234,7 @@ def test_a_guest_with_little_secure_memory_is_paged(cpu: str, lab: Lab) -> None:
 
 def test_a_daemon_that_is_killed_and_started_again(lab: Lab) -> None:
     script = f"""\
-echo READY; sleep 8
+echo READY; read -r told
 esmb-get-file rootd; echo "file $?"
 echo 0 > /sys/devices/system/cpu/cpu1/online
 echo 1 > /sys/devices/system/cpu/cpu1/online
@@ -250,6 +250,7 @@ taskset -c 1 cat {SVM}
     machine.console.expect("READY", 180)
     secure.daemon.kill()
     secure.daemon.start()
+    machine.enter("go on")
     text = machine.console.expect_end(120)
     assert "a secret" in text
     assert "file 0" in text
