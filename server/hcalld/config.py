@@ -8,7 +8,7 @@ A profile directory holds one ``<name>.toml`` a partition. The top-level keys ar
 attributes an HMC has, under the HMC's names (``domain/attributes.py``); the table
 ``[hcalld]`` holds what only an emulator needs, the table ``[tpm]`` which TPM of this host
 the guest has, the table ``[pef]`` whether it may become a secure VM. A file with a table
-``[sev]`` is a SEV platform's instead, and has no attributes. A guest is matched
+``[sev]`` is a SEV platform's instead, and has nothing else. A guest is matched
 by QEMU's ``-uuid``, then by its ``-name``; what matches nothing gets ``default.toml``, or
 the built-in defaults, or is refused, as configured.
 """
@@ -144,6 +144,8 @@ def parse_profile(text: str, partition: str, source: str) -> Profile:
         raw: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    if "sev" in raw:
+        return _parse_platform(raw, partition, source)
     emulation = _take_table(raw, "hcalld", Emulation, source)
     if emulation.uuid is not None and not any(_uuid_bytes(emulation.uuid)):
         raise ConfigError(
@@ -152,16 +154,6 @@ def parse_profile(text: str, partition: str, source: str) -> Profile:
         )
     tpm = _take_table(raw, "tpm", TpmChoice, source)
     pef = _take_table(raw, "pef", PefChoice, source)
-    is_platform = "sev" in raw
-    sev = _take_table(raw, "sev", SevSettings, source)
-    problems = sev.problems()
-    if problems:
-        raise ConfigError(f"{source}: [sev]: {'; '.join(problems)}")
-    if is_platform and raw:
-        raise ConfigError(
-            f"{source}: {', '.join(raw)}: a file with a table [sev] is a SEV platform's, which has "
-            "no attributes of a partition; put them into a file of the guest's own"
-        )
     try:
         attributes = msgspec.convert(raw, PartitionAttributes)
     except (msgspec.ValidationError, ValueError) as error:
@@ -178,9 +170,28 @@ def parse_profile(text: str, partition: str, source: str) -> Profile:
         emulation=emulation,
         tpm=tpm,
         pef=pef,
-        sev=sev,
-        is_platform=is_platform,
     )
+
+
+def _parse_platform(raw: dict[str, Any], partition: str, source: str) -> Profile:
+    """The profile of a SEV platform: nothing else that a profile may have means anything there.
+
+    Raises:
+        ConfigError: as ``parse_profile``; something is beside ``[sev]``.
+    """
+    sev = _take_table(raw, "sev", SevSettings, source)
+    problems = sev.problems()
+    if problems:
+        raise ConfigError(f"{source}: [sev]: {'; '.join(problems)}")
+    if raw:
+        found = ", ".join(
+            f"[{name}]" if isinstance(value, dict) else name for name, value in raw.items()
+        )
+        raise ConfigError(
+            f"{source}: {found}: for guests alone; a file with a table [sev] is a SEV platform's, "
+            "expected that table and nothing else: put the rest into a file of the guest's own"
+        )
+    return Profile(partition=partition, source=source, sev=sev, is_platform=True)
 
 
 def _take_table(raw: dict[str, Any], name: str, kind: type[StructT], source: str) -> StructT:
@@ -220,6 +231,11 @@ class Profiles:
     def _add(self, path: pathlib.Path, text: str) -> None:
         profile = parse_profile(text, path.stem, str(path))
         if path.stem == DEFAULT_PROFILE:
+            if profile.is_platform:
+                raise ConfigError(
+                    f"{path}: [sev]: a SEV platform is not for this file, which is for guests "
+                    "without a profile; give the platform a file with its own name"
+                )
             if profile.emulation.name is not None or profile.emulation.uuid is not None:
                 raise ConfigError(
                     f"{path}: [hcalld]: name and uuid are not for this file, which is for guests "
@@ -252,12 +268,7 @@ class Profiles:
         """
         profile = self._by_uuid.get(uuid) or self._by_name.get(name)
         if profile is not None:
-            if profile.is_platform:
-                raise ConfigError(
-                    f"{profile.source} is a SEV platform's, and no guest's; give the guest "
-                    "another -name"
-                )
-            return profile
+            return _guests_own(profile)
         has_uuid = any(uuid)
         if self._refuse_unknown:
             who = repr(name) if name else str(uuidlib.UUID(bytes=uuid)) if has_uuid else "unnamed"
@@ -301,9 +312,22 @@ class Profiles:
         return Profile(partition=partition, source=BUILT_IN)
 
     def of_partition(self, partition: str) -> Profile:
-        """The profile of a partition, by its own name."""
+        """The profile of a partition, by its own name.
+
+        Raises:
+            ConfigError: it is a SEV platform's.
+        """
         guest = self._guests.get(partition)
-        return self._of_unknown(partition) if guest is None else self._by_name[guest]
+        return self._of_unknown(partition) if guest is None else _guests_own(self._by_name[guest])
+
+
+def _guests_own(profile: Profile) -> Profile:
+    """The profile, which must be that of a guest."""
+    if profile.is_platform:
+        raise ConfigError(
+            f"{profile.source} is a SEV platform's, and no guest's; give the guest another -name"
+        )
+    return profile
 
 
 def _read_files(directory: pathlib.Path) -> list[tuple[pathlib.Path, str]]:

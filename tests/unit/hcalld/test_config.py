@@ -173,7 +173,38 @@ def test_parse_when_a_platform_cannot_be_so_then_it_is_refused(text: str, told: 
     assert told in message
 
 
-@pytest.mark.parametrize("text", ["hcalld = 3", "pks = 3", "pks = []", "hcalld = []"])
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[tpm]\nbackend = 'swtpm'", "[tpm]"),
+        ("[pef]\nenabled = true", "[pef]"),
+        ("[pks]\nmax_label_size = 300", "[pks]"),
+        ("[hcalld]\ndeadline_ms = 500", "[hcalld]"),
+        (f"[hcalld]\nuuid = '{UUID}'", "[hcalld]"),
+        ("[vtpm]", "[vtpm]"),
+        ("[tpm]\n[pef]", "[tpm], [pef]"),
+    ],
+)
+def test_parse_when_a_platform_has_a_guests_table_then_it_is_refused(text: str, named: str):
+    for whole in (f"[sev]\n{text}", f"{text}\n[sev]\nasids = 3"):
+        message = refusal(whole)
+        assert message.startswith(f"lpar7.toml: {named}: ")
+        assert "expected that table and nothing else" in message
+
+
+def test_parse_when_a_platform_has_an_attribute_then_it_is_refused():
+    message = refusal("secure_boot = 2\nkeystore_kbyte = 3\n[sev]\nasids = 3")
+    assert message.startswith("lpar7.toml: secure_boot, keystore_kbyte: ")
+
+
+def test_parse_when_a_platform_has_its_table_alone_then_it_is_a_platforms():
+    profile = parse("[sev]\nasids = 3")
+    assert profile.is_platform
+    assert profile.sev.asids == 3
+    assert not parse("[pef]\nenabled = true").is_platform
+
+
+@pytest.mark.parametrize("text", ["hcalld = 3", "pks = 3", "pks = []", "hcalld = []", "sev = 3"])
 def test_parse_when_a_table_is_something_else_then_it_is_refused(text: str):
     assert "Expected `object`" in refusal(text)
 
@@ -336,6 +367,29 @@ def test_profiles_when_the_default_names_a_guest_then_it_is_refused(
 ):
     with pytest.raises(ConfigError, match=r"default\.toml: .*for guests without a profile"):
         Profiles(write(tmp_path, default=f"hcalld.{key}"))
+
+
+def test_profiles_when_the_default_is_a_platforms_then_it_is_refused(tmp_path: pathlib.Path):
+    # A guest without a profile would be given it.
+    with pytest.raises(ConfigError, match=r"default\.toml: \[sev\]: .*for guests without a prof"):
+        Profiles(write(tmp_path, default="[sev]"))
+
+
+def test_profiles_when_a_guest_wants_a_platforms_then_it_is_refused(tmp_path: pathlib.Path):
+    profiles = Profiles(write(tmp_path, here="[sev]\nasids = 3", lpar7="[tpm]"))
+
+    for refuse in (lambda: profiles.find("here", NO_UUID), lambda: profiles.of_partition("here")):
+        with pytest.raises(ConfigError, match=r"here\.toml is a SEV platform's, and no guest's"):
+            refuse()
+    assert profiles.find_platform("here").sev.asids == 3
+
+
+def test_profiles_when_a_client_wants_a_guests_then_it_is_refused(tmp_path: pathlib.Path):
+    profiles = Profiles(write(tmp_path, here="[sev]", lpar7="[pef]\nenabled = true"))
+
+    with pytest.raises(ConfigError, match=r"'lpar7' is a guest, and no SEV platform"):
+        profiles.find_platform("lpar7")
+    assert profiles.find_platform("").source == "built-in"
 
 
 def test_profiles_when_a_uuid_is_nil_then_it_is_refused(tmp_path: pathlib.Path):
