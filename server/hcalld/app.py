@@ -28,8 +28,8 @@ from hcalld.control.statistics import Statistics
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
 from hcalld.faults.files import read as read_faults
-from hcalld.metrics.endpoint import MetricsEndpoint, MetricsOptions
-from hcalld.metrics.endpoint import listen as listen_metrics
+from hcalld.metrics.address import MetricsOptions
+from hcalld.metrics.address import listen as listen_metrics
 from hcalld.observe.capture import CaptureOptions
 from hcalld.observe.capturing import Capturing
 from hcalld.observe.figures import Figures
@@ -259,6 +259,9 @@ async def serve(options: ServeOptions) -> None:
                 nursery.start_soon(control.listen, endpoint.socket)
                 log.info("control socket", address=str(endpoint.path))
             if metrics is not None:
+                # Here: HTTP and Prometheus' library take time that most daemons need not.
+                from hcalld.metrics.endpoint import MetricsEndpoint
+
                 nursery.start_soon(MetricsEndpoint(statistics.now).listen, metrics)
                 log.info("metrics", address=_address(metrics))
             if sockets.connected is not None:

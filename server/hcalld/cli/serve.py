@@ -270,7 +270,7 @@ def command(
 
     from hcalld.app import ControlOptions, ServeOptions, TcpOptions, serve
     from hcalld.control.endpoint import NAME
-    from hcalld.metrics.endpoint import parse_address
+    from hcalld.metrics.address import parse_address
     from hcalld.observe import log
     from hcalld.runtime import coredumps
 

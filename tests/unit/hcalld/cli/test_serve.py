@@ -24,7 +24,7 @@ from hcalld.core.errors import ConfigError, HcalldError, StoreError
 from hcalld.core.secret import Secret
 from hcalld.crypto import passphrase as passphrases
 from hcalld.crypto.locks import Passphrase
-from hcalld.metrics.endpoint import MetricsOptions
+from hcalld.metrics.address import MetricsOptions
 from hcalld.observe import log
 from hcalld.observe.capture import CaptureOptions
 from hcalld.runtime import coredumps

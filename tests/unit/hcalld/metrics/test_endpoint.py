@@ -8,7 +8,6 @@ import http.client
 import io
 import pathlib
 import socket
-import stat
 import threading
 from typing import Final
 
@@ -19,17 +18,10 @@ import trio.testing
 from tests.unit.hcalld.metrics.test_collector import guest_stats, stats
 
 from hcalld.control.messages import Stats
-from hcalld.core.errors import ConfigError
 from hcalld.metrics import endpoint
+from hcalld.metrics.address import MetricsOptions, listen
 from hcalld.metrics.collector import render
-from hcalld.metrics.endpoint import (
-    IDLE_SECONDS,
-    REQUEST_SECONDS,
-    MetricsEndpoint,
-    MetricsOptions,
-    listen,
-    parse_address,
-)
+from hcalld.metrics.endpoint import IDLE_SECONDS, REQUEST_SECONDS, MetricsEndpoint
 
 GET: Final = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
 NUMBERS: Final = stats(guest_stats("lpar7", state="secure"))
@@ -212,38 +204,3 @@ async def test_clients_when_one_does_not_go_on_then_it_is_ended(
         assert await stream.receive_some() == b""
     assert trio.current_time() - began <= seconds + 1
     assert daemon.endpoint.client_count == 0
-
-
-# -- where it is ------------------------------------------------------------------------------
-
-
-def test_socket_when_it_is_a_path_then_it_is_for_its_owner_alone(tmp_path: pathlib.Path):
-    path = tmp_path / "metrics"
-    with listen(parse_address(str(path))):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        ("127.0.0.1:9477", "127.0.0.1", 9477),
-        ("127.8.9.1:0", "127.8.9.1", 0),
-        ("[::1]:1", "::1", 1),
-        ("localhost:2", "localhost", 2),
-    ],
-)
-def test_address_when_it_is_this_machine_then_it_is_taken(text: str, host: str, port: int):
-    assert parse_address(text) == MetricsOptions(host=host, port=port)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "10.0.0.1", "example.org", "127.0.0.1.x"])
-def test_address_when_others_could_come_then_an_option_has_to_say_so(host: str):
-    with pytest.raises(ConfigError, match="--allow-remote-metrics"):
-        parse_address(f"{host}:9477")
-    assert parse_address(f"{host}:9477", is_open=True).host == host.strip("[]")
-
-
-@pytest.mark.parametrize("text", ["9477", ":9477", "127.0.0.1", "127.0.0.1:", "127.0.0.1:70000"])
-def test_address_when_it_is_none_then_that_is_said(text: str):
-    with pytest.raises(ConfigError, match="expected HOST:PORT"):
-        parse_address(text)
