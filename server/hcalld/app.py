@@ -11,12 +11,12 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from typing import TextIO
 
 import structlog
 import trio
 
+from hcalld import __version__
 from hcalld.backends.base import TpmBackend
 from hcalld.backends.tpms import Tpms
 from hcalld.config import Profile, Profiles
@@ -275,7 +275,7 @@ async def _capturing(
     server: Server, nursery: trio.Nursery, options: ServeOptions
 ) -> AsyncIterator[Capturing]:
     """What begins and ends captures; the one that goes on is ended."""
-    capturing = Capturing(server, nursery, f"hcalld {version('hcalld')}")
+    capturing = Capturing(server, nursery, f"hcalld {__version__}")
     if options.capture is not None:
         capturing.begin(options.capture, is_vital=True)
     try:

@@ -11,6 +11,7 @@ import sys
 
 import click
 
+from hcalld import __version__
 from hcalld.cli.lazy import LazyGroup
 from hcalld.cli.output import NO_ROOM, drop_output
 from hcalld.core.errors import HcalldError
@@ -43,7 +44,7 @@ EXIT_INTERRUPTED = 130
 @click.group(
     cls=LazyGroup, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(package_name="hcalld")
+@click.version_option(__version__)
 @click.option(
     "--print-capabilities",
     is_flag=True,

@@ -10,10 +10,11 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable
-from importlib import metadata
 from typing import IO
 
 import click
+
+from hcalld import __version__
 
 STDIN = "standard input"
 
@@ -61,7 +62,7 @@ def command(*, output: pathlib.Path | None, capture: IO[bytes]) -> None:
     pieces = render(
         gathered,
         name=pathlib.Path(name).name,
-        made_by=f"hcalld {metadata.version('hcalld')}",
+        made_by=f"hcalld {__version__}",
         size=_size_of(capture),
     )
     try:

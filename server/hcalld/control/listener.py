@@ -13,12 +13,12 @@ import os
 import select
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from importlib import metadata
 from typing import Any, Final
 
 import structlog
 import trio
 
+from hcalld import __version__
 from hcalld.control.messages import (
     BY_NAME,
     MAX_REQUEST_SIZE,
@@ -87,7 +87,7 @@ class ControlListener:
         self._greeting = encode(
             Greeting(
                 protocol=PROTOCOL,
-                version=metadata.version("hcalld"),
+                version=__version__,
                 pid=os.getpid(),
                 commands=sorted(BY_NAME),
             )

@@ -8,7 +8,6 @@ calls are one, and how many partitions are counted is bounded (``observe/figures
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import metadata
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry
@@ -22,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from hcalld import __version__
 from hcalld.control.messages import CallStats, PefState, Stats
 from hcalld.core.histogram import Histogram
 
@@ -49,7 +49,7 @@ class _Numbers(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
         stats = self._stats
-        yield InfoMetricFamily("hcalld", "This daemon.", {"version": metadata.version("hcalld")})
+        yield InfoMetricFamily("hcalld", "This daemon.", {"version": __version__})
         yield GaugeMetricFamily(
             "hcalld_uptime_seconds", "Since the daemon began.", stats.uptime_ns / _SECOND
         )
