@@ -11,6 +11,10 @@ PROVISION := python3 tests/provision
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
+# Images for containers often set it, and then each of the hundreds of starts of the daemon in a run
+# of the tests compiles all of its modules anew, which takes longer than all else in a start.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What each kind of run needs; tests find it by HCALLD_QEMU, HCALLD_KERNEL_DEBIAN,
 # HCALLD_KERNEL_DEBIAN_SID, HCALLD_KERNEL_DEBIAN_64K, HCALLD_KERNEL_OWN, HCALLD_KERNEL_OWN_64K,
 # HCALLD_INITRAMFS, HCALLD_INITRAMFS_TOOLS, HCALLD_INITRAMFS_TPM, HCALLD_INITRAMFS_SELFTESTS,
