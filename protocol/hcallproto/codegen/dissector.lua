@@ -168,10 +168,14 @@ end
 
 -- Values ----------------------------------------------------------------------------------
 
+-- A table, and not a function: data have thousands of bytes, and each call costs.
+local ESCAPED = {}
+for value = 0, 255 do
+  ESCAPED[string.char(value)] = string.format("\\x%02x", value)
+end
+
 local function quoted(range)
-  return (range:raw():gsub("[^\32-\126]", function(character)
-    return string.format("\\x%02x", character:byte())
-  end))
+  return (range:raw():gsub("[^\32-\126]", ESCAPED))
 end
 
 local function is_blanked(range, open_size)
@@ -235,7 +239,8 @@ local function add_content(tree, pinfo, root, call, arg, range)
   if range:len() == 0 then
     return
   end
-  local item = tree:add(arg.content, range, quoted(range))
+  local text = quoted(range)
+  local item = tree:add(arg.content, range, text)
   item:add(arg.bytes, range)
   if arg.buffer == "secret" and is_blanked(range, arg.open_size) then
     item:set_text(words(arg.name) .. ": blanked, " .. range:len() .. " bytes")
@@ -247,7 +252,7 @@ local function add_content(tree, pinfo, root, call, arg, range)
   elseif call.family == "tpm" then
     add_tpm(pinfo, root, range, arg.direction)
   end
-  return '"' .. quoted(range) .. '"'
+  return '"' .. text .. '"'
 end
 
 -- Layouts ---------------------------------------------------------------------------------
