@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import grp
 import os
 import pathlib
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from hcalld.cli import paths
+from hcalld.cli.lazy import loading
 from hcalld.cli.locks import LOCKS, lock_of
 from hcalld.cli.options import key_option, source_of, state_dir_option
 from hcalld.core.errors import ConfigError, HcalldError
@@ -266,13 +268,14 @@ def command(
     prints the options that QEMU needs. Readiness is told to systemd (sd_notify) and in
     the log.
     """
-    import trio
+    with loading():
+        import trio
 
-    from hcalld.app import ControlOptions, ServeOptions, TcpOptions, serve
-    from hcalld.control.endpoint import NAME
-    from hcalld.metrics.address import parse_address
-    from hcalld.observe import log
-    from hcalld.runtime import coredumps
+        from hcalld.app import ControlOptions, ServeOptions, TcpOptions, serve
+        from hcalld.control.endpoint import NAME
+        from hcalld.metrics.address import parse_address
+        from hcalld.observe import log
+        from hcalld.runtime import coredumps
 
     log.configure("json" if log_format == "json" else "text", log_level)
     if fd is not None and socket_path is not None:
@@ -329,6 +332,8 @@ def command(
     )
     if not allow_core_dumps:
         coredumps.forbid()
+    # A full collection would look at all modules, 30 ms in which no guest is answered.
+    gc.freeze()
     failures: list[HcalldError] = []
     try:
         trio.run(serve, options, strict_exception_groups=True)
