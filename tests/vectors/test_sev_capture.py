@@ -14,8 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hcalld.cli import cli
+from hcalld.core.outcome import Outcome
+from hcalld.observe.figures import Figures
 from hcalld.report.gather import Gathered
 from hcallproto.abi.returns import SevCode, code_name
+from hcallproto.capture.reading import CaptureReader, exchanges
 
 CAPTURE: Final = Path(__file__).with_name("captures") / "sev.pcapng.gz"
 
@@ -62,14 +65,44 @@ def test_calls_are_found_by_their_status(code: SevCode, calls: set[str]):
     assert {one["call"] for one in by_number} >= calls
 
 
+QUESTIONS: Final = {
+    "SEV_PDH_CERT_EXPORT": 2,
+    "KVM_SEV_LAUNCH_MEASURE": 2,
+    "KVM_SEV_SEND_START": 2,
+    "SEV_PEK_CSR": 1,
+    "SEV_GET_ID2": 1,
+}
+"""How often the capture's clients only asked for lengths."""
+
+
 def test_what_is_refused_has_a_reason_and_what_is_not_has_none():
     refused = decode("--refused")
     assert refused
     assert all(one["status"] and one["reason"] for one in refused)
     seqs = {(one["guest"], one["seq"], one["time_ns"]) for one in refused}
+    questions: collections.Counter[str] = collections.Counter()
     for one in decode():
-        if (one["guest"], one["seq"], one["time_ns"]) not in seqs:
+        if (one["guest"], one["seq"], one["time_ns"]) in seqs:
+            continue
+        if one.get("reason", "").startswith("asked for lengths: "):
+            assert one["status"] == SevCode.INVALID_LEN
+            questions[one["call"]] += 1
+        else:
             assert (one["status"], one.get("reason")) == (0, None)
+    assert questions == QUESTIONS
+
+
+def test_all_that_count_refusals_count_the_same():
+    refused = collections.Counter(one["call"] for one in decode("--refused"))
+    data = gzip.decompress(CAPTURE.read_bytes())
+    reported = {name: one.refused for name, one in Gathered([data]).calls.items() if one.refused}
+    figures = Figures().of("sev-1")
+    for _, exchange in exchanges(CaptureReader([data])):
+        assert exchange.reply is not None
+        outcome = Outcome(SevCode(exchange.reply.status), why=exchange.reason)
+        figures.answered(exchange.hcall, exchange.call, outcome, 1)
+    assert collections.Counter(one.call for one in figures.refusals) == refused == reported
+    assert figures.refused_count == refused.total() > 0
 
 
 def test_a_capture_is_the_same_as_itself_and_not_as_another_run(tmp_path: Path):
@@ -96,7 +129,7 @@ def test_the_report_has_the_commands_and_what_became_of_them(tmp_path: Path):
     by_name = collections.Counter(one["call"] for one in calls)
     assert {name: one.count for name, one in gathered.calls.items()} == by_name
     assert {one.family for one in gathered.calls.values()} == {"sev"}
-    refused = sum(one["status"] != 0 for one in calls)
+    refused = sum(one["status"] != 0 for one in calls) - sum(QUESTIONS.values())
     assert sum(one.refused for one in gathered.calls.values()) == refused > 0
 
 

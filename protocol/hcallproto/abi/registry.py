@@ -248,5 +248,15 @@ def _code_problems(call: Hcall) -> Iterator[str]:
         for code in output.also_with:
             if not _lists(call, code):
                 yield f"output {output.name} is defined with {code_name(code)}, not listed"
+    if call.query is not None:
+        if not _lists(call, call.query.code):
+            yield f"a question's code {code_name(call.query.code)} is not listed"
+        names = {arg.name for arg in call.args}
+        asked = {name for name, _ in call.query.lengths}
+        yield from (f"asks by {name}, no argument" for name in call.query.asks if name not in names)
+        yield from (
+            f"is asked for {name}, which is no output"
+            for name in sorted(asked - {output.name for output in call.outputs})
+        )
     if call.level is Level.SC1 and call.from_problem_state:
         yield "is a hypercall from problem state, which gets H_PRIVILEGE"

@@ -15,6 +15,8 @@ A SEV command has a firmware status (``enum sev_ret_code`` of Linux 7.2
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 
@@ -147,16 +149,21 @@ ULTRA_PARAMETER_CODES: Final[tuple[U, ...]] = (U.PARAMETER, U.P2, U.P3, U.P4, U.
 """The same for ultracalls, which have no more."""
 
 
+AGAIN: Final[Mapping[type[Code], frozenset[int]]] = MappingProxyType(
+    {
+        H: frozenset((H.BUSY, *(code for code in H if code.name.startswith("LONG_BUSY_")))),
+        U: frozenset((U.BUSY, U.RETRY)),
+        SevCode: frozenset(),
+    }
+)
+"""The codes that ask for the same call again. EBUSY of a SEV platform with guests does not."""
+
+
 def code_name(code: Code) -> str:
     """The official spelling: ``H_P2``, ``U_RETRY``, ``SEV_RET_INVALID_LEN``, ``EINVAL``."""
     if isinstance(code, SevCode):
         return code.name if code < 0 else f"SEV_RET_{code.name}"
     return f"{type(code).__name__}_{code.name}"
-
-
-def is_refusal(status: int, codes: type[Code]) -> bool:
-    """Whether r3 says that a call was not carried out; a number of a hypercall's does not."""
-    return status != 0 if codes is SevCode else status < 0
 
 
 def status_name(status: int, codes: type[Code] = H) -> str:

@@ -46,6 +46,7 @@ __all__ = [
     "Milestone",
     "Names",
     "Output",
+    "Query",
 ]
 
 
@@ -255,6 +256,22 @@ class Milestone:
     """The arguments and outputs that stand behind it; of a buffer, where it is."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Query:
+    """When a call only asks for lengths."""
+
+    asks: tuple[str, ...]
+    """Any of these arguments is 0."""
+    lengths: tuple[tuple[str, int], ...]
+    """The arguments that it asks for, and the least value that each must have."""
+    code: Code
+    """With which they come back."""
+
+    def is_asked(self, arguments: Mapping[str, int]) -> bool:
+        """Whether a call with these arguments only asks; they are by name."""
+        return 0 in [arguments[name] for name in self.asks]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hcall:
     """One call."""
@@ -292,6 +309,8 @@ class Hcall:
     without one r4 stands for the pointer to what would be the structure."""
     milestone: Milestone | None = None
     """None: its success is nothing to tell of."""
+    query: Query | None = None
+    """None: it cannot be asked for lengths."""
 
     @property
     def from_problem_state(self) -> bool:

@@ -23,7 +23,6 @@ from hcallproto.abi.registers import FIRST_ARGUMENT, LAST_ARGUMENT
 from hcallproto.abi.returns import status_name
 from hcallproto.abi.spec import ArgKind, Buffer, Direction
 from hcallproto.capture.exchanges import Exchange, Fate
-from hcallproto.capture.selection import codes_of
 
 WINDOW: Final = 2000
 """Calls that are looked at ahead to find where both go on alike."""
@@ -96,7 +95,7 @@ def _answered(exchange: Exchange) -> Iterator[tuple[tuple[str, ...], str]]:
     reply, hcall = exchange.reply, exchange.hcall
     if exchange.fate is not Fate.ANSWERED or reply is None:
         return
-    yield ("status",), status_name(reply.status, codes_of(exchange))
+    yield ("status",), status_name(reply.status, exchange.codes)
     outputs = {one.register: one for one in hcall.outputs} if hcall is not None else {}
     for number, value in reply.registers:
         output = outputs.get(number)

@@ -15,7 +15,9 @@ from typing import Final
 from hcallproto.abi import shim
 from hcallproto.abi.registers import REAL_ADDRESS_MASK
 from hcallproto.abi.registry import find
-from hcallproto.abi.spec import Direction, Hcall
+from hcallproto.abi.returns import Code
+from hcallproto.abi.spec import Direction, Hcall, level_codes
+from hcallproto.abi.verdicts import Verdict, verdict
 from hcallproto.capture.announced import Announced
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -62,6 +64,20 @@ class Exchange:
     def outputs(self) -> Mapping[int, int]:
         """The result registers."""
         return {} if self.reply is None else dict(self.reply.registers)
+
+    @property
+    def codes(self) -> type[Code]:
+        """The set of codes that r3 is read with."""
+        if self.hcall is not None:
+            return self.hcall.return_codes
+        return level_codes(self.call.level).codes
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What r3 says; None: it was not answered."""
+        if self.reply is None:
+            return None
+        return verdict(self.reply.status, self.codes, self.hcall, self.call.by_number())
 
     def written(self) -> dict[str, bytes]:
         """What was written, by the address argument of the buffer it went to, without gaps."""

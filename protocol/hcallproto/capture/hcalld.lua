@@ -764,6 +764,19 @@ local CODES = {
     [-110] = "ETIMEDOUT",
   },
 }
+local AGAIN = {
+  H = {
+    [1] = true,
+    [9900] = true,
+    [9901] = true,
+    [9902] = true,
+    [9903] = true,
+    [9904] = true,
+    [9905] = true,
+  },
+  U = { [-5] = true, [1] = true },
+  SevCode = {},
+}
 local CODES_OF = { [1] = "H", [2] = "U", [3] = "U", [4] = "SevCode" }
 local CALLS = {
   {
@@ -2035,6 +2048,7 @@ local CALLS = {
         doc = "bytes there are; bytes there must be (out)",
       },
     },
+    query = { code = 4, asks = { 5 } },
   },
   {
     name = "KVM_SEV_LAUNCH_FINISH",
@@ -2134,6 +2148,7 @@ local CALLS = {
         doc = "bytes there are; bytes there must be (out)",
       },
     },
+    query = { code = 4, asks = { 12 } },
   },
   {
     name = "KVM_SEV_SEND_UPDATE_DATA",
@@ -2177,6 +2192,7 @@ local CALLS = {
       { name = "hdr_len", register = 5, kind = "dec", doc = "its bytes" },
       { name = "trans_len", register = 9, kind = "dec", doc = "its bytes" },
     },
+    query = { code = 4, asks = { 5, 9 } },
   },
   {
     name = "KVM_SEV_SEND_UPDATE_VMSA",
@@ -2211,6 +2227,7 @@ local CALLS = {
       { name = "hdr_len", register = 6, kind = "dec", doc = "its bytes" },
       { name = "trans_len", register = 8, kind = "dec", doc = "its bytes" },
     },
+    query = { code = 4, asks = { 6, 8 } },
   },
   {
     name = "KVM_SEV_SEND_FINISH",
@@ -2508,6 +2525,7 @@ local CALLS = {
         doc = "bytes there are; bytes there must be (out)",
       },
     },
+    query = { code = 4, asks = { 4, 6, 5, 7 } },
   },
   {
     name = "KVM_SEV_GET_ATTESTATION_REPORT",
@@ -2547,6 +2565,7 @@ local CALLS = {
         doc = "bytes there are; bytes there must be (out)",
       },
     },
+    query = { code = 4, asks = { 7 } },
   },
   {
     name = "KVM_SEV_SEND_CANCEL",
@@ -2685,6 +2704,7 @@ local CALLS = {
         doc = "bytes there are; bytes there must be (out)",
       },
     },
+    query = { code = 4, asks = { 4, 5 } },
   },
   {
     name = "SEV_PDH_GEN",
@@ -2747,6 +2767,7 @@ local CALLS = {
         doc = "bytes there are; bytes there must be (out)",
       },
     },
+    query = { code = 4, asks = { 4, 6, 5, 7 } },
   },
   {
     name = "SEV_PEK_CERT_IMPORT",
@@ -2828,6 +2849,7 @@ local CALLS = {
         doc = "bytes there are; bytes there must be (out)",
       },
     },
+    query = { code = 4, asks = { 4, 5 } },
   },
   {
     name = "PAGE_IN",
@@ -3220,6 +3242,25 @@ local function register_range(range, number)
   end
 end
 
+-- A command that only asks for lengths.
+local function is_query(known, fixed)
+  for _, register in ipairs(known and known.query and known.query.asks or {}) do
+    if hex(register_range(fixed.gpr, register)):match("^0+$") then
+      return true
+    end
+  end
+  return false
+end
+
+local function is_refusal(call, status)
+  local codes = call and CODES_OF[call.level] or "H"
+  if AGAIN[codes][status] or (call and call.is_query and status == call.known.query.code) then
+    return false
+  end
+  -- A command's status is a refusal above 0, too.
+  return status < 0 or (call and call.level == LEVEL_COMMAND and status > 0)
+end
+
 local function add_call(self, fixed)
   local number = register_range(fixed.gpr, 3)
   local key = fixed.level:uint() .. ":" .. hex(number)
@@ -3250,7 +3291,7 @@ local function add_call(self, fixed)
   local place = connection() .. ":" .. self.header.vcpu:uint() .. ":" .. hex(self.header.seq)
   local call = { known = known, name = name, gpas = gpas, number = self.pinfo.number,
                  time = nanoseconds(self.pinfo), place = place, key = key, asked = {},
-                 level = fixed.level:uint() }
+                 level = fixed.level:uint(), is_query = is_query(known, fixed) }
   if self.is_learning then
     calls[place] = call
     call_of[self.pinfo.number] = call
@@ -3368,9 +3409,7 @@ function tails.REPLY(self, fixed)
     tree:add(hcall.reason, reason.value):set_generated()
     self.info = self.info .. " -- " .. reason.value
   end
-  -- A command's status is a refusal above 0, too.
-  local is_command = call and call.level == LEVEL_COMMAND
-  if fixed.status:int64() < 0 or (is_command and fixed.status:int64() > 0) then
+  if is_refusal(call, tonumber(tostring(fixed.status:int64()))) then
     tree:add_proto_expert_info(refused, name .. (reason and ": " .. reason.value or ""))
   end
   if call then

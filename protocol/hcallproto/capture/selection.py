@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from hcallproto.abi import shim
 from hcallproto.abi.registry import BY_NAME, CALLS, FAMILIES
-from hcallproto.abi.returns import CODE_SETS, Code, code_name, is_refusal
-from hcallproto.abi.spec import Level, level_codes
+from hcallproto.abi.returns import CODE_SETS, Code, code_name
+from hcallproto.abi.spec import Level
+from hcallproto.abi.verdicts import Verdict
 from hcallproto.capture.exchanges import Exchange
 from hcallproto.wire.schema import LEVEL_SHIM
 
@@ -29,7 +30,7 @@ class Selection:
     returns: frozenset[tuple[type[Code] | None, int]] = frozenset()
     """(set of codes or None for both, value)."""
     is_refused: bool = False
-    """Only calls that got an error code."""
+    """Only calls that were refused."""
     since_ns: int | None = None
     """Calls that were answered before are left out; nanoseconds since the epoch."""
     until_ns: int | None = None
@@ -47,24 +48,15 @@ class Selection:
             return False
         if self.until_ns is not None and exchange.start_ns > self.until_ns:
             return False
-        reply = exchange.reply
-        if self.is_refused and (reply is None or not is_refusal(reply.status, codes_of(exchange))):
+        if self.is_refused and exchange.verdict is not Verdict.REFUSED:
             return False
         return not self.returns or self._has_code(exchange)
 
     def _has_code(self, exchange: Exchange) -> bool:
         if exchange.reply is None:
             return False
-        codes = codes_of(exchange)
         status = exchange.reply.status
-        return (codes, status) in self.returns or (None, status) in self.returns
-
-
-def codes_of(exchange: Exchange) -> type[Code]:
-    """The set of codes that a call's r3 is read with."""
-    if exchange.hcall is not None:
-        return exchange.hcall.return_codes
-    return level_codes(exchange.call.level).codes
+        return (exchange.codes, status) in self.returns or (None, status) in self.returns
 
 
 def parse_calls(words: Iterable[str]) -> frozenset[tuple[int, int]]:

@@ -369,6 +369,25 @@ local function register_range(range, number)
   end
 end
 
+-- A command that only asks for lengths.
+local function is_query(known, fixed)
+  for _, register in ipairs(known and known.query and known.query.asks or {}) do
+    if hex(register_range(fixed.gpr, register)):match("^0+$") then
+      return true
+    end
+  end
+  return false
+end
+
+local function is_refusal(call, status)
+  local codes = call and CODES_OF[call.level] or "H"
+  if AGAIN[codes][status] or (call and call.is_query and status == call.known.query.code) then
+    return false
+  end
+  -- A command's status is a refusal above 0, too.
+  return status < 0 or (call and call.level == LEVEL_COMMAND and status > 0)
+end
+
 local function add_call(self, fixed)
   local number = register_range(fixed.gpr, 3)
   local key = fixed.level:uint() .. ":" .. hex(number)
@@ -399,7 +418,7 @@ local function add_call(self, fixed)
   local place = connection() .. ":" .. self.header.vcpu:uint() .. ":" .. hex(self.header.seq)
   local call = { known = known, name = name, gpas = gpas, number = self.pinfo.number,
                  time = nanoseconds(self.pinfo), place = place, key = key, asked = {},
-                 level = fixed.level:uint() }
+                 level = fixed.level:uint(), is_query = is_query(known, fixed) }
   if self.is_learning then
     calls[place] = call
     call_of[self.pinfo.number] = call
@@ -517,9 +536,7 @@ function tails.REPLY(self, fixed)
     tree:add(hcall.reason, reason.value):set_generated()
     self.info = self.info .. " -- " .. reason.value
   end
-  -- A command's status is a refusal above 0, too.
-  local is_command = call and call.level == LEVEL_COMMAND
-  if fixed.status:int64() < 0 or (is_command and fixed.status:int64() > 0) then
+  if is_refusal(call, tonumber(tostring(fixed.status:int64()))) then
     tree:add_proto_expert_info(refused, name .. (reason and ": " .. reason.value or ""))
   end
   if call then

@@ -17,7 +17,7 @@ import construct
 
 from hcallproto.abi import shim
 from hcallproto.abi.registry import CALLS, FAMILY_OF
-from hcallproto.abi.returns import CODE_SETS, code_name
+from hcallproto.abi.returns import AGAIN, CODE_SETS, code_name
 from hcallproto.abi.spec import (
     LEVEL_CODES,
     Arg,
@@ -90,6 +90,9 @@ def lua(_: str | None = None) -> str:
         "CODES": {
             codes.__name__: {code.value: code_name(code) for code in codes} for codes in CODE_SETS
         },
+        "AGAIN": {
+            codes.__name__: dict.fromkeys(sorted(again), True) for codes, again in AGAIN.items()
+        },
         "CODES_OF": {level: codes.codes.__name__ for level, codes in LEVEL_CODES.items()},
         "CALLS": [
             *(_call(hcall, FAMILY_OF[hcall.name], hcall.level) for hcall in CALLS),
@@ -137,6 +140,11 @@ def _layout(name: str, struct: construct.Construct[Any, Any]) -> Iterator[dict[s
 
 def _call(hcall: Hcall, family: Family, level: int) -> dict[str, Any]:
     buffers = {buffer.address: buffer for buffer in hcall.buffers}
+    query = hcall.query
+    question: dict[str, Any] = {}
+    if query is not None:
+        asks = [hcall.arg(name).register for name in query.asks]
+        question["query"] = {"code": query.code, "asks": asks}
     return {
         "name": hcall.name,
         "number": _hex64(hcall.number),
@@ -145,6 +153,7 @@ def _call(hcall: Hcall, family: Family, level: int) -> dict[str, Any]:
         "codes": hcall.return_codes.__name__,
         "args": [_arg(arg, buffers.get(arg.name)) for arg in hcall.args],
         "outputs": [_output(output) for output in hcall.outputs],
+        **question,
     }
 
 

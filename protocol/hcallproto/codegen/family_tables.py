@@ -79,7 +79,12 @@ def call_block(call: Hcall) -> str:
     """Everything that the table says about a call."""
     parts = [
         textwrap.fill(call.doc, LINE_WIDTH),
-        "\n".join(f":{name}: {text}" for name, text in _fields(call)),
+        "\n".join(
+            textwrap.fill(
+                f":{name}: {text}", LINE_WIDTH, subsequent_indent="   ", break_on_hyphens=False
+            )
+            for name, text in _fields(call)
+        ),
     ]
     args = [(arg.register, code(arg.name), _arg_text(call, arg)) for arg in call.args]
     if args:
@@ -176,6 +181,13 @@ def _fields(call: Hcall) -> Iterator[tuple[str, str]]:
         yield "daemon gone", f"waited for until the deadline; {lost} if memory vanished meanwhile"
     else:
         yield "daemon gone", f"{lost} at once"
+    if call.query is not None:
+        asks = " or ".join(map(code, call.query.asks))
+        lengths = ", ".join(f"{code(name)} {least}" for name, least in call.query.lengths)
+        yield (
+            "question",
+            f"{asks} 0; {code(code_name(call.query.code))} comes with {lengths}",
+        )
     yield "source", call.source
 
 

@@ -10,6 +10,7 @@ from hcalld.core.errors import HcallError
 from hcalld.core.pages import PageRange
 from hcallproto.abi.returns import Code
 from hcallproto.abi.spec import Hcall
+from hcallproto.abi.verdicts import Verdict, verdict
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +52,15 @@ class Outcome:
     context: Context | None = None
     notes: Sequence[str] = ()
     terminate: str = ""
+
+    @property
+    def status(self) -> int:
+        """r3, as a signed 64-bit number."""
+        return self.code if self.result is None else self.result
+
+    def verdict(self, hcall: Hcall | None, registers: Sequence[int]) -> Verdict:
+        """What r3 says; see ``hcallproto.abi.verdicts``."""
+        return verdict(self.status, type(self.code), hcall, registers)
 
 
 def refusal(hcall: Hcall, error: HcallError) -> Outcome:

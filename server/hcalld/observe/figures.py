@@ -19,6 +19,8 @@ from hcalld.core.histogram import Histogram
 from hcalld.core.outcome import Outcome
 from hcallproto.abi.returns import Code, H, SevCode, U
 from hcallproto.abi.spec import Hcall
+from hcallproto.abi.verdicts import Verdict
+from hcallproto.wire import frames as f
 
 MAX_PARTITIONS: Final = 256
 """That have figures: a peer may invent names. The one that was the longest gone is forgotten."""
@@ -75,7 +77,9 @@ class GuestFigures:
         self.refused_count = 0
         self._clock = clock
 
-    def answered(self, hcall: Hcall | None, vcpu: int, outcome: Outcome, duration_ns: int) -> None:
+    def answered(
+        self, hcall: Hcall | None, frame: f.Call, outcome: Outcome, duration_ns: int
+    ) -> None:
         """See Tally."""
         name = UNKNOWN[type(outcome.code)] if hcall is None else hcall.name
         figures = self.calls.get(name)
@@ -85,10 +89,11 @@ class GuestFigures:
         codes = figures.codes
         codes[code] = codes.get(code, 0) + 1
         figures.latency.add(duration_ns)
-        if outcome.why:
+        # Most calls end here, and each pays for what is asked.
+        if outcome.status and outcome.verdict(hcall, frame.by_number()) is Verdict.REFUSED:
             reason = outcome.why[:MAX_REASON_SIZE]
             self.refused_count += 1
-            self.refusals.append(Refused(self._clock(), vcpu, name, code, reason))
+            self.refusals.append(Refused(self._clock(), frame.vcpu, name, code, reason))
 
 
 class Figures:

@@ -15,12 +15,12 @@ from hcalld.families.uv.shim_table import FAMILY as SHIM_FAMILY
 from hcalld.report.memory import Memory
 from hcalld.report.timeline import Kind, Timeline
 from hcallproto.abi.registry import FAMILY_OF
-from hcallproto.abi.returns import CODE_SETS, is_refusal, status_name
+from hcallproto.abi.returns import status_name
 from hcallproto.abi.spec import level_codes
+from hcallproto.abi.verdicts import Verdict, is_number
 from hcallproto.capture.exchanges import Exchange, Fate
 from hcallproto.capture.reading import CaptureReader, Entry, exchanges
 from hcallproto.capture.records import REPEATED, Dropped, Start, Stop
-from hcallproto.capture.selection import codes_of
 from hcallproto.payloads.quoting import printable
 from hcallproto.render import render_call
 from hcallproto.wire import frames as f
@@ -45,13 +45,12 @@ SHIM: Final = "shim"
 """Of QEMU's own calls."""
 
 _OF_SHIM: Final = {hcall.number: hcall for hcall in SHIM_FAMILY.calls}
-_AGAIN: Final = {
-    codes: frozenset(
-        code.value for code in codes if not {"BUSY", "RETRY"}.isdisjoint(code.name.split("_"))
-    )
-    for codes in CODE_SETS
+_KINDS: Final = {
+    Verdict.DONE: Kind.DONE,
+    Verdict.AGAIN: Kind.BUSY,
+    Verdict.REFUSED: Kind.REFUSED,
+    None: Kind.UNANSWERED,
 }
-"""Codes that ask for the same call again; EBUSY of a SEV platform with guests does not."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -297,19 +296,14 @@ def _named(exchange: Exchange) -> tuple[str, str]:
 
 def _end_of(exchange: Exchange) -> tuple[Kind, str]:
     """How it ended, and the name of that."""
-    reply = exchange.reply
+    kind, reply, hcall = _KINDS[exchange.verdict], exchange.reply, exchange.hcall
     if reply is None:
-        return Kind.UNANSWERED, exchange.fate.value
+        return kind, exchange.fate.value
     assert exchange.fate is Fate.ANSWERED
-    hcall, status, codes = exchange.hcall, reply.status, codes_of(exchange)
-    is_number = hcall is not None and all(one.code != status for one in hcall.codes)
-    if hcall is not None and hcall.result and is_number and status >= 0:
+    if hcall is not None and is_number(hcall, reply.status):
         # How many bytes, say.
-        return Kind.DONE, hcall.result
-    name = status_name(status, codes)
-    if status in _AGAIN[codes]:
-        return Kind.BUSY, name
-    return (Kind.REFUSED if is_refusal(status, codes) else Kind.DONE), name
+        return kind, hcall.result
+    return kind, status_name(reply.status, exchange.codes)
 
 
 def _text(exchange: Exchange) -> str:

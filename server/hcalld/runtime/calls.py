@@ -406,7 +406,10 @@ class Calls:
                 self._log.info(**told)
         if outcome.why and entry is not None:
             self._log.debug(
-                "refused", call=entry.hcall.name, code=code_name(outcome.code), reason=outcome.why
+                outcome.verdict(entry.hcall, frame.by_number()).value,
+                call=entry.hcall.name,
+                code=code_name(outcome.code),
+                reason=outcome.why,
             )
         self._observe(frame, entry, outcome, notes, started)
 
@@ -500,7 +503,7 @@ class Calls:
         hcall = entry.hcall if entry is not None else None
         duration_ns = time.perf_counter_ns() - started
         if self._tally is not None:
-            self._tally.answered(hcall, frame.vcpu, outcome, duration_ns)
+            self._tally.answered(hcall, frame, outcome, duration_ns)
         if not self._observers:
             return
         if frame.is_resent and not is_replayed:
@@ -586,7 +589,7 @@ def _reply_frame(frame: f.Call, outcome: Outcome) -> f.Reply:
         writes = tuple(f.WriteSegment(gpa, len(data), data) for gpa, data in outcome.writes)
     if outcome.zeros:
         writes += tuple(f.WriteSegment(gpa, size, None) for gpa, size in outcome.zeros)
-    status = outcome.code if outcome.result is None else outcome.result
+    status = outcome.status
     name = (frame.vcpu, frame.reset, frame.seq)
     context = outcome.context
     if context is None:

@@ -37,9 +37,21 @@ from hcallproto.abi.spec import (
     Milestone,
     Names,
     Output,
+    Query,
 )
 from hcallproto.payloads import sev_abi as abi
-from hcallproto.payloads.sev import GuestState, PlatformFlag, PlatformState, Policy
+from hcallproto.payloads.sev import (
+    ATTESTATION_REPORT_SIZE,
+    CERTIFICATE_SIZE,
+    CHAIN_SIZE,
+    MEASUREMENT_BLOB_SIZE,
+    PACKET_HEADER_SIZE,
+    SESSION_SIZE,
+    GuestState,
+    PlatformFlag,
+    PlatformState,
+    Policy,
+)
 from hcallproto.payloads.sev.constants import BLOB_MAX_SIZE as BLOB_MAX_SIZE
 from hcallproto.payloads.sev.constants import PAGE_SIZE
 
@@ -216,6 +228,11 @@ def _out(address: str, size: str, *, secret: bool = False, fresh: bool = False) 
     )
 
 
+def _query(*also: str, **lengths: int) -> Query:
+    """A command with one of these lengths at 0, or one of the pointers ``also``, asks for them."""
+    return Query((*also, *lengths), tuple(lengths.items()), S.INVALID_LEN)
+
+
 def _command(
     ioctl: Ioctl,
     number: int,
@@ -231,6 +248,7 @@ def _command(
     foreign: S | None = None,
     event: str = "",
     tells: tuple[str, ...] = (),
+    query: Query | None = None,
 ) -> Hcall:
     return Hcall(
         name=_PREFIXES[ioctl] + name,
@@ -252,6 +270,7 @@ def _command(
         caller=Caller.ANY,
         structure=structure,
         milestone=Milestone(event, tells) if event else None,
+        query=query,
     )
 
 
@@ -344,6 +363,7 @@ LAUNCH_MEASURE = _vm(
     outputs=("len",),
     buffers=(_out("uaddr", "len", fresh=True),),
     event="launch measured",
+    query=_query(len=MEASUREMENT_BLOB_SIZE),
 )
 LAUNCH_FINISH = _vm(7, "LAUNCH_FINISH", "Let the guest run.", *_GUEST, event="launch finished")
 SEND_START = _vm(
@@ -365,6 +385,7 @@ SEND_START = _vm(
     ),
     event="sending begun",
     tells=("policy",),
+    query=_query(session_len=SESSION_SIZE),
 )
 SEND_UPDATE_DATA = _vm(
     9,
@@ -380,6 +401,7 @@ SEND_UPDATE_DATA = _vm(
         _in("guest_uaddr", "guest_len", most=PACKET_MAX_SIZE, secret=True),
         _out("trans_uaddr", "trans_len", fresh=True),
     ),
+    query=_query(hdr_len=PACKET_HEADER_SIZE, trans_len=PAGE_SIZE),
 )
 SEND_UPDATE_VMSA = _vm(
     10,
@@ -395,6 +417,7 @@ SEND_UPDATE_VMSA = _vm(
         _out("trans_uaddr", "trans_len", fresh=True),
     ),
     source=_OURS,
+    query=_query(hdr_len=PACKET_HEADER_SIZE, trans_len=VMSA_SIZE),
 )
 SEND_FINISH = _vm(
     11, "SEND_FINISH", "The guest is sent, and runs here no more.", *_GUEST, event="guest sent"
@@ -480,6 +503,7 @@ CERT_EXPORT = _vm(
     outputs=("pdh_len", "chain_len"),
     buffers=(_out("pdh_addr", "pdh_len"), _out("chain_addr", "chain_len")),
     source=_OURS,
+    query=_query("pdh_addr", "chain_addr", pdh_len=CERTIFICATE_SIZE, chain_len=CHAIN_SIZE),
 )
 GET_ATTESTATION_REPORT = _vm(
     20,
@@ -490,6 +514,7 @@ GET_ATTESTATION_REPORT = _vm(
     structure=abi.ATTESTATION_REPORT,
     outputs=("len",),
     buffers=(_out("uaddr", "len"),),
+    query=_query(len=ATTESTATION_REPORT_SIZE),
 )
 SEND_CANCEL = _vm(
     21, "SEND_CANCEL", "The guest stays, and runs on.", *_GUEST, event="sending cancelled"
@@ -550,6 +575,7 @@ PEK_CSR = _platform(
     structure=abi.PEK_CSR,
     outputs=("length",),
     buffers=(_out("address", "length"),),
+    query=_query("address", length=CERTIFICATE_SIZE),
 )
 PDH_GEN = _platform(4, "PDH_GEN", "New PDH.", event="platform has a new PDH")
 PDH_CERT_EXPORT = _platform(
@@ -562,6 +588,12 @@ PDH_CERT_EXPORT = _platform(
     buffers=(
         _out("pdh_cert_address", "pdh_cert_len"),
         _out("cert_chain_address", "cert_chain_len"),
+    ),
+    query=_query(
+        "pdh_cert_address",
+        "cert_chain_address",
+        pdh_cert_len=CERTIFICATE_SIZE,
+        cert_chain_len=CHAIN_SIZE,
     ),
 )
 PEK_CERT_IMPORT = _platform(
@@ -607,6 +639,7 @@ GET_ID2 = _platform(
     structure=abi.GET_ID2,
     outputs=("length",),
     buffers=(_out("address", "length"),),
+    query=_query("address", length=CHIP_ID_SIZE),
 )
 
 FAMILY = Family(

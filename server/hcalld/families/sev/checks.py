@@ -3,13 +3,12 @@
 
 ``KERNEL_CHECKS`` has, by command, what Linux 7.2 ``svm/sev.c`` and ``sev-dev.c`` look at, in their
 order; all of it gives -EINVAL. ``RANGES`` has its pointers, which are looked at next: -EFAULT.
-``QUERIES`` has the fields of which one at zero makes a command a question: the firmware answers
-INVALID_LEN, and the lengths come back.
+A command that is a question for lengths (the table's ``query``) is answered INVALID_LEN by the
+firmware, and the lengths come back.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -21,15 +20,7 @@ from hcalld.domain.sev.vm import ADDRESS_END, SevVm
 from hcallproto.abi.families import sev
 from hcallproto.abi.registers import U64_MAX
 from hcallproto.abi.returns import SevCode
-from hcallproto.abi.spec import ArgKind, Hcall
-from hcallproto.payloads.sev import (
-    ATTESTATION_REPORT_SIZE,
-    CERTIFICATE_SIZE,
-    CHAIN_SIZE,
-    MEASUREMENT_BLOB_SIZE,
-    PACKET_HEADER_SIZE,
-    SESSION_SIZE,
-)
+from hcallproto.abi.spec import ArgKind, Hcall, Query
 from hcallproto.payloads.sev.constants import PAGE_SIZE
 
 Check = Callable[[Call, SevVm], str]
@@ -252,48 +243,16 @@ TOO_LARGE_IS_EFAULT: Final = frozenset({sev.PEK_CSR.name, sev.PDH_CERT_EXPORT.na
 -EINVAL of all other blobs (sev-dev.c ``sev_ioctl_do_pek_csr()``)."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Query:
-    """When a command only asks for lengths, and which."""
-
-    asks: tuple[str, ...]
-    """Any of these arguments is 0."""
-    lengths: Mapping[str, int]
-    """Argument to the least value that it must have."""
-
-
 QUERIES: Final[Mapping[str, Query]] = MappingProxyType(
-    {
-        sev.LAUNCH_MEASURE.name: Query(("len",), {"len": MEASUREMENT_BLOB_SIZE}),
-        sev.GET_ATTESTATION_REPORT.name: Query(("len",), {"len": ATTESTATION_REPORT_SIZE}),
-        sev.SEND_START.name: Query(("session_len",), {"session_len": SESSION_SIZE}),
-        sev.SEND_UPDATE_DATA.name: Query(
-            ("hdr_len", "trans_len"), {"hdr_len": PACKET_HEADER_SIZE, "trans_len": PAGE_SIZE}
-        ),
-        sev.SEND_UPDATE_VMSA.name: Query(
-            ("hdr_len", "trans_len"), {"hdr_len": PACKET_HEADER_SIZE, "trans_len": sev.VMSA_SIZE}
-        ),
-        sev.CERT_EXPORT.name: Query(
-            ("pdh_addr", "pdh_len", "chain_addr", "chain_len"),
-            {"pdh_len": CERTIFICATE_SIZE, "chain_len": CHAIN_SIZE},
-        ),
-        sev.PDH_CERT_EXPORT.name: Query(
-            ("pdh_cert_address", "pdh_cert_len", "cert_chain_address", "cert_chain_len"),
-            {"pdh_cert_len": CERTIFICATE_SIZE, "cert_chain_len": CHAIN_SIZE},
-        ),
-        sev.PEK_CSR.name: Query(("address", "length"), {"length": CERTIFICATE_SIZE}),
-        sev.GET_ID2.name: Query(("address", "length"), {"length": sev.CHIP_ID_SIZE}),
-    }
+    {hcall.name: hcall.query for hcall in sev.FAMILY.calls if hcall.query is not None}
 )
+"""By command."""
 
 
 def is_query(call: Call) -> bool:
     """Whether a command only asks for lengths."""
-    query = QUERIES.get(call.hcall.name)
-    if query is None:
-        return False
-    args = call.args
-    return 0 in [args[name] for name in query.asks]
+    query = call.hcall.query
+    return query is not None and query.is_asked(call.args)
 
 
 def kernel_checks(hcall: Hcall) -> Callable[[Call, SevVm], None]:
@@ -345,16 +304,16 @@ def check_lengths(call: Call, *, told_when_short: bool) -> None:
     """
     query = QUERIES[call.hcall.name]
     args = call.args
-    asks = 0 in [args[name] for name in query.asks]
-    short = [name for name, least in query.lengths.items() if args[name] < least]
+    asks = query.is_asked(args)
+    short = [name for name, least in query.lengths if args[name] < least]
     if not asks and not short:
         return
     why = "asked for lengths" if asks else f"{short[0]} {call[short[0]]} is too small"
-    needed = ", ".join(f"{name} {least}" for name, least in query.lengths.items())
+    needed = ", ".join(f"{name} {least}" for name, least in query.lengths)
     raise HcallError(
-        SevCode.INVALID_LEN,
+        query.code,
         f"{why}: {needed} needed",
-        length_fields(call.hcall, query.lengths) if asks or told_when_short else (),
+        length_fields(call.hcall, dict(query.lengths)) if asks or told_when_short else (),
     )
 
 

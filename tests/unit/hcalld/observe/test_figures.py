@@ -3,17 +3,27 @@
 
 from __future__ import annotations
 
+from tests.unit.hcallproto.capture import sample
+
 from hcalld.core.outcome import Outcome
 from hcalld.observe.figures import MAX_PARTITIONS, MAX_REASON_SIZE, MAX_REFUSALS, Figures
-from hcallproto.abi.families import pks, uv
-from hcallproto.abi.returns import H, U
+from hcallproto.abi.families import pks, sev, uv
+from hcallproto.abi.returns import H, SevCode, U
+from hcallproto.abi.spec import Hcall
+from hcallproto.wire import frames as f
+
+
+def call(hcall: Hcall, *, vcpu: int = 0, **args: int) -> f.Call:
+    return sample.call(hcall, 1, vcpu=vcpu, **args)
 
 
 def test_figures_when_calls_are_answered_then_each_code_and_time_is_counted():
     guest = Figures().of("lpar7")
     for microseconds in (10, 20, 30):
-        guest.answered(pks.GET_CONFIG, 0, Outcome(H.SUCCESS), microseconds * 1000)
-    guest.answered(pks.GET_CONFIG, 0, Outcome(H.P2, why="too small"), 5000)
+        guest.answered(
+            pks.GET_CONFIG, call(pks.GET_CONFIG), Outcome(H.SUCCESS), microseconds * 1000
+        )
+    guest.answered(pks.GET_CONFIG, call(pks.GET_CONFIG), Outcome(H.P2, why="too small"), 5000)
     figures = guest.calls["H_PKS_GET_CONFIG"]
     assert figures.codes == {H.SUCCESS: 3, H.P2: 1}
     assert figures.latency.count == 4
@@ -23,14 +33,14 @@ def test_figures_when_calls_are_answered_then_each_code_and_time_is_counted():
 def test_figures_when_a_success_gives_a_number_then_it_is_one_code():
     guest = Figures().of("lpar7")
     for result in range(100):
-        guest.answered(uv.ESM, 0, Outcome(U.SUCCESS, result=result), 1)
+        guest.answered(uv.ESM, call(uv.ESM), Outcome(U.SUCCESS, result=result), 1)
     assert guest.calls["UV_ESM"].codes == {U.SUCCESS: 100}
 
 
 def test_figures_when_a_guest_makes_up_numbers_then_they_have_one_name_a_level():
     guest = Figures().of("lpar7")
-    guest.answered(None, 0, Outcome(H.FUNCTION, why="no handler"), 1)
-    guest.answered(None, 0, Outcome(U.FUNCTION, why="no handler"), 1)
+    guest.answered(None, call(pks.GET_CONFIG), Outcome(H.FUNCTION, why="no handler"), 1)
+    guest.answered(None, call(pks.GET_CONFIG), Outcome(U.FUNCTION, why="no handler"), 1)
     assert set(guest.calls) == {"unknown", "unknown ultracall"}
 
 
@@ -38,7 +48,12 @@ def test_refusals_when_there_are_many_then_the_last_are_kept_and_all_are_counted
     times = iter(range(1000))
     guest = Figures(clock=lambda: next(times)).of("lpar7")
     for number in range(MAX_REFUSALS + 5):
-        guest.answered(pks.GET_CONFIG, 3, Outcome(H.P2, why=f"{number} " + "x" * 9999), 1)
+        guest.answered(
+            pks.GET_CONFIG,
+            call(pks.GET_CONFIG, vcpu=3),
+            Outcome(H.P2, why=f"{number} " + "x" * 9999),
+            1,
+        )
     assert guest.refused_count == MAX_REFUSALS + 5
     assert len(guest.refusals) == MAX_REFUSALS
     newest = guest.refusals[-1]
@@ -47,9 +62,37 @@ def test_refusals_when_there_are_many_then_the_last_are_kept_and_all_are_counted
     assert len(newest.reason) == MAX_REASON_SIZE
 
 
+def test_refusals_when_lengths_were_only_asked_for_then_that_is_none():
+    guest = Figures().of("sev-1")
+    told = Outcome(SevCode.INVALID_LEN, ((5, 48),), why="asked for lengths: len 48 needed")
+    guest.answered(sev.LAUNCH_MEASURE, call(sev.LAUNCH_MEASURE), told, 1)
+    assert (guest.refused_count, list(guest.refusals)) == (0, [])
+    short = call(sev.LAUNCH_MEASURE, len=8, uaddr=0x1000)
+    guest.answered(sev.LAUNCH_MEASURE, short, told, 1)
+    assert guest.refused_count == 1
+    assert guest.calls["KVM_SEV_LAUNCH_MEASURE"].codes == {SevCode.INVALID_LEN: 2}
+
+
+def test_refusals_when_a_call_is_to_be_made_again_then_that_is_none():
+    guest = Figures().of("lpar7")
+    guest.answered(pks.WRAP_OBJECT, call(pks.WRAP_OBJECT), Outcome(H.BUSY, why="busy"), 1)
+    assert guest.refused_count == 0
+
+
+def test_refusals_when_a_code_has_no_name_then_its_number_says_it():
+    guest = Figures().of("lpar7")
+    # As a rule of faults gives it.
+    told = Outcome(H.ABORTED, why="fault 1", result=-4711)
+    guest.answered(pks.GET_CONFIG, call(pks.GET_CONFIG), told, 1)
+    assert [one.reason for one in guest.refusals] == ["fault 1"]
+    told = Outcome(H.ABORTED, why="fault 1", result=4711)
+    guest.answered(pks.GET_CONFIG, call(pks.GET_CONFIG), told, 1)
+    assert guest.refused_count == 1
+
+
 def test_of_when_a_guest_comes_again_then_its_figures_go_on():
     figures = Figures()
-    figures.of("a").answered(pks.GET_CONFIG, 0, Outcome(H.SUCCESS), 1)
+    figures.of("a").answered(pks.GET_CONFIG, call(pks.GET_CONFIG), Outcome(H.SUCCESS), 1)
     assert figures.of("a").calls["H_PKS_GET_CONFIG"].latency.count == 1
 
 

@@ -73,6 +73,13 @@ def test_calls_when_two_guests_read_then_counts_and_returns_are_told():
         (call(uv.SHARE_PAGE, 1), U.RETRY, Kind.BUSY, "U_RETRY"),
         (call(uv.ESM, 1), U.P2, Kind.REFUSED, "U_P2"),
         (call(sev.FACTORY_RESET, 1), SevCode.EBUSY, Kind.REFUSED, "EBUSY"),
+        (call(sev.PEK_CSR, 1), SevCode.INVALID_LEN, Kind.DONE, "SEV_RET_INVALID_LEN"),
+        (
+            call(sev.PEK_CSR, 1, address=0x1000, length=8),
+            SevCode.INVALID_LEN,
+            Kind.REFUSED,
+            "SEV_RET_INVALID_LEN",
+        ),
     ],
 )
 def test_end_when_a_call_is_answered_then_it_is_of_its_kind(

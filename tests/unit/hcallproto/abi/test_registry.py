@@ -23,7 +23,7 @@ from hcallproto.abi.registry import (
     may_be_invalid,
     problems,
 )
-from hcallproto.abi.returns import H, SevCode, U
+from hcallproto.abi.returns import Code, H, SevCode, U
 from hcallproto.abi.spec import (
     Arg,
     ArgKind,
@@ -36,6 +36,7 @@ from hcallproto.abi.spec import (
     Level,
     Limit,
     Milestone,
+    Query,
     address,
     flags,
     opaque,
@@ -271,6 +272,12 @@ def with_output(number: int, **changes: object) -> Callable[[Hcall], Hcall]:
     return change
 
 
+def with_query(
+    asks: tuple[str, ...], lengths: tuple[tuple[str, int], ...], code: Code = H.P3
+) -> Callable[[Hcall], Hcall]:
+    return with_fields(query=Query(asks, lengths, code))
+
+
 def with_fields(**changes: object) -> Callable[[Hcall], Hcall]:
     return lambda call: dataclasses.replace(call, **changes)  # type: ignore[arg-type]
 
@@ -350,6 +357,9 @@ def with_fields(**changes: object) -> Callable[[Hcall], Hcall]:
             lambda call: dataclasses.replace(call, milestone=Milestone("read", ("size", "length"))),
             "milestone tells length, which is no argument or output",
         ),
+        (with_query(("length",), (("size", 1),)), "asks by length, no argument"),
+        (with_query((), (("auth", 1),)), "is asked for auth, which is no output"),
+        (with_query((), (), H.BUSY), "a question's code H_BUSY is not listed"),
     ],
 )
 def test_inconsistent_call_is_named(change: Callable[[Hcall], Hcall], message: str):

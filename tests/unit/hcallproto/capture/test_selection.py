@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 from tests.unit.hcallproto.capture.sample import call
 
-from hcallproto.abi.families import pks, uv
+from hcallproto.abi.families import pks, sev, uv
 from hcallproto.abi.registry import CALLS, FAMILY_OF
+from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import Hcall
 from hcallproto.capture.exchanges import Exchange, Fate
 from hcallproto.capture.selection import Selection, SelectionError, parse_calls, parse_returns
@@ -60,6 +61,12 @@ def test_calls_with_an_error_code_are_refused_and_no_others():
         status for status in (0, 1, -7, None) if Selection(is_refused=True).wants("a", made(status))
     ]
     assert refused == [-7]
+
+
+def test_questions_for_lengths_are_not_refused():
+    wanted = Selection(is_refused=True).wants
+    assert not wanted("a", made(SevCode.INVALID_LEN, sev.LAUNCH_MEASURE))
+    assert wanted("a", made(SevCode.INVALID_GUEST_STATE, sev.LAUNCH_MEASURE))
 
 
 def test_a_familys_name_is_all_its_calls_and_no_others():

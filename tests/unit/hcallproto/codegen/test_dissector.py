@@ -19,6 +19,7 @@ from hcallproto.abi.families import pks, sev, tpm, uv
 from hcallproto.abi.registry import CALLS, FAMILY_OF
 from hcallproto.abi.returns import CODE_SETS, Code, H, SevCode, code_name
 from hcallproto.abi.spec import Direction, Hcall
+from hcallproto.abi.verdicts import Verdict, verdict
 from hcallproto.capture import pcapng
 from hcallproto.codegen.dissector import lua
 from hcallproto.payloads.pks import Policy
@@ -132,7 +133,7 @@ def test_a_commands_status_is_a_refusal_above_0(tshark: Tshark, number: int):
     hcall = dataclasses.replace(sev.LAUNCH_MEASURE, number=number)
     frames: list[f.Frame] = []
     for seq, code in enumerate((SevCode.SUCCESS, SevCode.INVALID_LEN, SevCode.EINVAL), 1):
-        frames += (call(hcall, seq=seq), f.Reply(3, 0, seq, code, ((5, 48),)))
+        frames += (call(hcall, seq=seq, len=8), f.Reply(3, 0, seq, code, ((5, 48),)))
     tshark.frames(*frames)
     rows = tshark.fields("hcall.ret_name", "_ws.expert.message", only="hcall.ret")
     assert rows == [
@@ -140,6 +141,22 @@ def test_a_commands_status_is_a_refusal_above_0(tshark: Tshark, number: int):
         ("SEV_RET_INVALID_LEN", "SEV_RET_INVALID_LEN"),
         ("EINVAL", "EINVAL"),
     ]
+
+
+def test_refusals_are_those_that_everything_else_counts(tshark: Tshark):
+    frames: list[f.Frame] = []
+    expected = []
+    for hcall in (pks.WRAP_OBJECT, uv.SHARE_PAGE, sev.LAUNCH_MEASURE, sev.PEK_CSR):
+        for args in ({}, {arg.name: 8 for arg in hcall.args}, {hcall.args[0].name: 8}):
+            for code in hcall.return_codes:
+                seq = len(frames)
+                made = call(hcall, seq=seq, **args)
+                frames += (made, f.Reply(3, 0, seq, code))
+                if verdict(code, type(code), hcall, made.by_number()) is Verdict.REFUSED:
+                    expected.append((str(seq), code_name(code)))
+    tshark.frames(*frames)
+    rows = tshark.fields("hcall.call", "_ws.expert.message", only="hcall.refused")
+    assert [(str(int(number) - 1), code) for number, code in rows] == expected
 
 
 def test_a_commands_fields_are_found(tshark: Tshark):
