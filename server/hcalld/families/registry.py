@@ -24,6 +24,7 @@ from hcalld.families.sev.handlers import HANDLERS as SEV
 from hcalld.families.svm.handlers import HANDLERS as SVM
 from hcalld.families.tpm.handlers import HANDLERS as TPM
 from hcalld.families.uv.handlers import HANDLERS as UV
+from hcallproto.wire.schema import Feature
 
 __all__ = ["SERVED", "Kind", "Model", "Served"]
 
@@ -33,6 +34,19 @@ class Kind(enum.Enum):
 
     GUEST = "a pseries guest"
     CLIENT = "a program that uses SEV"
+
+    @classmethod
+    def of(cls, features: Feature) -> Kind:
+        """By what a connection's HELLO offers, or its WELCOME takes."""
+        return cls.CLIENT if Feature.COMMANDS in features else cls.GUEST
+
+    @property
+    def is_machine(self) -> bool:
+        """It has a device tree, and its store has all that outlives its connection.
+
+        A client has neither: nothing of it is anywhere but in the models.
+        """
+        return self is Kind.GUEST
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import msgspec
 
 from hcalld.config import Profile
 from hcalld.core.records import Lifetime, Record, RecordedReply, Run
+from hcalld.families.registry import Kind
 from hcalld.replay.stage import AtOnce, NoTpm
 from hcalld.replay.track import Event, Inbound, Outbound, Track, head_of
 from hcalld.runtime import orders
 from hcalld.runtime.partition import Partition
-from hcalld.runtime.sev import ClientPartition
 from hcalld.runtime.tpm import TpmSession
 from hcalld.stores.memory import MemoryState, MemoryStore
 from hcallproto.capture import entries as e
@@ -51,8 +51,8 @@ def _partition_of(state: e.State, guest: str) -> Partition:
     store.generation = state.generation
     profile = msgspec.json.decode(state.profile, type=Profile)
     tpm = TpmSession(NoTpm()) if state.has_tpm else None
-    kind = ClientPartition if state.is_client else Partition
-    return kind(profile, lambda: MemoryStore(store, guest), AtOnce(), tpm)
+    kind = Kind.CLIENT if state.is_client else Kind.GUEST
+    return Partition(profile, lambda: MemoryStore(store, guest), AtOnce(), tpm, kind)
 
 
 def welcome_of(track: Track) -> f.Welcome | None:

@@ -30,7 +30,7 @@ from hcalld.core.effects import (
 from hcalld.core.errors import ConfigError
 from hcalld.domain.attribute_records import Value, flatten
 from hcalld.domain.attributes import PartitionAttributes
-from hcalld.families.registry import SERVED
+from hcalld.families.registry import SERVED, Kind
 from hcalld.families.uv.shim_calls import FAMILY as SHIM
 from hcalld.replay.answers import Answers
 from hcalld.replay.beginning import welcome_of
@@ -41,7 +41,6 @@ from hcalld.replay.stage import AtOnce, NoTpm
 from hcalld.replay.track import Inbound, Name, Outbound, Track, head_of
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import SECURE_FEATURES
-from hcalld.runtime.sev import ClientPartition
 from hcalld.runtime.tpm import TpmSession
 from hcalld.runtime.world import ReadShared
 from hcalld.stores.memory import MemoryState, MemoryStore
@@ -169,8 +168,8 @@ class BlankedPlayer(Player):
         )
         store = self._memory.store
         tpm = TpmSession(NoTpm()) if has_tpm else None
-        kind = ClientPartition if s.Feature.COMMANDS in welcome.features else Partition
-        return kind(profile, lambda: MemoryStore(store, guest), AtOnce(), tpm)
+        kind = Kind.of(welcome.features)
+        return Partition(profile, lambda: MemoryStore(store, guest), AtOnce(), tpm, kind)
 
     # -- what is left out -----------------------------------------------------------------
 

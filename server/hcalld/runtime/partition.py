@@ -98,17 +98,13 @@ def _answer_spec(hcall: Hcall) -> f.CallSpec:
 class Partition:
     """One guest's state.
 
-    Attributes:
-        kind: whom it is for.
-
     Args:
         profile: its configuration.
         open_store: opens its store; raises StoreError.
         rounds: flushes its store, with those of other partitions; by default alone.
         tpm: its TPM; None: it has none.
+        kind: whom it is for.
     """
-
-    kind = Kind.GUEST
 
     def __init__(
         self,
@@ -116,7 +112,9 @@ class Partition:
         open_store: Callable[[], Store],
         rounds: FlushRounds | None = None,
         tpm: TpmSession | None = None,
+        kind: Kind = Kind.GUEST,
     ) -> None:
+        self.kind = kind
         self.profile = profile
         self.id = profile.partition
         self.attributes: PartitionAttributes = profile.attributes
@@ -214,7 +212,7 @@ class Partition:
 
     def root_properties(self) -> tuple[tuple[str, bytes], ...]:
         """What the device tree of its machine has in its root."""
-        return self.attributes.root_properties()
+        return self.attributes.root_properties() if self.kind.is_machine else ()
 
     # -- its state ----------------------------------------------------------------------
 
@@ -374,8 +372,8 @@ class Partition:
             await self._rounds.flush(self._store)
 
     def rest(self) -> None:
-        """Give up memory until the next call."""
-        if self._store is not None and not self._store.dirty:
+        """Give up memory until the next call, if it can be had again."""
+        if self.kind.is_machine and self._store is not None and not self._store.dirty:
             self._models = {}
             self._store.rest()
 

@@ -38,7 +38,6 @@ from hcalld.runtime.transport import (
 from hcalld.runtime.world import RealWorld, World
 from hcalld.stores.base import FlushStores, Store
 from hcallproto.wire import frames as f
-from hcallproto.wire import schema as s
 
 TAKEOVER_SECONDS = 2.0
 """How long a new guest waits for the end of the one that has its partition."""
@@ -103,7 +102,7 @@ class Server:
         Raises:
             ConfigError: no profile, or the partition is in use.
         """
-        if hello.features & s.Feature.COMMANDS:
+        if Kind.of(hello.features) is Kind.CLIENT:
             return self._join(hello, session)
         profile = self.profiles.find(hello.name, hello.uuid)
         if profile.partition in self._platforms:

@@ -312,7 +312,7 @@ class Session:
             self._calls.ram.close()
             self._calls.has_attended()
         partition = self.partition
-        is_client = partition is not None and partition.kind is Kind.CLIENT
+        is_client = partition is not None and not partition.kind.is_machine
         if not is_client:
             await self.transport.aclose()
         try:

@@ -204,25 +204,14 @@ class PlatformHost:
             await self._rounds.flush(self._store)
 
 
-class ClientPartition(Partition):
-    """What is a VM, or a user of ``/dev/sev``, whatever its platform is."""
-
-    kind = Kind.CLIENT
-
-    def root_properties(self) -> tuple[tuple[str, bytes], ...]:
-        """See Partition: a client has no device tree."""
-        return ()
-
-    def rest(self) -> None:
-        """Nothing can be given up: a VM is nowhere else."""
-
-
-class SevPartition(ClientPartition):
+class SevPartition(Partition):
     """One connection of a client."""
 
     def __init__(self, host: PlatformHost, number: int) -> None:
         profile = host.profile.of_vm(number)
-        super().__init__(profile, lambda: MemoryStore(partition=profile.partition))
+        super().__init__(
+            profile, lambda: MemoryStore(partition=profile.partition), kind=Kind.CLIENT
+        )
         self.platform = host
         self.number = number
 
