@@ -17,10 +17,9 @@ from hcalld.cli.sev.options import (
     policy_option,
     socket_option,
 )
+from hcalld.cli.sev.preloading import find_library, library_option
 from hcalld.cli.state.running import subcommand
 
-LIBRARY: Final = "libhcalld-sev.so"
-_IN_TREE: Final = pathlib.Path(__file__).parents[4] / "ioctl_shim" / "build" / LIBRARY
 MAX_C_BIT: Final = 63
 
 
@@ -34,13 +33,7 @@ MAX_C_BIT: Final = 63
 @click.option("--append", metavar="TEXT", help="Its command line; it is measured.")
 @socket_option
 @platform_option
-@click.option(
-    "--library",
-    type=path_type,
-    envvar="HCALLD_SEV_LIBRARY",
-    help=f"The library of ioctl_shim (default: the one that was built, or {LIBRARY} where the "
-    "system looks for libraries).",
-)
+@library_option
 @click.option(
     "--cbitpos",
     type=click.IntRange(0, MAX_C_BIT),
@@ -91,7 +84,7 @@ def command(
     except SevHostError as error:
         raise ConfigError(f"{error}; or give --cbitpos") from None
     variables = sev_environment(
-        _library(library),
+        find_library(library),
         (socket or paths.socket_path()).absolute(),
         platform_name=platform or None,
     )
@@ -120,18 +113,3 @@ def _check_has_place_for_hashes(firmware: pathlib.Path) -> None:
 
 def _absolute(path: pathlib.Path | None) -> pathlib.Path | None:
     return None if path is None else path.absolute()
-
-
-def _library(path: pathlib.Path | None) -> pathlib.Path:
-    """What LD_PRELOAD names; a name without a slash is looked for by the loader."""
-    if path is not None:
-        return path.absolute()
-    if _IN_TREE.exists():
-        return _IN_TREE
-    # The loader only warns of a library that it does not find, and QEMU then of /dev/sev.
-    click.echo(
-        f"hcalld: {LIBRARY} is not built here, so it must be where the system looks for libraries; "
-        "else run 'make sev', or give --library",
-        err=True,
-    )
-    return pathlib.Path(LIBRARY)

@@ -20,7 +20,7 @@ from tests.unit.hcalld.guestowner.images import HASHES, firmware
 from tests.unit.hcalld.guestowner.oracles import LOOKS_GOOD, MISMATCH, snp_measure, validate
 
 from hcalld.cli import cli
-from hcalld.cli.sev import qemu_args
+from hcalld.cli.sev import preloading
 from hcalld.crypto.sev.certificates import make_csr, parse_owner_dh, public_point
 from hcalld.crypto.sev.chains import check_import
 from hcalld.crypto.sev.packets import Packet, open_secret
@@ -726,7 +726,7 @@ def test_qemu_args_when_the_firmware_is_damaged_then_it_is_named(folder: pathlib
 def test_qemu_args_when_little_is_given_then_defaults_are_the_daemons(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(qemu_args, "_IN_TREE", tmp_path / "nowhere")
+    monkeypatch.setattr(preloading, "_IN_TREE", tmp_path / "nowhere")
     done = sev("qemu-args", "--policy", "1", "--cbitpos", "0")
     assert "libhcalld-sev.so is not built here" in done.stderr
     words = shlex.split(done.stdout)
@@ -737,7 +737,7 @@ def test_qemu_args_when_little_is_given_then_defaults_are_the_daemons(
     ]
     built = tmp_path / "libhcalld-sev.so"
     built.touch()
-    monkeypatch.setattr(qemu_args, "_IN_TREE", built)
+    monkeypatch.setattr(preloading, "_IN_TREE", built)
     words = shlex.split(sev("qemu-args", "--policy", "1", "--cbitpos", "0").output)
     assert words[0] == f"LD_PRELOAD={built}"
 
