@@ -13,6 +13,7 @@
 #include <linux/kvm.h>
 #include <linux/psp-sev.h>
 #include <stdlib.h>
+#include "next.h"
 #include "shim.h"
 
 /* The low half of an ioctl's number, as in the numbers of the table */
@@ -20,7 +21,7 @@
 
 static long pass(int fd, unsigned long request, void *arg)
 {
-    int result = next_ioctl(fd, request, arg);
+    int result = next.ioctl(fd, request, arg);
 
     return result < 0 ? -errno : result;
 }
@@ -118,7 +119,7 @@ static int check_vm(struct vm *vm, const struct sev_call *call,
     case CALL_KVM_SEV_LAUNCH_START:
     case CALL_KVM_SEV_RECEIVE_START:
         sev_fd = (uint32_t)load_le(argument + KVM_SEV_CMD_SEV_FD, 4);
-        return vm->init && fcntl((int)sev_fd, F_GETFD) < 0 ?
+        return vm->init && next.fcntl((int)sev_fd, F_GETFD) < 0 ?
                refuse_start(call, data) : 0;
     case CALL_KVM_SEV_LAUNCH_UPDATE_VMSA:
         return vm_is_es(vm) ? 0 : -ENOTTY;
@@ -289,11 +290,11 @@ static int64_t call_platform(const struct sev_call *call, uint64_t data)
 static long issue_cmd(int fd, uint64_t arg)
 {
     uint8_t argument[SEV_ISSUE_CMD_SIZE];
-    int flags = fcntl(fd, F_GETFL);
+    int flags = next.fcntl(fd, F_GETFL);
     const struct sev_call *call;
     int64_t status;
 
-    if (flags < 0) {
+    if (flags < 0 || (flags & O_PATH)) {
         return -EBADF;
     }
     if (!fds_are_ours()) {

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
+#include "next.h"
 #include "shim.h"
 
 /* Of kernels newer than the headers may be (Linux 7.2 uapi/linux/kvm.h) */
@@ -63,7 +64,7 @@ static long result_of(int result)
 static long track(int fd, struct object *object)
 {
     if (!object || !fds_add(fd, object)) {
-        next_close(fd);
+        next.close(fd);
         return -ENOMEM;
     }
     return fd;
@@ -72,7 +73,7 @@ static long track(int fd, struct object *object)
 long kvm_create_vm(int fd, unsigned long type)
 {
     unsigned long real = is_sev_type(type) ? VM_TYPE_DEFAULT : type;
-    int result = next_ioctl(fd, KVM_CREATE_VM, (void *)real);
+    int result = next.ioctl(fd, KVM_CREATE_VM, (void *)real);
     struct vm *vm;
 
     if (result < 0) {
@@ -87,7 +88,7 @@ long kvm_create_vm(int fd, unsigned long type)
 
 long kvm_create_vcpu(int fd, unsigned long id)
 {
-    int result = next_ioctl(fd, KVM_CREATE_VCPU, (void *)id);
+    int result = next.ioctl(fd, KVM_CREATE_VCPU, (void *)id);
     struct object *object;
     struct vm *vm;
 
@@ -105,7 +106,7 @@ long kvm_create_vcpu(int fd, unsigned long id)
 
 long kvm_check_extension(int fd, unsigned long cap)
 {
-    int result = next_ioctl(fd, KVM_CHECK_EXTENSION, (void *)cap);
+    int result = next.ioctl(fd, KVM_CHECK_EXTENSION, (void *)cap);
 
     if (result < 0) {
         return -errno;
@@ -148,7 +149,7 @@ long kvm_device_attr(int fd, unsigned long request, void *arg)
     if (is_kvm_device(fd) && is_vmsa_features(arg, &attr)) {
         return vmsa_features(request, &attr);
     }
-    return result_of(next_ioctl(fd, request, arg));
+    return result_of(next.ioctl(fd, request, arg));
 }
 
 /*
@@ -168,7 +169,7 @@ struct vm *kvm_adopt(int fd)
     }
     target[size] = 0;
     if (strcmp(target, "anon_inode:kvm-vm") != 0 || !fds_are_ours() ||
-        next_ioctl(fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_NR_VCPUS) < 0) {
+        next.ioctl(fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_NR_VCPUS) < 0) {
         return NULL;
     }
     vm = vm_new(VM_TYPE_DEFAULT, false);

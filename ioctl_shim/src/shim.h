@@ -14,6 +14,7 @@
 #include <sys/types.h>
 #include "sev_call.h"
 
+#define EXPORT __attribute__((visibility("default")))
 #define PRINTF(text, first) __attribute__((format(printf, text, first)))
 
 /* log.c: one line to stderr each, and errno is kept */
@@ -26,6 +27,8 @@ void shim_quote(char *out, size_t size, const uint8_t *text, size_t length);
 
 /* memory.c: the program's memory, which may not be there */
 bool memory_read(void *to, uint64_t address, size_t size);
+/* The beginning of a text that need not be for us: nothing is ever said */
+bool memory_peek(char *to, const char *from, size_t size);
 bool memory_write(uint64_t address, const void *from, size_t size);
 bool memory_zero(uint64_t address, size_t size);
 bool memory_is_mapped(uint64_t address, uint64_t size);
@@ -145,11 +148,6 @@ bool vm_is_es(const struct vm *vm);
 /* platform.c: the process's own connection, for commands of /dev/sev */
 int64_t platform_call(struct command *command);
 void platform_abandon(void);
-
-/* interpose.c: the functions that we stand before */
-int next_ioctl(int fd, unsigned long request, void *arg);
-int next_close(int fd);
-int next_fcntl(int fd, int command, void *arg);
 
 /* ioctl.c: -errno or the result */
 bool sev_ioctl_wanted(int fd, unsigned long request);

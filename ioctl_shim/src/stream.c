@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+#include "next.h"
 #include "stream.h"
 
 /* Out of the way of programs that count on low numbers, if there is room */
@@ -65,11 +66,11 @@ static int make_socket(void)
     if (fd < 0) {
         return -1;
     }
-    moved = next_fcntl(fd, F_DUPFD_CLOEXEC, (void *)LOWEST_FD);
+    moved = next.fcntl(fd, F_DUPFD_CLOEXEC, (void *)LOWEST_FD);
     if (moved < 0) {
         return fd;
     }
-    next_close(fd);
+    next.close(fd);
     return moved;
 }
 
@@ -86,7 +87,7 @@ static bool open_socket(struct stream *stream)
     fds_lock();
     fd = make_socket();
     if (fd >= 0 && fstat(fd, &status) < 0) {
-        next_close(fd);
+        next.close(fd);
         fd = -1;
     }
     if (fd >= 0) {
@@ -143,7 +144,7 @@ bool stream_is_whole(const struct stream *stream)
 static void close_if_whole(struct stream *stream)
 {
     if (stream_is_whole(stream)) {
-        next_close(stream->fd);
+        next.close(stream->fd);
     }
     stream->fd = -1;
 }

@@ -3,31 +3,20 @@
  * The save areas (VMSA) of a VM's vCPUs, as KVM would hand them to the
  * firmware for LAUNCH_UPDATE_VMSA
  *
- * Layout: AMD publication 24593, volume 2, table B-4. Contents: Linux
- * arch/x86/kvm/svm/sev.c, sev_es_sync_vmsa(): the VMCB's save area, the
+ * Linux arch/x86/kvm/svm/sev.c, sev_es_sync_vmsa(): the VMCB's save area, the
  * registers that KVM keeps elsewhere, and, unless the VM was made by
  * KVM_SEV_ES_INIT, the FPU.
  */
 
 #include <cpuid.h>
 #include <errno.h>
-#include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
 #include "shim.h"
+#include "vcpu.h"
+#include "vmsa.h"
 
 #define MAX_VCPUS           4096u   /* KVM's own limit is below */
-
-#define MSR_IA32_SYSENTER_CS    0x174
-#define MSR_IA32_SYSENTER_ESP   0x175
-#define MSR_IA32_SYSENTER_EIP   0x176
-#define MSR_IA32_CR_PAT         0x277
-#define MSR_IA32_XSS            0xda0
-#define MSR_STAR                0xc0000081
-#define MSR_LSTAR               0xc0000082
-#define MSR_CSTAR               0xc0000083
-#define MSR_SYSCALL_MASK        0xc0000084
-#define MSR_KERNEL_GS_BASE      0xc0000102
 
 #define EFER_SVME           (1ull << 12)
 #define CR0_CACHE_BITS      (1ull << 30 | 1ull << 29)      /* CD, NW */
@@ -38,94 +27,12 @@
 #define XFEATURE_PKRU       9
 #define XSTATE_BV           512     /* in the standard format of XSAVE */
 
-struct segment {
-    uint16_t selector;
-    uint16_t attrib;
-    uint32_t limit;
-    uint64_t base;
-} __attribute__((packed));
-
-struct vmsa {
-    struct segment es, cs, ss, ds, fs, gs, gdtr, ldtr, idtr, tr;
-    uint8_t reserved_0a0[43];
-    uint8_t cpl;
-    uint8_t reserved_0cc[4];
-    uint64_t efer;
-    uint8_t reserved_0d8[104];
-    uint64_t xss;
-    uint64_t cr4;
-    uint64_t cr3;
-    uint64_t cr0;
-    uint64_t dr7;
-    uint64_t dr6;
-    uint64_t rflags;
-    uint64_t rip;
-    uint8_t reserved_180[88];
-    uint64_t rsp;
-    uint8_t reserved_1e0[24];
-    uint64_t rax;
-    uint64_t star;
-    uint64_t lstar;
-    uint64_t cstar;
-    uint64_t sfmask;
-    uint64_t kernel_gs_base;
-    uint64_t sysenter_cs;
-    uint64_t sysenter_esp;
-    uint64_t sysenter_eip;
-    uint64_t cr2;
-    uint8_t reserved_248[32];
-    uint64_t g_pat;
-    uint8_t reserved_270[120];
-    uint32_t pkru;
-    uint8_t reserved_2ec[28];
-    uint64_t rcx;
-    uint64_t rdx;
-    uint64_t rbx;
-    uint8_t reserved_320[8];
-    uint64_t rbp;
-    uint64_t rsi;
-    uint64_t rdi;
-    uint64_t r8_to_r15[8];
-    uint8_t reserved_380[48];
-    uint64_t sev_features;
-    uint8_t reserved_3b8[48];
-    uint64_t xcr0;
-    uint8_t reserved_3f0[16];
-    uint64_t x87_dp;
-    uint32_t mxcsr;
-    uint16_t x87_ftw;
-    uint16_t x87_fsw;
-    uint16_t x87_fcw;
-    uint16_t x87_fop;
-    uint16_t x87_ds;
-    uint16_t x87_cs;
-    uint64_t x87_rip;
-    uint8_t fpreg_x87[80];
-    uint8_t fpreg_xmm[256];
-    uint8_t fpreg_ymm[256];
-    uint8_t rest[2448];
-} __attribute__((packed));
-
-_Static_assert(sizeof(struct vmsa) == SEV_VMSA_SIZE, "it is a page");
-_Static_assert(offsetof(struct vmsa, efer) == 0x0d0, "table B-4");
-_Static_assert(offsetof(struct vmsa, xss) == 0x140, "table B-4");
-_Static_assert(offsetof(struct vmsa, rip) == 0x178, "table B-4");
-_Static_assert(offsetof(struct vmsa, rsp) == 0x1d8, "table B-4");
-_Static_assert(offsetof(struct vmsa, rax) == 0x1f8, "table B-4");
-_Static_assert(offsetof(struct vmsa, g_pat) == 0x268, "table B-4");
-_Static_assert(offsetof(struct vmsa, pkru) == 0x2e8, "table B-4");
-_Static_assert(offsetof(struct vmsa, rcx) == 0x308, "table B-4");
-_Static_assert(offsetof(struct vmsa, sev_features) == 0x3b0, "table B-4");
-_Static_assert(offsetof(struct vmsa, xcr0) == 0x3e8, "table B-4");
-_Static_assert(offsetof(struct vmsa, mxcsr) == 0x408, "table B-4");
-_Static_assert(offsetof(struct vmsa, fpreg_x87) == 0x420, "table B-4");
-
 /* As svm_set_segment() keeps it in the VMCB */
-static struct segment segment_of(const struct kvm_segment *segment)
+static struct vmsa_segment segment_of(const struct kvm_segment *segment)
 {
     bool present = segment->present && !segment->unusable;
 
-    return (struct segment) {
+    return (struct vmsa_segment) {
         .selector = segment->selector,
         .limit = segment->limit,
         .base = segment->base,
@@ -140,134 +47,74 @@ static struct segment segment_of(const struct kvm_segment *segment)
     };
 }
 
-static struct segment table_of(const struct kvm_dtable *table)
+static struct vmsa_segment table_of(const struct kvm_dtable *table)
 {
-    return (struct segment) { .limit = table->limit, .base = table->base };
+    return (struct vmsa_segment) { .limit = table->limit, .base = table->base };
 }
 
-static int get(int vcpu, unsigned long request, void *to)
+static void set_registers(struct vmsa *vmsa, const struct kvm_regs *regs)
 {
-    return next_ioctl(vcpu, request, to) < 0 ? -errno : 0;
+    vmsa->rax = regs->rax;
+    vmsa->rbx = regs->rbx;
+    vmsa->rcx = regs->rcx;
+    vmsa->rdx = regs->rdx;
+    vmsa->rsp = regs->rsp;
+    vmsa->rbp = regs->rbp;
+    vmsa->rsi = regs->rsi;
+    vmsa->rdi = regs->rdi;
+    vmsa->r8 = regs->r8;
+    vmsa->r9 = regs->r9;
+    vmsa->r10 = regs->r10;
+    vmsa->r11 = regs->r11;
+    vmsa->r12 = regs->r12;
+    vmsa->r13 = regs->r13;
+    vmsa->r14 = regs->r14;
+    vmsa->r15 = regs->r15;
+    vmsa->rip = regs->rip;
+    vmsa->rflags = regs->rflags;
 }
 
-static int get_registers(int vcpu, struct vmsa *vmsa)
+static void set_system_registers(struct vmsa *vmsa,
+                                 const struct kvm_sregs *sregs)
 {
-    struct kvm_regs regs;
-    int result = get(vcpu, KVM_GET_REGS, &regs);
-
-    if (result < 0) {
-        return result;
-    }
-    vmsa->rax = regs.rax;
-    vmsa->rbx = regs.rbx;
-    vmsa->rcx = regs.rcx;
-    vmsa->rdx = regs.rdx;
-    vmsa->rsp = regs.rsp;
-    vmsa->rbp = regs.rbp;
-    vmsa->rsi = regs.rsi;
-    vmsa->rdi = regs.rdi;
-    memcpy(vmsa->r8_to_r15, &regs.r8, sizeof(vmsa->r8_to_r15));
-    vmsa->rip = regs.rip;
-    vmsa->rflags = regs.rflags;
-    return 0;
-}
-
-static int get_system_registers(int vcpu, struct vmsa *vmsa)
-{
-    struct kvm_sregs sregs;
-    int result = get(vcpu, KVM_GET_SREGS, &sregs);
-
-    if (result < 0) {
-        return result;
-    }
-    vmsa->es = segment_of(&sregs.es);
-    vmsa->cs = segment_of(&sregs.cs);
-    vmsa->ss = segment_of(&sregs.ss);
-    vmsa->ds = segment_of(&sregs.ds);
-    vmsa->fs = segment_of(&sregs.fs);
-    vmsa->gs = segment_of(&sregs.gs);
-    vmsa->ldtr = segment_of(&sregs.ldt);
-    vmsa->tr = segment_of(&sregs.tr);
-    vmsa->gdtr = table_of(&sregs.gdt);
-    vmsa->idtr = table_of(&sregs.idt);
-    vmsa->cpl = sregs.ss.dpl & 3;
-    vmsa->cr2 = sregs.cr2;
-    vmsa->cr3 = sregs.cr3;
+    vmsa->es = segment_of(&sregs->es);
+    vmsa->cs = segment_of(&sregs->cs);
+    vmsa->ss = segment_of(&sregs->ss);
+    vmsa->ds = segment_of(&sregs->ds);
+    vmsa->fs = segment_of(&sregs->fs);
+    vmsa->gs = segment_of(&sregs->gs);
+    vmsa->ldtr = segment_of(&sregs->ldt);
+    vmsa->tr = segment_of(&sregs->tr);
+    vmsa->gdtr = table_of(&sregs->gdt);
+    vmsa->idtr = table_of(&sregs->idt);
+    vmsa->cpl = sregs->ss.dpl & 3;
+    vmsa->cr2 = sregs->cr2;
+    vmsa->cr3 = sregs->cr3;
     /* What svm_set_efer(), svm_set_cr4() and svm_set_cr0() make of them */
-    vmsa->efer = sregs.efer | EFER_SVME;
-    vmsa->cr4 = sregs.cr4 | CR4_MCE;
-    vmsa->cr0 = sregs.cr0 & ~CR0_CACHE_BITS;
-    return 0;
+    vmsa->efer = sregs->efer | EFER_SVME;
+    vmsa->cr4 = sregs->cr4 | CR4_MCE;
+    vmsa->cr0 = sregs->cr0 & ~CR0_CACHE_BITS;
 }
 
-static int get_debug_registers(int vcpu, struct vmsa *vmsa)
+static void set_debug_registers(struct vmsa *vmsa,
+                                const struct kvm_debugregs *debug)
 {
-    struct kvm_debugregs debug;
-    int result = get(vcpu, KVM_GET_DEBUGREGS, &debug);
-
-    if (result < 0) {
-        return result;
-    }
-    if (debug.dr7 & ~DR7_FIXED_1) {
-        return -EINVAL;             /* as KVM: it cannot be kept for a guest */
-    }
-    vmsa->dr6 = debug.dr6;
-    vmsa->dr7 = debug.dr7 | DR7_FIXED_1;
-    return 0;
+    vmsa->dr6 = debug->dr6;
+    vmsa->dr7 = debug->dr7 | DR7_FIXED_1;
 }
 
-static int get_msrs(int vcpu, struct vmsa *vmsa)
+static void set_msrs(struct vmsa *vmsa, const uint64_t *msrs)
 {
-    static const uint32_t numbers[] = {
-        MSR_IA32_CR_PAT, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK,
-        MSR_KERNEL_GS_BASE, MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP,
-        MSR_IA32_SYSENTER_EIP,
-        MSR_IA32_XSS,               /* the last, for it may not be there */
-    };
-    enum { COUNT = sizeof(numbers) / sizeof(numbers[0]) };
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entries[COUNT];
-    } msrs = { .head.nmsrs = COUNT };
-    int i, done;
-
-    for (i = 0; i < COUNT; i++) {
-        msrs.entries[i].index = numbers[i];
-    }
-    /* How many were read: it stops at the first that is not there */
-    done = next_ioctl(vcpu, KVM_GET_MSRS, &msrs);
-    if (done < COUNT - 1) {
-        return done < 0 ? -errno : -EINVAL;
-    }
-    vmsa->g_pat = msrs.entries[0].data;
-    vmsa->star = msrs.entries[1].data;
-    vmsa->lstar = msrs.entries[2].data;
-    vmsa->cstar = msrs.entries[3].data;
-    vmsa->sfmask = msrs.entries[4].data;
-    vmsa->kernel_gs_base = msrs.entries[5].data;
-    vmsa->sysenter_cs = msrs.entries[6].data;
-    vmsa->sysenter_esp = msrs.entries[7].data;
-    vmsa->sysenter_eip = msrs.entries[8].data;
-    vmsa->xss = done == COUNT ? msrs.entries[9].data : 0;
-    return 0;
-}
-
-static int get_xcr0(int vcpu, struct vmsa *vmsa)
-{
-    struct kvm_xcrs xcrs;
-    unsigned i;
-
-    /* Without XSAVE there is none; KVM then has the value of a reset */
-    vmsa->xcr0 = 1;
-    if (next_ioctl(vcpu, KVM_GET_XCRS, &xcrs) < 0) {
-        return errno == EINVAL || errno == ENOTTY ? 0 : -errno;
-    }
-    for (i = 0; i < xcrs.nr_xcrs && i < KVM_MAX_XCRS; i++) {
-        if (xcrs.xcrs[i].xcr == 0) {
-            vmsa->xcr0 = xcrs.xcrs[i].value;
-        }
-    }
-    return 0;
+    vmsa->g_pat = msrs[VCPU_PAT];
+    vmsa->star = msrs[VCPU_STAR];
+    vmsa->lstar = msrs[VCPU_LSTAR];
+    vmsa->cstar = msrs[VCPU_CSTAR];
+    vmsa->sfmask = msrs[VCPU_SYSCALL_MASK];
+    vmsa->kernel_gs_base = msrs[VCPU_KERNEL_GS_BASE];
+    vmsa->sysenter_cs = msrs[VCPU_SYSENTER_CS];
+    vmsa->sysenter_esp = msrs[VCPU_SYSENTER_ESP];
+    vmsa->sysenter_eip = msrs[VCPU_SYSENTER_EIP];
+    vmsa->xss = msrs[VCPU_XSS];
 }
 
 /* Where a state component is in the standard format of XSAVE; NULL: unused */
@@ -327,47 +174,47 @@ static void set_fpu(struct vmsa *vmsa, const uint8_t *xsave)
     }
 }
 
-static int get_extended_state(int vcpu, struct vmsa *vmsa, bool with_fpu)
+static void set_pkru(struct vmsa *vmsa, const uint8_t *xsave)
 {
-    struct kvm_xsave xsave;
-    const uint8_t *bytes = (const uint8_t *)&xsave, *pkru;
-    int result;
+    const uint8_t *pkru = component(xsave, XFEATURE_PKRU, sizeof(vmsa->pkru));
 
-    memset(&xsave, 0, sizeof(xsave));
-    result = get(vcpu, KVM_GET_XSAVE, &xsave);
-    if (result < 0) {
-        return result;
-    }
-    pkru = component(bytes, XFEATURE_PKRU, sizeof(vmsa->pkru));
     if (pkru) {
         memcpy(&vmsa->pkru, pkru, sizeof(vmsa->pkru));
     }
-    if (with_fpu) {
-        set_fpu(vmsa, bytes);
-    }
-    return 0;
 }
 
-static int build_one(int vcpu, bool with_fpu, struct vmsa *vmsa)
+static void write_page(struct vmsa *vmsa, const struct vcpu *vcpu,
+                       bool with_fpu)
 {
-    int result = get_registers(vcpu, vmsa);
+    const uint8_t *xsave = (const uint8_t *)&vcpu->xsave;
 
-    if (result == 0) {
-        result = get_system_registers(vcpu, vmsa);
+    set_registers(vmsa, &vcpu->regs);
+    set_system_registers(vmsa, &vcpu->sregs);
+    set_debug_registers(vmsa, &vcpu->debug);
+    set_msrs(vmsa, vcpu->msrs);
+    vmsa->xcr0 = vcpu->xcr0;
+    set_pkru(vmsa, xsave);
+    if (with_fpu) {
+        set_fpu(vmsa, xsave);
     }
-    if (result == 0) {
-        result = get_debug_registers(vcpu, vmsa);
+}
+
+/* 0 or -errno */
+static int build_one(int fd, bool with_fpu, struct vmsa *vmsa)
+{
+    struct vcpu vcpu;
+    int result;
+
+    memset(&vcpu, 0, sizeof(vcpu));
+    result = vcpu_read(fd, &vcpu);
+    if (result < 0) {
+        return result;
     }
-    if (result == 0) {
-        result = get_msrs(vcpu, vmsa);
+    if (vcpu.debug.dr7 & ~DR7_FIXED_1) {
+        return -EINVAL;             /* as KVM: it cannot be kept for a guest */
     }
-    if (result == 0) {
-        result = get_xcr0(vcpu, vmsa);
-    }
-    if (result == 0) {
-        result = get_extended_state(vcpu, vmsa, with_fpu);
-    }
-    return result;
+    write_page(vmsa, &vcpu, with_fpu);
+    return 0;
 }
 
 int vmsa_build(struct vm *vm, uint8_t **pages, unsigned *count)

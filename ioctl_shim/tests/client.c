@@ -9,19 +9,25 @@
  */
 
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -108,6 +114,121 @@ static void do_open(void)
 static void do_openbad(void)
 {
     answer(open(address(1), O_RDONLY));
+}
+
+/*
+ * look FUNCTION PATH [MODE]: what a program sees of a file: its mode, or 0 if
+ * it may be accessed
+ */
+static int look_by_stat(const char *function, const char *path,
+                        struct stat *status, struct stat64 *status64)
+{
+    if (strcmp(function, "stat") == 0) {
+        return stat(path, status);
+    } else if (strcmp(function, "lstat") == 0) {
+        return lstat(path, status);
+    } else if (strcmp(function, "fstatat") == 0) {
+        return fstatat(AT_FDCWD, path, status, AT_SYMLINK_NOFOLLOW);
+    } else if (strcmp(function, "stat64") == 0) {
+        return stat64(path, status64);
+    } else if (strcmp(function, "lstat64") == 0) {
+        return lstat64(path, status64);
+    } else if (strcmp(function, "fstatat64") == 0) {
+        return fstatat64(AT_FDCWD, path, status64, 0);
+    }
+    errno = ENOSYS;
+    return -1;
+}
+
+/* Those that a program cannot be linked with any more; only old ones are */
+static int look_by_old_stat(const char *function, const char *path,
+                            struct stat *status)
+{
+    int (*by_path)(int, const char *, void *);
+    int (*by_dir)(int, int, const char *, void *, int);
+    void *found = dlsym(RTLD_DEFAULT, function);
+
+    if (!found) {
+        errno = ENOSYS;
+        return -1;
+    }
+    if (strncmp(function, "__fxstatat", 10) == 0) {
+        memcpy(&by_dir, &found, sizeof(found));
+        return by_dir(1, AT_FDCWD, path, status, 0);
+    }
+    memcpy(&by_path, &found, sizeof(found));
+    return by_path(1, path, status);
+}
+
+static int look_by_access(const char *function, const char *path, int mode)
+{
+    if (strcmp(function, "access") == 0) {
+        return access(path, mode);
+    } else if (strcmp(function, "euidaccess") == 0) {
+        return euidaccess(path, mode);
+    } else if (strcmp(function, "eaccess") == 0) {
+        return eaccess(path, mode);
+    } else if (strcmp(function, "faccessat") == 0) {
+        return faccessat(AT_FDCWD, path, mode, 0);
+    }
+    errno = ENOSYS;
+    return -1;
+}
+
+static void do_look(void)
+{
+    union {
+        struct stat as_stat;
+        struct stat64 as_stat64;
+        struct statx as_statx;
+    } status;
+    const char *function = words[1], *path = words[2];
+    int result;
+
+    if (strstr(function, "access")) {
+        answer(look_by_access(function, path, (int)number(3)));
+        return;
+    }
+    if (strcmp(function, "statx") == 0) {
+        result = statx(AT_FDCWD, path, 0, STATX_BASIC_STATS, &status.as_statx);
+        answer(result < 0 ? result : status.as_statx.stx_mode);
+        return;
+    }
+    if (strncmp(function, "__", 2) == 0) {
+        result = look_by_old_stat(function, path, &status.as_stat);
+    } else {
+        result = look_by_stat(function, path, &status.as_stat,
+                              &status.as_stat64);
+    }
+    answer(result < 0 ? result : (long)status.as_stat.st_mode);
+}
+
+/* statbad FD ADDRESS: what the descriptor is, by a path that may not be there */
+static void do_statbad(void)
+{
+    struct statx status;
+
+    answer(statx((int)number(1), address(2), AT_EMPTY_PATH, 0, &status));
+}
+
+/* deny SYSCALL ERRNO: as a sandbox or an older kernel does from now on */
+static void do_deny(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number(1), 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)number(2)),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {
+        .len = sizeof(filter) / sizeof(filter[0]), .filter = filter,
+    };
+    int result = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+
+    if (result == 0) {
+        result = prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+    }
+    answer(result);
 }
 
 static void on_signal(int signal)
@@ -427,6 +548,9 @@ static const struct {
 } commands[] = {
     { "open", 4, do_open },
     { "openbad", 2, do_openbad },
+    { "look", 3, do_look },
+    { "statbad", 3, do_statbad },
+    { "deny", 3, do_deny },
     { "ioctl", 4, do_ioctl },
     { "interrupted", 5, do_interrupted },
     { "threads", 7, do_threads },

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The functions that the library stands before, as they are without it
+ *
+ * Another preloaded library may come next, so each is called by the name by
+ * which the program called ours.
+ */
+#ifndef NEXT_H
+#define NEXT_H
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+struct stat64;                      /* of _GNU_SOURCE */
+struct statx;
+
+struct next {
+    int (*ioctl)(int, unsigned long, ...);
+
+    int (*open)(const char *, int, ...);
+    int (*open64)(const char *, int, ...);
+    int (*openat)(int, const char *, int, ...);
+    int (*openat64)(int, const char *, int, ...);
+    int (*__open_2)(const char *, int);
+    int (*__open64_2)(const char *, int);
+    int (*__openat_2)(int, const char *, int);
+    int (*__openat64_2)(int, const char *, int);
+
+    int (*close)(int);
+    int (*close_range)(unsigned, unsigned, int);
+    void (*closefrom)(int);
+    int (*dup)(int);
+    int (*dup2)(int, int);
+    int (*dup3)(int, int, int);
+    int (*fcntl)(int, int, ...);
+    int (*fcntl64)(int, int, ...);
+
+    int (*access)(const char *, int);
+    int (*euidaccess)(const char *, int);
+    int (*eaccess)(const char *, int);
+    int (*faccessat)(int, const char *, int, int);
+    int (*stat)(const char *, struct stat *);
+    int (*stat64)(const char *, struct stat64 *);
+    int (*lstat)(const char *, struct stat *);
+    int (*lstat64)(const char *, struct stat64 *);
+    int (*fstatat)(int, const char *, struct stat *, int);
+    int (*fstatat64)(int, const char *, struct stat64 *, int);
+    int (*statx)(int, const char *, int, unsigned, struct statx *);
+    ssize_t (*getxattr)(const char *, const char *, void *, size_t);
+    ssize_t (*lgetxattr)(const char *, const char *, void *, size_t);
+    ssize_t (*listxattr)(const char *, char *, size_t);
+    ssize_t (*llistxattr)(const char *, char *, size_t);
+    int (*__xstat)(int, const char *, struct stat *);
+    int (*__xstat64)(int, const char *, struct stat64 *);
+    int (*__lxstat)(int, const char *, struct stat *);
+    int (*__lxstat64)(int, const char *, struct stat64 *);
+    int (*__fxstatat)(int, int, const char *, struct stat *, int);
+    int (*__fxstatat64)(int, int, const char *, struct stat64 *, int);
+};
+
+/*
+ * Never NULL: the kernel's system calls before ours is initialized (another
+ * library's constructor may come first), and where libc has no such function
+ */
+extern struct next next;
+
+void next_init(void);
+
+#endif
