@@ -274,7 +274,11 @@ async def serve(options: ServeOptions) -> None:
 async def _capturing(
     server: Server, nursery: trio.Nursery, options: ServeOptions
 ) -> AsyncIterator[Capturing]:
-    """What begins and ends captures; the one that goes on is ended."""
+    """What begins and ends captures; the one that goes on is ended.
+
+    Raises:
+        CaptureFailed: the options asked for it, and not all of it could be written.
+    """
     capturing = Capturing(server, nursery, f"hcalld {__version__}")
     if options.capture is not None:
         capturing.begin(options.capture, is_vital=True)
@@ -282,7 +286,9 @@ async def _capturing(
         yield capturing
     finally:
         with trio.CancelScope(shield=True):
-            await capturing.end()
+            done = await capturing.end()
+    if done is not None and done.is_vital:
+        done.must_be_whole()
 
 
 async def _serve_one(server: Server, sock: socket.socket, scope: trio.CancelScope) -> None:

@@ -42,6 +42,21 @@ class Captured:
     is_whole: bool = True
     """All that was not dropped is in the file; if not, so many frames are missing beside:"""
     unwritten: int = 0
+    is_vital: bool = False
+    """The daemon was asked for it when it was started."""
+
+    def must_be_whole(self) -> None:
+        """See whether all that was not dropped is in the file.
+
+        Raises:
+            CaptureFailed: it is not.
+        """
+        if not self.is_whole:
+            raise CaptureFailed(
+                f"{self.path}: the capture is not whole: {self.unwritten} frames are not written, "
+                "for the file took nothing any more; see that its disk, or the pipe's reader, goes "
+                "on, and take it again"
+            )
 
 
 class Capturing:
@@ -58,6 +73,7 @@ class Capturing:
         self._nursery = nursery
         self._program = program
         self._capture: Capture | None = None
+        self._is_vital = False
         self._ended = trio.Event()
         self._log = structlog.get_logger()
 
@@ -72,16 +88,16 @@ class Capturing:
 
         Args:
             options: where to.
-            is_vital: if it cannot be written, the daemon ends.
+            is_vital: if it cannot be written, the daemon ends, and fails.
 
         Raises:
             ConfigError: there is one already, or the file cannot be made.
         """
         self.must_be_free()
-        self._capture = Capture(options, self._program)
+        self._capture, self._is_vital = Capture(options, self._program), is_vital
         self._ended = trio.Event()
         # First: whatever happens next, the capture can be ended.
-        self._nursery.start_soon(self._run, self._capture, is_vital)
+        self._nursery.start_soon(self._run, self._capture)
         self._guests.begin_taps(self._capture)
         self._log.info("capture begun", path=str(options.path))
         if self._capture.put_aside is not None:
@@ -108,7 +124,7 @@ class Capturing:
         capture = self._capture
         if capture is None:
             return None
-        ended = self._ended
+        ended, is_vital = self._ended, self._is_vital
         self._guests.end_taps()
         capture.close()
         with trio.move_on_after(END_SECONDS):
@@ -116,9 +132,10 @@ class Capturing:
         if not ended.is_set():
             capture.give_up()
             await ended.wait()
-        return _over(capture)
+        return dataclasses.replace(_over(capture), is_vital=is_vital)
 
-    async def _run(self, capture: Capture, is_vital: bool) -> None:
+    async def _run(self, capture: Capture) -> None:
+        is_vital = self._is_vital
         try:
             await capture.run()
         except CaptureFailed as error:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import json
 import os
 import pathlib
 import signal
@@ -17,9 +19,18 @@ import structlog.testing
 import trio
 from tests.unit.hcalld.runtime.shim import Shim, hello
 
-from hcalld.app import ServeOptions, TcpOptions, build_directory, build_server, serve
+from hcalld.app import (
+    ControlOptions,
+    ServeOptions,
+    TcpOptions,
+    build_directory,
+    build_server,
+    serve,
+)
 from hcalld.backends.tpms import Tpms
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
+from hcalld.observe import capturing
+from hcalld.observe.capture import CaptureOptions
 from hcalld.runtime.transport import SocketTransport
 from hcalld.testing.pks import build_auth, label
 from hcallproto.abi.families import pks
@@ -314,6 +325,80 @@ async def test_trace_when_it_cannot_be_written_then_the_daemon_ends_and_says_why
         await call_once()
     assert raised.group_contains(HcalldError, match="No space left on device")
     assert not path.exists()
+
+
+# -- capture -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipe(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A named pipe whose reader sleeps."""
+    path = tmp_path / "a.pcapng"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    yield path
+    os.close(reader)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_capture_when_it_is_not_whole_at_the_end_then_the_daemon_has_failed(
+    running: Running,
+    tmp_path: pathlib.Path,
+    pipe: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+):
+    monkeypatch.setattr(capturing, "STALL_SECONDS", 0.1)
+    path = tmp_path / "hc.sock"
+    options = memory_options(path, capture=CaptureOptions(path=pipe))
+
+    async def call_often() -> None:
+        async with running(options) as ended:
+            shim = await guest(path)
+            for _ in range(100):
+                assert (await shim.call(pks.GET_CONFIG, 0, 32)).status == H.SUCCESS
+            os.kill(os.getpid(), number)
+            await shim.close()
+            with trio.fail_after(20):
+                await ended.wait()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await call_often()
+    assert raised.group_contains(HcalldError, match=r"a\.pcapng: the capture is not whole: \d+ fr")
+    assert not path.exists()
+
+
+async def test_capture_when_an_operator_has_asked_for_it_then_the_daemon_has_not_failed(
+    running: Running,
+    tmp_path: pathlib.Path,
+    pipe: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logs: Logs,
+):
+    monkeypatch.setattr(capturing, "STALL_SECONDS", 0.1)
+    path, control = tmp_path / "hc.sock", tmp_path / "control"
+    options = memory_options(path, control=ControlOptions(path=control))
+    async with running(options) as ended:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as operator:
+            operator.connect(os.fspath(control))
+            line = json.dumps({"command": "capture-begin", "path": os.fspath(pipe)})
+            operator.sendall(line.encode() + b"\n")
+            with operator.makefile("rb") as replies:
+                for expected in ("greeting", "capture"):
+                    reply = await trio.to_thread.run_sync(replies.readline)
+                    assert json.loads(reply)["reply"] == expected
+        shim = await guest(path)
+        for _ in range(100):
+            assert (await shim.call(pks.GET_CONFIG, 0, 32)).status == H.SUCCESS
+        os.kill(os.getpid(), signal.SIGTERM)
+        await shim.close()
+        with trio.fail_after(20):
+            await ended.wait()
+    assert "the capture is not whole" in [entry["event"] for entry in logs]
+
+
+# -- secrets -------------------------------------------------------------------------------------
 
 
 async def test_secrets_when_a_guest_uses_its_keystore_then_neither_trace_nor_log_has_them(
