@@ -139,9 +139,11 @@ class SevVm:
         Raises:
             HcallError: EINVAL.
         """
-        if not size or address + size > ADDRESS_END:
+        if not size or address + size >= ADDRESS_END:
             raise HcallError(
-                SevCode.EINVAL, f"region 0x{address:x} + {size}: expected at least one byte"
+                SevCode.EINVAL,
+                f"region 0x{address:x} + {size}: expected at least one byte, and an end that is "
+                "an address",
             )
         if sum(self.regions.values()) >= MAX_REGIONS:
             raise HcallError(SevCode.EINVAL, f"the VM has {MAX_REGIONS} regions already")

@@ -71,10 +71,10 @@ def _not_zero(*names: str) -> Check:
 
 
 def _range(address: str, size: str) -> Check:
-    """Guest memory does not go on beyond the last address (``sev_pin_memory()``)."""
+    """Guest memory ends before the last address, whose successor is 0 (``sev_pin_memory()``)."""
 
     def check(call: Call, vm: SevVm) -> str:
-        if call[address] + call[size] > ADDRESS_END:
+        if call[address] + call[size] >= ADDRESS_END:
             return f"{address} 0x{call[address]:x} + {call[size]} is beyond all addresses"
         return ""
 

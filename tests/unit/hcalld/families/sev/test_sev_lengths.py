@@ -461,10 +461,11 @@ def test_regions_are_given_back_as_they_were():
     refused(client, sev.UNREG_REGION, EINVAL)
 
 
-@pytest.mark.parametrize("size", [0, (1 << 64) - 1])
+@pytest.mark.parametrize("size", [0, (1 << 64) - MEMORY, (1 << 64) - 1])
 def test_a_region_is_in_memory(size: int):
     client = IN_STATE[GuestState.UNINIT](host().connect())
-    refused(client, sev.REG_REGION, EINVAL, size=size)
+    refused(client, sev.REG_REGION, EINVAL, addr=MEMORY, size=size)
+    assert not client.vm.regions
 
 
 def test_no_more_regions_than_there_may_be():
