@@ -2,7 +2,7 @@
 """The command line: one file a subcommand, loaded when it is used.
 
 Errors that a user can act on are one line on stderr and exit status 1; a wrong use of the
-command line is exit status 2. Ctrl-C is never a traceback.
+command line is exit status 2. Ctrl-C is never a traceback: it ends a command by its signal.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import click
 
 from hcalld import __version__
+from hcalld.cli.exits import FAILED, end_by_interrupt, is_interrupt
 from hcalld.cli.lazy import LazyGroup
 from hcalld.cli.output import NO_ROOM, drop_output
 from hcalld.core.errors import HcalldError
@@ -36,9 +37,6 @@ COMMANDS = {
     "guest": "hcalld.cli.guest",
 }
 """Subcommand to the module that holds it, as an attribute named ``command``."""
-
-EXIT_INTERRUPTED = 130
-"""As a shell says it of SIGINT."""
 
 
 @click.group(
@@ -69,12 +67,24 @@ def _print_capabilities(ctx: click.Context) -> None:
 def main() -> None:
     """Run the command line; the entry point of ``hcalld``."""
     try:
+        sys.exit(_run())
+    except KeyboardInterrupt:
+        end_by_interrupt()
+
+
+def _run() -> int:
+    """Run the command line; gives its exit status."""
+    try:
         if sys.argv[1:2] != ["serve"]:  # which has an option for it
             coredumps.forbid()
-        cli(prog_name="hcalld")
+        # Not standalone: click would have Ctrl-C end with 1.
+        return cli(prog_name="hcalld", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
     except HcalldError as error:
         click.echo(f"hcalld: {error}", err=True)
-        sys.exit(1)
+        return FAILED
     except OSError as error:
         # One with a file's name is not of the output.
         if error.filename is not None or error.errno not in NO_ROOM:
@@ -82,10 +92,11 @@ def main() -> None:
         what = f"the output cannot be written: {error.strerror}; make room, or write elsewhere"
         click.echo(f"hcalld: {what}", err=True)
         drop_output()
-        sys.exit(1)
-    except BaseExceptionGroup as group:
-        # Ctrl-C within a nursery: click knows KeyboardInterrupt alone.
-        if group.split(KeyboardInterrupt)[1] is not None:
+        return FAILED
+    except (click.Abort, BaseExceptionGroup) as error:
+        if is_interrupt(error):
+            raise KeyboardInterrupt from None
+        if not isinstance(error, click.Abort):
             raise
         click.echo("Aborted!", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        return FAILED

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli import exits
 from hcalld.cli.capturefiles import chunks
 from hcalld.replay.ignoring import Ignored, IgnoreError, parse_ignored
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from hcalld.captures.bycaller import Caller, CallsByCaller
     from hcallproto.capture.compare import Difference
 
-EXIT_DIFFERENT = 1
-EXIT_BROKEN = 2
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 
 
@@ -80,13 +79,13 @@ def command(*, ignored: Ignored, first: bool, left: pathlib.Path, right: pathlib
                     for line in _lines(mine, difference):
                         click.echo(line)
                     if first:
-                        sys.exit(EXIT_DIFFERENT)
+                        sys.exit(exits.DIFFERENT)
     except HcalldError as error:
         click.echo(f"hcalld: {error}", err=True)
-        sys.exit(EXIT_BROKEN)
+        sys.exit(exits.BROKEN)
     if count:
         click.echo(f"{count} calls differ" if count > 1 else "1 call differs")
-        sys.exit(EXIT_DIFFERENT)
+        sys.exit(exits.DIFFERENT)
     click.echo("no differences")
 
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from hcalld.cli import exits
 from hcalld.cli.replay.options import (
-    EXIT_BROKEN,
-    EXIT_DIFFERENT,
     Reporter,
     broken_is_2,
     events_of,
@@ -70,13 +69,13 @@ def command(
         if not score.calls:
             what = "calls" if guest is None else f"calls of a guest {guest!r}"
             click.echo(f"hcalld: no {what} in the capture", err=True)
-            sys.exit(EXIT_BROKEN)
+            sys.exit(exits.BROKEN)
         if events.problems:
             # What is missing was not compared, whatever came of the rest.
-            sys.exit(EXIT_BROKEN)
+            sys.exit(exits.BROKEN)
     # Without secrets much cannot be compared: that is known before.
     if score.differences or not score.compared or (score.lacking and not is_blanked):
-        sys.exit(EXIT_DIFFERENT)
+        sys.exit(exits.DIFFERENT)
 
 
 _SHOWN = 10

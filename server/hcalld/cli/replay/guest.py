@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from hcalld.cli import exits
 from hcalld.cli.replay.options import (
-    EXIT_DIFFERENT,
     Reporter,
     broken_is_2,
     events_of,
@@ -118,7 +118,7 @@ def command(
                     values_passed_on=figures.replaced,
                 )
     if reporter.differences:
-        sys.exit(EXIT_DIFFERENT)
+        sys.exit(exits.DIFFERENT)
 
 
 def _instance(digits: str) -> bytes:

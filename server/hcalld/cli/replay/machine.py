@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from hcalld.cli import exits
 from hcalld.cli.replay.options import (
-    EXIT_BROKEN,
-    EXIT_DIFFERENT,
     Reporter,
     broken_is_2,
     events_of,
@@ -112,6 +111,6 @@ def command(
             )
     if matcher.problem:
         click.echo(f"hcalld: {getattr(capture, 'name', '-')}: {matcher.problem}", err=True)
-        sys.exit(EXIT_BROKEN)
+        sys.exit(exits.BROKEN)
     if reporter.differences:
-        sys.exit(EXIT_DIFFERENT)
+        sys.exit(exits.DIFFERENT)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
+from hcalld.cli import exits
 from hcalld.cli.capturefiles import chunks
 from hcalld.cli.locks import UNLOCKS, unlock_of
 from hcalld.core.errors import HcalldError
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from hcalld.replay.differences import Difference
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-EXIT_DIFFERENT = 1
-EXIT_BROKEN = 2
 
 
 def _ignored(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> Ignored:
@@ -178,4 +176,4 @@ def broken_is_2(capture: BinaryIO) -> Iterator[None]:
     except (CaptureError, HcalldError) as error:
         name = getattr(capture, "name", "standard input")
         click.echo(f"hcalld: {name}: {error}", err=True)
-        sys.exit(EXIT_BROKEN)
+        sys.exit(exits.BROKEN)

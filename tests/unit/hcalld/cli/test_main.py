@@ -3,15 +3,28 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
+import fcntl
 import importlib
 import importlib.metadata
 import json
+import os
+import pathlib
+import signal
+import socket
 import subprocess
 import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
 
 import click
 import pytest
 from click.testing import CliRunner
+from tests.e2e.patience import patience
+from tests.unit.hcallproto.capture.sample import read_of_db
 
 from hcalld import cli
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
@@ -63,16 +76,22 @@ def test_capabilities_when_asked_then_they_are_json_on_stdout():
     assert json.loads(done.stdout) == capabilities()
 
 
-@pytest.mark.parametrize("error", [ConfigError("a\tprofile"), StoreError("b"), HcalldError("c")])
-def test_main_when_a_user_can_act_then_it_is_one_line_and_status_1(
-    error: HcalldError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    def fail(prog_name: str) -> None:
-        assert prog_name == "hcalld"
+def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Have the command line end so."""
+
+    def fail(*, prog_name: str, standalone_mode: bool) -> None:
+        assert (prog_name, standalone_mode) == ("hcalld", False)
         raise error
 
     monkeypatch.setattr(cli, "cli", fail)
     monkeypatch.setattr(coredumps, "forbid", lambda: None)  # it would hold for this process
+
+
+@pytest.mark.parametrize("error", [ConfigError("a\tprofile"), StoreError("b"), HcalldError("c")])
+def test_main_when_a_user_can_act_then_it_is_one_line_and_status_1(
+    error: HcalldError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    raising(monkeypatch, error)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
@@ -81,30 +100,127 @@ def test_main_when_a_user_can_act_then_it_is_one_line_and_status_1(
     assert err == f"hcalld: {error}\n"
 
 
-def test_main_when_interrupted_in_a_nursery_then_it_is_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    def interrupted(prog_name: str) -> None:
-        raise BaseExceptionGroup("a", [BaseExceptionGroup("b", [KeyboardInterrupt()])])
+def _aborted(cause: BaseException | None) -> click.Abort:
+    """As click raises it, of Ctrl-C and of a "no"."""
+    error = click.Abort()
+    error.__context__ = cause
+    return error
 
-    monkeypatch.setattr(cli, "cli", interrupted)
-    monkeypatch.setattr(coredumps, "forbid", lambda: None)
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        BaseExceptionGroup("a", [BaseExceptionGroup("b", [KeyboardInterrupt()])]),
+        _aborted(KeyboardInterrupt()),
+    ],
+    ids=["plain", "in a nursery", "at a prompt"],
+)
+def test_main_when_interrupted_then_it_dies_of_that_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException
+):
+    raising(monkeypatch, error)
+    killed: list[tuple[int, int]] = []
+    handlers: list[tuple[int, object]] = []
+    monkeypatch.setattr(os, "kill", lambda *args: killed.append(args))
+    monkeypatch.setattr(signal, "signal", lambda *args: handlers.append(args))
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == cli.EXIT_INTERRUPTED
+    assert killed == [(os.getpid(), signal.SIGINT)]
+    assert handlers == [(signal.SIGINT, signal.SIG_DFL)]
+    # If it is blocked.
+    assert ended.value.code == 130
     assert capsys.readouterr().err == "Aborted!\n"
+
+
+def test_main_when_the_user_says_no_then_it_is_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    raising(monkeypatch, _aborted(None))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "Aborted!\n"
+
+
+def test_main_when_the_command_line_is_wrong_then_it_is_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    raising(monkeypatch, click.UsageError("no such thing"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "Error: no such thing\n" in capsys.readouterr().err
+
+
+def test_main_when_a_command_has_a_status_then_it_is_that(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(coredumps, "forbid", lambda: None)
+    for status in (0, 3):
+        monkeypatch.setattr(cli, "cli", lambda status=status, **_: status)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == status
 
 
 def test_main_when_more_than_an_interrupt_is_in_a_group_then_all_is_raised(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def failed(prog_name: str) -> None:
-        raise BaseExceptionGroup("a", [KeyboardInterrupt(), ValueError()])
-
-    monkeypatch.setattr(cli, "cli", failed)
-    monkeypatch.setattr(coredumps, "forbid", lambda: None)
+    raising(monkeypatch, BaseExceptionGroup("a", [KeyboardInterrupt(), ValueError()]))
     with pytest.raises(BaseExceptionGroup):
         cli.main()
+
+
+@contextlib.contextmanager
+def waiting(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that has read all of its input, and waits for more."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hcalld", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    watchdog = threading.Timer(patience(60), process.kill)
+    watchdog.start()
+    try:
+        with process:
+            assert process.stdin is not None
+            process.stdin.write(bytes(read_of_db().data[:-8]))
+            process.stdin.flush()
+            unread = array.array("i", [1])
+            while unread[0]:
+                assert process.poll() is None
+                fcntl.ioctl(process.stdin, termios.FIONREAD, unread)
+                time.sleep(0.01)
+            yield process
+    finally:
+        watchdog.cancel()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("decode", "-"),
+        ("report", "-", "--output"),
+        ("replay", "code", "--guest", "lpar7", "-"),
+        ("replay", "guest", "--guest", "lpar7", "-", "--socket-path"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_when_interrupted_then_it_dies_of_that(
+    tmp_path: pathlib.Path, words: tuple[str, ...]
+):
+    where = os.fspath(tmp_path / "made")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        if words[-1] == "--socket-path":
+            listener.bind(where)
+            listener.listen()
+        more = [where] if words[-1].startswith("--") else []
+        with waiting(*words, *more) as process:
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate()
+    assert process.returncode == -signal.SIGINT, err
+    assert b"Traceback" not in err
+    assert err.endswith(b"Aborted!\n")
 
 
 def test_module_when_run_then_it_is_the_command():
