@@ -229,7 +229,7 @@ class Calls:
             execution.mishap = mishap
             return execution, execution.start()
         except HcallError as error:
-            outcome = refusal(entry.hcall, error)
+            outcome = self._refused(entry, error)
         except (StoreError, ConfigError) as error:
             outcome = self._store_failed(entry, error)
         except Exception as error:
@@ -326,7 +326,7 @@ class Calls:
             if not self._partition.holds(entry.family, execution.model):
                 raise StoreError("the partition's state was loaded anew while the call waited")
         except HcallError as error:
-            return refusal(entry.hcall, error)
+            return self._refused(entry, error)
         except (StoreError, ConfigError) as error:
             return self._store_failed(entry, error)
         except TransportClosed:
@@ -521,9 +521,18 @@ class Calls:
         for observer in self._observers:
             observer(answered)
 
+    def _refused(self, entry: Entry, error: HcallError) -> Outcome:
+        if isinstance(error.__cause__, StoreError):
+            # The handler has a code of its own for it; the operator must know all the same.
+            self._log_store_failure(entry, error.__cause__)
+        return refusal(entry.hcall, error)
+
     def _store_failed(self, entry: Entry, error: StoreError | ConfigError) -> Outcome:
-        self._log.error("store failed", call=entry.hcall.name, reason=str(error))
+        self._log_store_failure(entry, error)
         return Outcome(entry.hcall.timeout_code, why=str(error))
+
+    def _log_store_failure(self, entry: Entry, error: StoreError | ConfigError) -> None:
+        self._log.error("store failed", call=entry.hcall.name, reason=str(error))
 
     def _bug(self, entry: Entry, frame: f.Call, error: Exception) -> Outcome:
         """A handler raised what no handler raises: our bug, this guest's H_HARDWARE."""

@@ -64,7 +64,7 @@ def handles(hcall: Hcall) -> Callable[[Handler[SevVm]], Handler[SevVm]]:
             except GuestMemoryError as error:
                 raise HcallError(SevCode.EFAULT, str(error)) from None
             except StoreError as error:
-                raise HcallError(SevCode.HWERROR_PLATFORM, str(error)) from None
+                raise HcallError(SevCode.HWERROR_PLATFORM, str(error)) from error
             finally:
                 vm.is_busy = False
 

@@ -12,7 +12,9 @@ import trio.testing
 from tests.e2e.sevlaunch import launch
 from tests.unit.hcalld.replay.sevclients import clients
 from tests.unit.hcalld.replay.test_code import Recorded
+from tests.unit.hcalld.runtime.conftest import Logs
 from tests.unit.hcalld.runtime.shim import Shim, hello
+from tests.unit.hcalld.runtime.test_calls import events
 
 from hcalld.core.errors import ConfigError
 from hcalld.faults.rules import Close, Corrupt, Gone, Rule, parse
@@ -110,7 +112,7 @@ async def test_a_launch_with_one_command_in_its_way_fails_there(daemon: Recorded
     await clients(daemon, story)
 
 
-async def test_what_cannot_be_kept_has_not_happened(daemon: Recorded):
+async def test_what_cannot_be_kept_has_not_happened(daemon: Recorded, logs: Logs):
     daemon.server.faults.add(Rule(call="sev", gone=Gone.SPACE))
 
     def story(path: pathlib.Path) -> None:
@@ -124,6 +126,10 @@ async def test_what_cannot_be_kept_has_not_happened(daemon: Recorded):
         launch(path)
 
     await clients(daemon, story)
+    # The operator is told of a disk that is full, and not the client alone.
+    failed = events(logs, "store failed")
+    assert [entry["call"] for entry in failed] == ["SEV_PDH_GEN", "SEV_PEK_GEN"]
+    assert all("No space left on device" in str(entry["reason"]) for entry in failed)
 
 
 async def test_a_result_is_damaged(daemon: Recorded):
