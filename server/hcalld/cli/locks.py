@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hcalld.cli.state.files import read_file
+from hcalld.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
@@ -47,19 +49,10 @@ def recipient_of(how: str, option: str = "--with") -> X25519PublicKey:
     Raises:
         ConfigError: it names none, or it cannot be read.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    from hcalld.core.errors import ConfigError
-
-    kind, _, where = how.partition(":")
-    if kind != "recipient" or not where:
-        raise ConfigError(f"{option}: expected {PASSPHRASES} or recipient:FILE")
-    try:
-        public = load_pem_public_key(read_file(pathlib.Path(where), _MAX_PEM_SIZE))
-    except (ValueError, UnsupportedAlgorithm):
-        public = None
+    where, public = _pem_key(how, option, "recipient", load_pem_public_key)
     if not isinstance(public, X25519PublicKey):
         raise ConfigError(
             f"{where}: no X25519 public key in PEM; make one: openssl pkey -in PRIVATE -pubout"
@@ -78,23 +71,17 @@ def unlock_of(how: str, what: str, option: str = "--with") -> Unlock:
     Raises:
         HcalldError: it cannot be understood or read.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    from hcalld.core.errors import ConfigError
     from hcalld.crypto.locks import Identity, Passphrase
 
     passphrase = _passphrase(how, what, option)
     if passphrase is not None:
         return Passphrase(passphrase.get())
-    kind, _, where = how.partition(":")
-    if kind != "identity" or not where:
-        raise ConfigError(f"{option}: expected {PASSPHRASES} or identity:FILE")
-    try:
-        private = load_pem_private_key(read_file(pathlib.Path(where), _MAX_PEM_SIZE), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        private = None
+    where, private = _pem_key(
+        how, option, "identity", lambda data: load_pem_private_key(data, None)
+    )
     if not isinstance(private, X25519PrivateKey):
         raise ConfigError(
             f"{where}: no X25519 private key in PEM without a passphrase; make one: openssl "
@@ -103,8 +90,33 @@ def unlock_of(how: str, what: str, option: str = "--with") -> Unlock:
     return Identity(private)
 
 
+def _pem_key(
+    how: str, option: str, word: str, load: Callable[[bytes], object]
+) -> tuple[str, object]:
+    """The key in the file that ``word:FILE`` names, and that file; None if there is none in it.
+
+    Args:
+        how: what the option has.
+        option: which option, for messages.
+        word: what stands before the file.
+        load: reads PEM.
+
+    Raises:
+        ConfigError: it names no file, or it cannot be read.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    kind, _, where = how.partition(":")
+    if kind != word or not where:
+        raise ConfigError(f"{option}: expected {PASSPHRASES} or {word}:FILE")
+    try:
+        return where, load(read_file(pathlib.Path(where), _MAX_PEM_SIZE))
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # TypeError: it has a passphrase.
+        return where, None
+
+
 def _passphrase(how: str, what: str, option: str) -> PassphraseFrom | None:
-    from hcalld.core.errors import ConfigError
     from hcalld.stores.keys.describe import passphrase_from
 
     try:
