@@ -4,6 +4,9 @@
 QEMU compares ``cbitpos`` with the host's CPUID (target/i386/sev.c, sev_kvm_init), whether or not
 the host has SEV: leaf 0x8000001F, EBX bits 5 to 0, is what any processor returns there. So this
 asks the processor, as QEMU does. ``hcalld sev qemu-args`` prints the result.
+
+libvirt makes QEMU's command line itself, by what it has asked a QEMU that it starts for that
+purpose alone. ``hcalld sev emulator`` writes what it starts instead.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import platform
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -125,3 +130,35 @@ def sev_environment(
     if platform_name is not None:
         variables[PLATFORM_VARIABLE] = platform_name
     return variables
+
+
+EMULATOR_HEAD: Final = "#!/bin/sh\n# QEMU with SEV by hcalld; written by hcalld sev emulator\n"
+"""How such a program begins, and is known by."""
+
+
+def emulator_script(qemu: Path, variables: Mapping[str, str]) -> str:
+    """A program for libvirt's ``<emulator>``.
+
+    Args:
+        qemu: What it starts.
+        variables: Of :func:`sev_environment`.
+
+    libvirt asks a QEMU with ``-machine none`` (src/qemu/qemu_process.c, qemuProcessQMPLaunch) and
+    keeps the answers until the emulator's file or libvirt changes (qemu_capabilities.c,
+    virQEMUCapsIsValid). Where none starts it asks again: better than an answer without SEV.
+    """
+    assignments = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    return (
+        f"{EMULATOR_HEAD}"
+        f"export {assignments}\n"
+        'case "$*" in\n'
+        '*"-machine none"*)\n'
+        f'    if [ ! -S "${SOCKET_VARIABLE}" ]; then\n'
+        f'        echo "hcalld: no socket ${SOCKET_VARIABLE}; start hcalld serve" >&2\n'
+        "        exit 1\n"
+        "    fi\n"
+        "    ;;\n"
+        f'*sev-guest*) set -- "$@" {shlex.join(HIDDEN_LEAF)} ;;\n'
+        "esac\n"
+        f'exec {shlex.quote(str(qemu))} "$@"\n'
+    )

@@ -15,6 +15,7 @@ _COMMANDS: Final = {
     "verify": "hcalld.cli.sev.verify",
     "session": "hcalld.cli.sev.session",
     "qemu-args": "hcalld.cli.sev.qemu_args",
+    "emulator": "hcalld.cli.sev.emulator",
     "measure": "hcalld.cli.sev.measure",
     "validate": "hcalld.cli.sev.validate",
     "secret": "hcalld.cli.sev.secret",

@@ -761,3 +761,55 @@ def test_qemu_args_when_options_belong_together_then_one_alone_is_refused(words:
         "go together" in (said := misused("qemu-args", "--policy", "1", *words))
         or "go with" in said
     )
+
+
+# -- libvirt's emulator ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_qemus(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> list[pathlib.Path]:
+    """Those that PATH leads to, in order."""
+    found = [tmp_path / name / "qemu-system-x86_64" for name in ("first", "second")]
+    for path in found:
+        path.parent.mkdir()
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join(str(path.parent) for path in found))
+    return found
+
+
+def test_emulator_when_written_then_others_run_it_and_it_runs_qemu(
+    folder: pathlib.Path, two_qemus: list[pathlib.Path]
+):
+    sev("emulator", "--socket", "sock", "--platform", "p", "--library", "lib.so", "qemu")
+    assert mode("qemu") == 0o755
+    variables = sevhost.sev_environment(folder / "lib.so", folder / "sock", platform_name="p")
+    assert (folder / "qemu").read_text() == sevhost.emulator_script(two_qemus[0], variables)
+
+
+def test_emulator_when_it_is_first_in_the_path_then_it_does_not_start_itself(
+    two_qemus: list[pathlib.Path],
+):
+    first, second = two_qemus
+    words = ("emulator", "--socket", "sock", "--library", "lib.so")
+    # In the place of another program; over one of an earlier time; and found by one elsewhere.
+    for out in (str(first), str(first), "elsewhere"):
+        sev(*words, "--force", out)
+        assert pathlib.Path(out).read_text().endswith(f'exec {second} "$@"\n'), out
+    assert "only what this command has written" in refused(*words, "--qemu", str(first), "x")
+    assert not pathlib.Path("x").exists()
+
+
+def test_emulator_when_something_is_in_its_place_then_it_stays(two_qemus: list[pathlib.Path]):
+    words = ("emulator", "--socket", "sock", "--library", "lib.so", str(two_qemus[0]))
+    assert "is there already; use --force" in refused(*words)
+    assert two_qemus[0].read_text() == "#!/bin/sh\n"
+
+
+def test_emulator_when_there_is_no_qemu_then_it_says_what_to_do(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = refused("emulator", "--socket", "sock", "--library", "lib.so", "x")
+    assert said.startswith("qemu-system-x86_64: no such program")
+    assert "qemu-system-x86, or give --qemu its path" in said

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import mmap
 import platform
+import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,61 @@ def test_sev_environment_when_the_platform_is_unnamed_then_no_variable_names_it(
     }
     named = sevhost.sev_environment(library, socket_path, platform_name="")
     assert named["HCALLD_SEV_PLATFORM"] == ""
+
+
+# -- libvirt's emulator ---------------------------------------------------------------------------
+
+PROBE = ("-S", "-machine", "none,accel=kvm:tcg", "-daemonize")
+LAUNCH = ("-accel", "kvm", "-object", '{"qom-type":"sev-guest","id":"lsec0"}')
+
+
+class Emulator:
+    """One that starts, for QEMU, a program that says how it was started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / "a socket"
+        qemu = folder / "the qemu"
+        variables = '"$LD_PRELOAD" "$HCALLD_SEV_SOCKET" "$HCALLD_SEV_PLATFORM"'
+        qemu.write_text(f'#!/bin/sh\nprintf "%s\\n" {variables} "$@"\n')
+        qemu.chmod(0o755)
+        environ = sevhost.sev_environment(Path("/no-lib.so"), self.socket, platform_name="it's")
+        self.path = folder / "emulator"
+        self.path.write_text(sevhost.emulator_script(qemu, environ))
+        self.path.chmod(0o755)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([self.path, *words], capture_output=True, text=True, check=False)
+
+    def words(self, *words: str) -> list[str]:
+        """The command line that its QEMU gets, after the variables."""
+        said = self.run(*words).stdout.splitlines()
+        assert said[:3] == ["/no-lib.so", str(self.socket), "it's"]
+        return said[3:]
+
+
+@pytest.fixture
+def emulator(tmp_path: Path) -> Iterator[Emulator]:
+    made = Emulator(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(made.socket))
+        yield made
+
+
+def test_emulator_when_it_is_asked_what_it_can_do_then_qemu_answers(emulator: Emulator):
+    assert emulator.words(*PROBE) == [*PROBE]
+
+
+def test_emulator_when_the_daemon_is_not_there_then_no_answer_is_one_without_sev(
+    emulator: Emulator,
+):
+    emulator.socket.unlink()
+    done = emulator.run(*PROBE)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"hcalld: no socket {emulator.socket}; start hcalld serve\n"
+    # Other guests are none of its business.
+    assert emulator.words("-m", "64") == ["-m", "64"]
+
+
+def test_emulator_when_the_guest_has_sev_then_it_does_not_see_the_leaf(emulator: Emulator):
+    assert emulator.words(*LAUNCH) == [*LAUNCH, *sevhost.HIDDEN_LEAF]
+    assert emulator.words("-name", "guest=a b", "") == ["-name", "guest=a b", ""]
