@@ -62,7 +62,8 @@ class CommandRefused(HcalldError):
         when = "; ".join(code.when for code in hcall.codes if code.code == status)
         super().__init__(
             f"{hcall.name}: the platform refuses: {status_name(status, SevCode)}, "
-            f"{when or 'which this command never gives'}; the daemon's log has the reason"
+            f"{when or 'which this command never gives'}; the reason is in the daemon's --trace, "
+            "and in its log with --log-level debug"
         )
         self.name = hcall.name
         self.status = status

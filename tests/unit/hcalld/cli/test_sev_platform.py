@@ -186,7 +186,7 @@ def test_owner_when_he_signs_then_the_platform_is_his_until_it_is_reset():
     said = refused("import", "pek.cert", "oca.cert")
     assert said == (
         "SEV_PEK_CERT_IMPORT: the platform refuses: SEV_RET_ALREADY_OWNED, the platform has an "
-        "owner; the daemon's log has the reason\n"
+        "owner; the reason is in the daemon's --trace, and in its log with --log-level debug\n"
     )
     sev("reset", "--yes")
     assert json.loads(sev("status", "--json").output)["owner"] == "self"
