@@ -296,6 +296,14 @@ static void cancel(struct conn *conn)
     conn->cancelling[conn->cancelling_count++] = conn->seq;
 }
 
+static int64_t give_up(struct conn *conn, const struct waiting *waiting)
+{
+    shim_error("%s: the daemon has not answered within %" PRIu32 " ms",
+               waiting->command->call->name, waiting->spec->deadline_ms);
+    cancel(conn);
+    return sane_status(waiting->spec->timeout_status, -ETIMEDOUT);
+}
+
 static int64_t wait_for_reply(struct conn *conn, struct waiting *waiting)
 {
     int64_t lost = sane_status(waiting->spec->lost_status, -ETIMEDOUT);
@@ -310,11 +318,7 @@ static int64_t wait_for_reply(struct conn *conn, struct waiting *waiting)
         case STREAM_OK:
             break;
         case STREAM_LATE:
-            shim_error("%s: the daemon has not answered within %" PRIu32
-                       " ms", waiting->command->call->name,
-                       waiting->spec->deadline_ms);
-            cancel(conn);
-            return sane_status(waiting->spec->timeout_status, -ETIMEDOUT);
+            return give_up(conn, waiting);
         case STREAM_LOST:
             conn_lose(conn, "%s", why);
             return lost;
@@ -329,6 +333,10 @@ static int64_t wait_for_reply(struct conn *conn, struct waiting *waiting)
             return waiting->status;
         case BROKEN:
             return lost;
+        }
+        /* What is there already is taken, or the daemon could go on for ever */
+        if (now_ms() >= waiting->deadline) {
+            return give_up(conn, waiting);
         }
     }
 }
@@ -352,6 +360,10 @@ bool conn_check(struct conn *conn)
         case STREAM_OK:
             if (handle_frame(conn, &nothing, &header, &payload) == BROKEN) {
                 return false;
+            }
+            /* The rest is taken while the command waits, until its deadline */
+            if (now_ms() >= nothing.deadline) {
+                return true;
             }
             break;
         case STREAM_LATE:

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import signal
 import socket
 import struct
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -333,6 +338,56 @@ def test_daemon_when_it_does_not_read_then_it_is_left_at_the_deadline(
     peer.send(f.Read(0, 0, call.seq, 1, ((room, size),)))
     assert pending.result().status == LOST
     assert lines(program) == ["lost the connection to the daemon: the daemon does not read"]
+
+
+def test_deadline_when_it_has_passed_then_frames_that_are_there_do_not_hold_the_command_up(
+    program: SevProgram, fake: FakeDaemon
+):
+    """Or a daemon that sends one after the other could hold it for ever."""
+    vm = program.create_vm()
+    pending = begin(program, vm, sev.LAUNCH_FINISH)
+    peer = meet(fake, announce_all(SHORT_MS))
+    call = peer.call()
+    os.kill(program.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, program.pid, os.WSTOPPED)
+    for _ in range(3):
+        peer.send(f.Control(s.ControlAction.STOP, "a break", 0))
+    peer.reply(call)
+    # The program has counted from before the CALL.
+    time.sleep(SHORT_MS / 1000)
+    os.kill(program.pid, signal.SIGCONT)
+    assert pending.result().status == TIMEOUT
+    pending = begin(program, vm, sev.LAUNCH_FINISH)
+    assert peer.expect(f.Cancel).seq == call.seq
+    peer.reply(peer.call())
+    assert pending.result().status == 0
+
+
+def test_lines_when_the_daemon_goes_on_asking_then_they_are_not_without_end(
+    program: SevProgram, fake: FakeDaemon
+):
+    vm = program.create_vm()
+    pending = begin(program, vm, sev.LAUNCH_FINISH)
+    peer = meet(fake, announce_all(SHORT_MS))
+    frames = encode(f.Control(s.ControlAction.STOP, "a break", 0)) * 100
+
+    def talk() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                peer.sock.sendall(frames)
+
+    peer.sock.settimeout(None)
+    talker = threading.Thread(target=talk)
+    talker.start()
+    try:
+        assert pending.result().status == TIMEOUT
+        # What has come meanwhile does not keep the next one from its turn.
+        assert program.issue(vm, sev.LAUNCH_FINISH).status == TIMEOUT
+    finally:
+        program.kill()
+        talker.join()
+    # A hundred lines within five seconds, and one that there are more.
+    assert len(lines(program)) <= 2 * 101
 
 
 def test_deadline_when_half_a_frame_has_come_then_the_rest_is_awaited_by_the_next_command(
