@@ -102,6 +102,7 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
         "tshark",
         "zstd",
     ),
+    "tests-kvm": ("libvirt-clients", "libvirt-daemon", "libvirt-daemon-driver-qemu"),
 }
 """What is needed, by purpose. Programs of Debian's essential packages are not listed."""
 
@@ -129,11 +130,14 @@ NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "bench": ("bench",),
     "ci": ("ci",),
     "demo": ("demo", "demo-kvm", "sev"),
-    "tests": ("tests",),
+    "tests": ("tests", "tests-kvm"),
 }
 """The purposes that serve each verb."""
 
-UNABLE: Final[dict[str, Callable[[], str | None]]] = {"demo-kvm": kvm.why_not}
+UNABLE: Final[dict[str, Callable[[], str | None]]] = {
+    "demo-kvm": kvm.why_not,
+    "tests-kvm": kvm.why_not,
+}
 """Who says why a purpose is none on this machine."""
 
 INSTALL_S: Final = 2.0
