@@ -8,7 +8,6 @@
  * which no call to the daemon is made with.
  */
 
-#include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include "shim.h"
@@ -23,8 +22,8 @@ typedef _Atomic(struct object *) slot_t;
 static _Atomic(slot_t *) chunks[CHUNKS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pid_t owner;
-/* Stands in the slots of sockets; it is never put */
-static struct object socket_mark;
+/* Stands in the slots of sockets; only its address counts */
+static struct object socket_mark = { .kind = FD_SOCKET };
 
 static slot_t *slot_of(int fd)
 {
@@ -85,53 +84,34 @@ void fds_unlock(void)
     pthread_mutex_unlock(&lock);
 }
 
-static struct object *get_locked(struct object *object)
+/* The lowest slot in use from @fd on, or -1 */
+static int next_used(unsigned fd, unsigned last)
 {
-    if (object) {
-        object->refs++;
+    for (; fd <= last && fd < MAX_FD; fd++) {
+        slot_t *chunk = atomic_load(&chunks[fd >> CHUNK_BITS]);
+
+        if (!chunk) {
+            fd |= CHUNK_SIZE - 1;
+        } else if (atomic_load(&chunk[fd & (CHUNK_SIZE - 1)])) {
+            return (int)fd;
+        }
     }
-    return object;
+    return -1;
 }
 
-static void free_vm(struct vm *vm)
+/* With the lock held: a vCPU's descriptor is not what it was; has it another? */
+static void lost_locked(int fd, struct object *object)
 {
-    unsigned i;
-
-    conn_free(vm->conn);
-    for (i = 0; i < vm->vcpus.count; i++) {
-        free(vm->vcpus.list[i]);
-    }
-    free(vm->vcpus.list);
-    pthread_mutex_destroy(&vm->lock);
-    free(vm);
-}
-
-void fds_put(struct object *object)
-{
-    bool is_last;
-
-    if (!object || object == &socket_mark) {
+    if (!object || object->kind != FD_VCPU || object->fd != fd) {
         return;
     }
-    fds_lock();
-    is_last = --object->refs == 0;
-    fds_unlock();
-    if (!is_last) {
-        return;
+    for (fd = next_used(0, MAX_FD - 1); fd >= 0;
+         fd = next_used((unsigned)fd + 1, MAX_FD - 1)) {
+        if (atomic_load(slot_of(fd)) == object) {
+            break;
+        }
     }
-    switch (object->kind) {
-    case FD_VM:
-        free_vm((struct vm *)object);
-        break;
-    case FD_VCPU:
-        /* The VM's list has it, as KVM keeps a vCPU that nobody holds open */
-        fds_put(&object->vm->object);
-        break;
-    case FD_KVM:
-    case FD_SEV:
-        free(object);
-        break;
-    }
+    object->fd = fd;
 }
 
 bool fds_add(int fd, struct object *object)
@@ -143,14 +123,37 @@ bool fds_add(int fd, struct object *object)
     slot = make_slot(fd);
     if (!slot) {
         fds_unlock();
-        fds_put(object);
+        object_put(object);
         return false;
     }
     /* There is an old one if it was closed by a way that we do not see */
     old = atomic_exchange(slot, object);
+    lost_locked(fd, old);
     fds_unlock();
-    fds_put(old);
+    object_put(old);
     return true;
+}
+
+struct vm *fds_adopt(int fd, struct vm *vm)
+{
+    struct object *old = NULL;
+    struct vm *found;
+    slot_t *slot;
+
+    fds_lock();
+    slot = make_slot(fd);
+    found = slot ? vm_of(atomic_load(slot)) : NULL;
+    if (slot && !found) {
+        old = atomic_exchange(slot, &vm->object);
+        lost_locked(fd, old);
+        found = vm;
+    }
+    if (found) {
+        object_get_locked(&found->object);
+    }
+    fds_unlock();
+    object_put(found == vm ? old : &vm->object);
+    return found;
 }
 
 struct object *fds_get(int fd)
@@ -166,7 +169,7 @@ struct object *fds_get(int fd)
     if (object == &socket_mark) {
         object = NULL;
     }
-    get_locked(object);
+    object_get_locked(object);
     fds_unlock();
     return object;
 }
@@ -185,14 +188,6 @@ void fds_remove_socket_locked(int fd)
     }
 }
 
-/* With the lock held: a vCPU's descriptor is not what it was */
-static void lost_locked(int fd, struct object *object)
-{
-    if (object && object->kind == FD_VCPU && object->fd == fd) {
-        object->fd = -1;
-    }
-}
-
 void fds_closed(int fd)
 {
     slot_t *slot = slot_of(fd);
@@ -202,22 +197,7 @@ void fds_closed(int fd)
     object = atomic_exchange(slot, NULL);
     lost_locked(fd, object);
     fds_unlock();
-    fds_put(object);
-}
-
-/* The lowest slot in use from @fd on, or -1 */
-static int next_used(unsigned fd, unsigned last)
-{
-    for (; fd <= last && fd < MAX_FD; fd++) {
-        slot_t *chunk = atomic_load(&chunks[fd >> CHUNK_BITS]);
-
-        if (!chunk) {
-            fd |= CHUNK_SIZE - 1;
-        } else if (atomic_load(&chunk[fd & (CHUNK_SIZE - 1)])) {
-            return (int)fd;
-        }
-    }
-    return -1;
+    object_put(object);
 }
 
 int fds_next_socket(unsigned first, unsigned last)
@@ -258,97 +238,10 @@ struct object *fds_copy_locked(int from, int to)
     if (!target) {
         return NULL;
     }
-    get_locked(object);
+    object_get_locked(object);
     old = atomic_exchange(target, object);
     lost_locked(to, old);
     return old;
-}
-
-/* Objects */
-
-struct object *object_new(enum fd_kind kind)
-{
-    struct object *object = calloc(1, sizeof(*object));
-
-    if (object) {
-        object->kind = kind;
-        object->refs = 1;
-        object->fd = -1;
-    }
-    return object;
-}
-
-struct vm *vm_new(unsigned long type, bool is_fake)
-{
-    struct vm *vm = calloc(1, sizeof(*vm));
-
-    if (!vm) {
-        return NULL;
-    }
-    vm->conn = conn_new();
-    if (!vm->conn) {
-        free(vm);
-        return NULL;
-    }
-    vm->object.kind = FD_VM;
-    vm->object.refs = 1;
-    vm->object.fd = -1;
-    vm->type = type;
-    vm->is_fake = is_fake;
-    pthread_mutex_init(&vm->lock, NULL);
-    return vm;
-}
-
-struct object *vcpu_new(struct vm *vm, int fd)
-{
-    struct object *object = object_new(FD_VCPU);
-    struct object **list;
-
-    if (!object) {
-        return NULL;
-    }
-    fds_lock();
-    list = realloc(vm->vcpus.list, (vm->vcpus.count + 1) * sizeof(*list));
-    if (!list) {
-        fds_unlock();
-        free(object);
-        return NULL;
-    }
-    vm->vcpus.list = list;
-    list[vm->vcpus.count++] = object;
-    object->fd = fd;
-    object->vm = vm;
-    get_locked(&vm->object);
-    fds_unlock();
-    return object;
-}
-
-struct vm *vm_of(struct object *object)
-{
-    return object && object->kind == FD_VM ? (struct vm *)object : NULL;
-}
-
-unsigned vm_vcpus(struct vm *vm, int *fds, unsigned max)
-{
-    unsigned i, count;
-
-    fds_lock();
-    count = vm->vcpus.count;
-    for (i = 0; fds && i < count && i < max; i++) {
-        fds[i] = vm->vcpus.list[i]->fd;
-    }
-    fds_unlock();
-    return count;
-}
-
-bool vm_is_es(const struct vm *vm)
-{
-    if (!vm->init) {
-        return false;
-    }
-    return vm->init->number == CALL_KVM_SEV_ES_INIT ||
-           (vm->init->number == CALL_KVM_SEV_INIT2 &&
-            vm->type == VM_TYPE_SEV_ES);
 }
 
 /* fork() */

@@ -126,7 +126,7 @@ static int finish_copy(int from, int to)
 
     old = to >= 0 && to != from ? fds_copy_locked(from, to) : NULL;
     fds_unlock();
-    fds_put(old);
+    object_put(old);
     errno = saved;
     return to;
 }

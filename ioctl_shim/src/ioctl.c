@@ -239,10 +239,12 @@ static long vm_ioctl(int fd, unsigned long request, void *arg)
     long result;
 
     if (!vm) {
-        fds_put(object);
+        object_put(object);
         vm = kvm_adopt(fd);
     }
-    if (!vm) {
+    /* A VM of another technology has its own commands, and KVM has it */
+    if (!vm || (vm->type != VM_TYPE_DEFAULT && !kvm_is_sev_type(vm->type))) {
+        object_put(vm ? &vm->object : NULL);
         return pass(fd, request, arg);
     }
     pthread_mutex_lock(&vm->lock);
@@ -252,7 +254,7 @@ static long vm_ioctl(int fd, unsigned long request, void *arg)
         result = region_op(vm, request, (uintptr_t)arg);
     }
     pthread_mutex_unlock(&vm->lock);
-    fds_put(&vm->object);
+    object_put(&vm->object);
     return result;
 }
 
@@ -352,7 +354,7 @@ static long dispatch(int fd, unsigned long request, void *arg)
         struct object *object = fds_get(fd);
 
         result = object ? kvm_fake_ioctl(object, request, arg) : -ENOSYS;
-        fds_put(object);
+        object_put(object);
         if (result != -ENOSYS) {
             return result;
         }

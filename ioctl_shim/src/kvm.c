@@ -50,7 +50,7 @@ bool kvm_is_fake(void)
     return is_fake;
 }
 
-static bool is_sev_type(unsigned long type)
+bool kvm_is_sev_type(unsigned long type)
 {
     return type == VM_TYPE_SEV || type == VM_TYPE_SEV_ES;
 }
@@ -72,7 +72,7 @@ static long track(int fd, struct object *object)
 
 long kvm_create_vm(int fd, unsigned long type)
 {
-    unsigned long real = is_sev_type(type) ? VM_TYPE_DEFAULT : type;
+    unsigned long real = kvm_is_sev_type(type) ? VM_TYPE_DEFAULT : type;
     int result = next.ioctl(fd, KVM_CREATE_VM, (void *)real);
     struct vm *vm;
 
@@ -100,7 +100,7 @@ long kvm_create_vcpu(int fd, unsigned long id)
     if (vm) {
         result = (int)track(result, vcpu_new(vm, result));
     }
-    fds_put(object);
+    object_put(object);
     return result;
 }
 
@@ -177,7 +177,7 @@ struct vm *kvm_adopt(int fd)
         return NULL;
     }
     vm->is_foreign = true;
-    return fds_add(fd, &vm->object) ? vm_of(fds_get(fd)) : NULL;
+    return fds_adopt(fd, vm);
 }
 
 /* The made-up KVM */
@@ -208,7 +208,7 @@ static long fake_create_vm(unsigned long type)
     struct vm *vm;
     int fd;
 
-    if (type != VM_TYPE_DEFAULT && !is_sev_type(type)) {
+    if (type != VM_TYPE_DEFAULT && !kvm_is_sev_type(type)) {
         return -EINVAL;
     }
     fd = make_fd("hcalld-kvm-vm", true);

@@ -16,9 +16,15 @@
 static int64_t greeting_ms(void)
 {
     const char *value = secure_getenv("HCALLD_SEV_TIMEOUT_MS");
-    long ms = value ? strtol(value, NULL, 10) : 0;
+    char *end = NULL;
+    long ms = value ? strtol(value, &end, 10) : GREETING_MS;
 
-    return ms > 0 ? ms : GREETING_MS;
+    if (value && (end == value || *end || ms <= 0 || ms > INT32_MAX)) {
+        shim_error("HCALLD_SEV_TIMEOUT_MS is no number of milliseconds from 1"
+                   " to %d; %d are waited", INT32_MAX, GREETING_MS);
+        return GREETING_MS;
+    }
+    return ms;
 }
 
 static bool send_hello(struct conn *conn, int64_t deadline, const char **why)

@@ -85,6 +85,7 @@ enum fd_kind {
     FD_VM,
     FD_VCPU,
     FD_SEV,
+    FD_SOCKET,          /* of a connection: not the program's to close */
 };
 
 /* Of KVM_CREATE_VM: KVM_X86_*_VM of newer kernels' headers */
@@ -100,7 +101,7 @@ struct object {
     enum fd_kind kind;
     unsigned refs;                  /* under the lock of fds.c */
     struct vm *vm;                  /* a vCPU's */
-    int fd;                         /* a vCPU's, or -1 when it was closed */
+    int fd;                         /* a vCPU's, or -1: all were closed */
 };
 
 struct vcpus {
@@ -122,9 +123,12 @@ struct vm {
 void fds_init(void);
 bool fds_are_ours(void);            /* not a child that shares our memory */
 bool fds_tracked(int fd);
+/* What the program has made: takes the caller's reference, also if it fails */
 bool fds_add(int fd, struct object *object);
+/* What it has come by: the VM at @fd, which is @vm if there was none; or NULL */
+struct vm *fds_adopt(int fd, struct vm *vm);
+/* To be put */
 struct object *fds_get(int fd);
-void fds_put(struct object *object);
 bool fds_is_socket(int fd);
 int fds_next_socket(unsigned first, unsigned last);
 void fds_closed(int fd);
@@ -136,7 +140,11 @@ struct object *fds_copy_locked(int from, int to);
 struct object *fds_add_socket_locked(int fd);
 void fds_remove_socket_locked(int fd);
 
+/* objects.c: their lives */
 struct object *object_new(enum fd_kind kind);
+struct object *object_get_locked(struct object *object);
+/* NULL is none. The last one may wait for the daemon: no lock may be held */
+void object_put(struct object *object);
 struct vm *vm_new(unsigned long type, bool is_fake);
 struct object *vcpu_new(struct vm *vm, int fd);
 struct vm *vm_of(struct object *object);
@@ -163,6 +171,7 @@ long kvm_device_attr(int fd, unsigned long request, void *arg);
 long kvm_fake_ioctl(struct object *object, unsigned long request, void *arg);
 int kvm_open_fake(int flags);
 bool kvm_is_fake(void);
+bool kvm_is_sev_type(unsigned long type);
 struct vm *kvm_adopt(int fd);
 
 /* fields.c: false if the structure, which is at @data, is not mapped */

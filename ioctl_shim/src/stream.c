@@ -100,7 +100,7 @@ static bool open_socket(struct stream *stream)
         old = fds_add_socket_locked(fd);
     }
     fds_unlock();
-    fds_put(old);
+    object_put(old);
     return fd >= 0;
 }
 

@@ -277,6 +277,7 @@ static void do_interrupted(void)
  */
 struct worker {
     pthread_t thread;
+    pthread_barrier_t *start;
     unsigned times;
     int fd;
     unsigned long request;
@@ -289,6 +290,7 @@ static void *work(void *opaque)
     struct worker *worker = opaque;
     unsigned i;
 
+    pthread_barrier_wait(worker->start);
     for (i = 0; i < worker->times; i++) {
         worker->good += ioctl(worker->fd, worker->request,
                               worker->argument) == 0;
@@ -300,14 +302,18 @@ static void do_threads(void)
 {
     struct worker workers[MAX_THREADS];
     unsigned i, good = 0, count = (unsigned)number(1);
+    pthread_barrier_t start;
 
     if (count > MAX_THREADS) {
         count = MAX_THREADS;
     }
+    if (pthread_barrier_init(&start, NULL, count)) {
+        abort();
+    }
     for (i = 0; i < count; i++) {
         workers[i] = (struct worker) {
-            .times = (unsigned)number(2), .fd = (int)number(3),
-            .request = number(4),
+            .start = &start, .times = (unsigned)number(2),
+            .fd = (int)number(3), .request = number(4),
             .argument = (char *)address(5) + i * number(6),
         };
         if (pthread_create(&workers[i].thread, NULL, work, &workers[i])) {
@@ -318,6 +324,7 @@ static void do_threads(void)
         pthread_join(workers[i].thread, NULL);
         good += workers[i].good;
     }
+    pthread_barrier_destroy(&start);
     errno = MARK;
     ok("%u", good);
 }
