@@ -192,6 +192,20 @@ def test_save_areas_when_a_vcpu_is_closed_then_it_cannot_be_read(
     assert peer.nothing_comes(0.05)
 
 
+def test_save_areas_when_a_vcpu_has_another_descriptor_then_it_is_read_by_that(
+    program: SevProgram, fake: FakeDaemon
+):
+    vm, peer = es_vm(program, fake, VM_DEFAULT)
+    for close in (("close",), ("dup2", 0)):
+        vcpu = program.do("ioctl", vm, KVM_CREATE_VCPU, len(close))
+        reset_vcpu(program, vcpu, RESET_VECTOR)
+        copy = program.do("dup", program.do("dup", vcpu))
+        program.do(*close, vcpu)
+        program.do("close", copy)
+    data = save_areas(program, vm, peer)
+    assert data == 2 * page(RESET_VECTOR, SIGNATURE, InitStyle.ES_INIT)
+
+
 def test_vm_types_when_the_host_has_them_not_then_vms_of_them_are_made(program: SevProgram):
     kvm = program.open("/dev/kvm")
     types = program.do("ioctl", kvm, KVM_CHECK_EXTENSION, KVM_CAP_VM_TYPES)
