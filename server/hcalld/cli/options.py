@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from hcalld.cli import paths
+from hcalld.cli.bundle import bundle
 
 if TYPE_CHECKING:
     from hcalld.stores.directory import StateDirectory
@@ -67,11 +66,5 @@ def open_directory(state_dir: pathlib.Path | None, key: str | None) -> StateDire
     return StateDirectory(state_dir or paths.state_dir(), source_of(key))
 
 
-def directory_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--state-dir`` and ``--key``; the command gets them as ``directory``."""
-
-    @functools.wraps(function)
-    def run(*args: Any, state_dir: pathlib.Path | None, key: str | None, **kwargs: Any) -> Any:
-        return function(*args, directory=open_directory(state_dir, key), **kwargs)
-
-    return state_dir_option(key_option(run))
+directory_options = bundle("directory", open_directory, (state_dir_option, key_option))
+"""``--state-dir`` and ``--key``; the command gets them as ``directory``."""

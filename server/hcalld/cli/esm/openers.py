@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli.bundle import Decorator, bundle
 from hcalld.cli.esm.inputs import (
     BlobFile,
     about,
@@ -146,41 +146,37 @@ async def entropy(size: int) -> bytes:
     return os.urandom(size)
 
 
-def opener_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def opener_options(*, required: bool) -> Decorator:
     """The options; the command gets them as ``opener``."""
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def run(
-            *args: Any,
-            private_key: pathlib.Path | None,
-            passphrase_file: pathlib.Path | None,
-            partition: str | None,
-            tpm: str | None,
-            wrapping_key: pathlib.Path | None,
-            state_dir: pathlib.Path | None,
-            key: str | None,
-            **kwargs: Any,
-        ) -> Any:
-            directory = open_directory(state_dir, key)
-            opener = Opener(private_key, passphrase_file, partition, tpm, wrapping_key, directory)
-            opener.check(required=required)
-            return function(*args, opener=opener, **kwargs)
+    def opener(
+        private_key: pathlib.Path | None,
+        passphrase_file: pathlib.Path | None,
+        partition: str | None,
+        tpm: str | None,
+        wrapping_key: pathlib.Path | None,
+        state_dir: pathlib.Path | None,
+        key: str | None,
+    ) -> Opener:
+        directory = open_directory(state_dir, key)
+        found = Opener(private_key, passphrase_file, partition, tpm, wrapping_key, directory)
+        found.check(required=required)
+        return found
 
-        for option in (
-            key_option,
-            state_dir_option,
-            click.option(
-                "--wrapping-key", type=path_type, help="With --tpm: what is known of its key."
-            ),
-            tpm_option,
-            partition_option,
+    return bundle(
+        "opener",
+        opener,
+        (
+            click.option("--private-key", type=path_type, help="A private key, RSA, PEM."),
             click.option(
                 "--passphrase-file", type=path_type, help="Has the private key's passphrase."
             ),
-            click.option("--private-key", type=path_type, help="A private key, RSA, PEM."),
-        ):
-            run = option(run)
-        return run
-
-    return decorate
+            partition_option,
+            tpm_option,
+            click.option(
+                "--wrapping-key", type=path_type, help="With --tpm: what is known of its key."
+            ),
+            state_dir_option,
+            key_option,
+        ),
+    )

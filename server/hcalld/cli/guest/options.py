@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import pathlib
 import shutil
 from collections.abc import Awaitable, Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hcalld.cli.bundle import bundle
 from hcalld.core.errors import ConfigError, HcalldError
 
 if TYPE_CHECKING:
@@ -123,39 +123,32 @@ class Chosen:
         )
 
 
-def setup_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """All of these; the command gets them as ``chosen``."""
+def _chosen(
+    kernel: pathlib.Path | None,
+    initramfs: pathlib.Path | None,
+    qemu: str,
+    output: pathlib.Path | None,
+    firmware: str,
+    memory_mib: int | None,
+    smp: int | None,
+    append: str,
+    pairs: tuple[str, ...],
+    serve_options: tuple[str, ...],
+) -> Chosen:
+    rest = {
+        "firmware": firmware,
+        "memory_mib": memory_mib,
+        "smp": smp,
+        "append": append,
+        "daemon_options": serve_options,
+    }
+    return Chosen(
+        kernel=kernel, initramfs=initramfs, qemu=qemu, output=output, pairs=pairs, rest=rest
+    )
 
-    @functools.wraps(function)
-    def run(
-        *args: Any,
-        kernel: pathlib.Path | None,
-        initramfs: pathlib.Path | None,
-        qemu: str,
-        output: pathlib.Path | None,
-        firmware: str,
-        memory_mib: int | None,
-        smp: int | None,
-        append: str,
-        pairs: tuple[str, ...],
-        serve_options: tuple[str, ...],
-        **kwargs: Any,
-    ) -> Any:
-        rest = {
-            "firmware": firmware,
-            "memory_mib": memory_mib,
-            "smp": smp,
-            "append": append,
-            "daemon_options": serve_options,
-        }
-        chosen = Chosen(
-            kernel=kernel, initramfs=initramfs, qemu=qemu, output=output, pairs=pairs, rest=rest
-        )
-        return function(*args, chosen=chosen, **kwargs)
 
-    for option in reversed(_OPTIONS):
-        run = option(run)
-    return run
+setup_options = bundle("chosen", _chosen, _OPTIONS)
+"""All of these; the command gets them as ``chosen``."""
 
 
 def _new_folder() -> pathlib.Path:

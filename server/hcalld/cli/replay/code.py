@@ -4,38 +4,23 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
 from hcalld.cli import exits
-from hcalld.cli.replay.options import (
-    Reporter,
-    broken_is_2,
-    events_of,
-    replay_options,
-)
+from hcalld.cli.replay.options import Reporter, Wanted, replay_options
 
 if TYPE_CHECKING:
     from hcalld.captures.events import Events
     from hcalld.replay.differences import Comparer, Difference
-    from hcalld.replay.ignoring import Ignored
     from hcalld.replay.score import Score, Where
 
 
 @click.command(name="code", short_help="Play against the code, without a daemon or a guest.")
 @replay_options
 @click.option("--all", "is_all", is_flag=True, help="Show all fields that were left out.")
-def command(
-    *,
-    capture: BinaryIO,
-    guest: str | None,
-    ignored: Ignored,
-    stop: bool,
-    as_json: bool,
-    secrets: str | None,
-    is_all: bool,
-) -> None:
+def command(*, wanted: Wanted, is_all: bool) -> None:
     """Play a CAPTURE (- for standard input) against this hcalld's own code.
 
     With --secrets the capture answers for everything that came from outside: entropy, time,
@@ -51,18 +36,18 @@ def command(
     from hcalld.replay.incode import Replay
     from hcalld.replay.score import Score
 
+    is_blanked, guest = wanted.is_blanked, wanted.guest
     # What is not in a capture without secrets ends in what looks like a bug.
-    log.configure("text", "critical" if secrets is None else "error")
-    reporter = Reporter(as_json=as_json)
+    log.configure("text", "critical" if is_blanked else "error")
+    reporter = Reporter(as_json=wanted.as_json)
 
     def tell(where: Where, difference: Difference) -> None:
         reporter.difference(str(where), difference)
 
-    with broken_is_2(capture):
-        events = events_of(capture, secrets)
-        score = Score(tell, stop=stop)
-        is_blanked = secrets is None
-        comparer = Comparer(ignored, is_blanked=is_blanked, is_live=is_blanked)
+    with wanted.broken_is_2():
+        events = wanted.events()
+        score = Score(tell, stop=wanted.stop)
+        comparer = Comparer(wanted.ignored, is_blanked=is_blanked, is_live=is_blanked)
         replay = Replay(events.undecoded(), score, comparer, guest, is_blanked=is_blanked)
         replay.run()
         _report(reporter, score, comparer, events, is_all=is_all, is_blanked=is_blanked)

@@ -7,22 +7,17 @@ import contextlib
 import pathlib
 import sys
 import uuid
-from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from hcalld.cli import exits
 from hcalld.cli.replay.options import (
     Reporter,
-    broken_is_2,
-    events_of,
+    Wanted,
     pace_option,
     replay_options,
     socket_option,
 )
-
-if TYPE_CHECKING:
-    from hcalld.replay.ignoring import Ignored
 
 
 @click.command(name="guest", short_help="Play the guest to a running daemon.")
@@ -46,12 +41,7 @@ if TYPE_CHECKING:
 )
 def command(
     *,
-    capture: BinaryIO,
-    guest: str | None,
-    ignored: Ignored,
-    stop: bool,
-    as_json: bool,
-    secrets: str | None,
+    wanted: Wanted,
     socket_path: pathlib.Path,
     pace: float,
     name: str | None,
@@ -75,12 +65,12 @@ def command(
     from hcalld.replay.pace import Pace
     from hcalld.replay.script import Script
 
-    comparer = Comparer(ignored, is_blanked=secrets is None, is_live=True)
-    reporter = Reporter(as_json=as_json, stop=stop)
-    with broken_is_2(capture):
-        events = events_of(capture, secrets)
+    comparer = Comparer(wanted.ignored, is_blanked=wanted.is_blanked, is_live=True)
+    reporter = Reporter(as_json=wanted.as_json, stop=wanted.stop)
+    with wanted.broken_is_2():
+        events = wanted.events()
         player = GuestPlayer(
-            Script(events, guest),
+            Script(events, wanted.guest),
             lambda: connect(socket_path),
             comparer,
             reporter,
@@ -91,7 +81,7 @@ def command(
             ),
             pace=Pace(pace),
             deadline=deadline,
-            is_blanked=secrets is None,
+            is_blanked=wanted.is_blanked,
         )
         is_played = False
         try:
@@ -102,7 +92,7 @@ def command(
             figures = player.figures
             for remark in events.remarks:
                 reporter.note(remark)
-            why = ", for the capture has no secrets" if secrets is None else ""
+            why = ", for the capture has no secrets" if wanted.is_blanked else ""
             for field, times in sorted(comparer.left_out.items()):
                 reporter.note(f"left out{why}: {field}, {times} times")
             if figures.unknown_bytes:

@@ -7,22 +7,17 @@ import contextlib
 import functools
 import pathlib
 import sys
-from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from hcalld.cli import exits
 from hcalld.cli.replay.options import (
     Reporter,
-    broken_is_2,
-    events_of,
+    Wanted,
     pace_option,
     replay_options,
     socket_option,
 )
-
-if TYPE_CHECKING:
-    from hcalld.replay.ignoring import Ignored
 
 
 def _code(ctx: click.Context, param: click.Parameter, word: str | None) -> int | None:
@@ -54,12 +49,7 @@ def _code(ctx: click.Context, param: click.Parameter, word: str | None) -> int |
 @click.option("--stay", is_flag=True, help="Wait for another connection when one has ended.")
 def command(
     *,
-    capture: BinaryIO,
-    guest: str | None,
-    ignored: Ignored,
-    stop: bool,
-    as_json: bool,
-    secrets: str | None,
+    wanted: Wanted,
     socket_path: pathlib.Path,
     pace: float,
     strict_order: bool,
@@ -85,18 +75,20 @@ def command(
     from hcallproto.capture.reading import CaptureReader
     from hcallproto.capture.records import Record
 
-    reporter = Reporter(as_json=as_json, stop=stop)
-    with broken_is_2(capture):
-        if capture.seekable():
+    reporter = Reporter(as_json=wanted.as_json, stop=wanted.stop)
+    with wanted.broken_is_2():
+        if wanted.capture.seekable():
             # Before a guest boots half of its way.
-            for entry in CaptureReader(chunks(capture)):
-                if not isinstance(entry.what, Record) and guest in (None, entry.guest):
+            for entry in CaptureReader(chunks(wanted.capture)):
+                if not isinstance(entry.what, Record) and wanted.guest in (None, entry.guest):
                     refuse_secure(entry.what)
-            capture.seek(0)
-        events = events_of(capture, secrets)
-        script = Script(events, guest, joins_clients=True)
+            wanted.capture.seek(0)
+        events = wanted.events()
+        script = Script(events, wanted.guest, joins_clients=True)
         matcher = Matcher(script, is_strict=strict_order)
-        player = MachinePlayer(matcher, reporter, ignored=ignored, pace=Pace(pace), unknown=unknown)
+        player = MachinePlayer(
+            matcher, reporter, ignored=wanted.ignored, pace=Pace(pace), unknown=unknown
+        )
         try:
             with contextlib.suppress(Stopped, KeyboardInterrupt):
                 run = functools.partial(serve, player, socket_path, reporter.note, stay=stay)
@@ -110,7 +102,6 @@ def command(
                 passed_over=matcher.passed_over,
             )
     if matcher.problem:
-        click.echo(f"hcalld: {getattr(capture, 'name', '-')}: {matcher.problem}", err=True)
-        sys.exit(exits.BROKEN)
+        wanted.is_broken(matcher.problem)
     if reporter.differences:
         sys.exit(exits.DIFFERENT)

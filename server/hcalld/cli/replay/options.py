@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import click
 
 from hcalld.cli import exits
+from hcalld.cli.bundle import bundle
 from hcalld.cli.capturefiles import chunks
 from hcalld.cli.locks import UNLOCKS, unlock_of
 from hcalld.core.errors import HcalldError
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from hcalld.captures.events import Events
     from hcalld.replay.differences import Difference
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
 
 def _ignored(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> Ignored:
     try:
@@ -35,24 +35,69 @@ def _ignored(ctx: click.Context, param: click.Parameter, words: tuple[str, ...])
         raise click.BadParameter(str(error)) from None
 
 
-def replay_options(command: _Command) -> _Command:
-    """Adds CAPTURE, ``--guest``, ``--ignore``, ``--stop``, ``--json`` and ``--secrets``.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be replayed, and how differences are told.
 
-    They arrive as ``capture`` (an open file), ``guest``, ``ignored``, ``stop``, ``as_json``,
-    ``secrets``.
+    Attributes:
+        capture: an open file.
+        guest: whose connections; None: there are no others.
+        ignored: fields that are not compared.
+        stop: the first difference is enough.
+        as_json: for programs.
+        secrets: what opens those of the capture; None: they are left out.
     """
-    for decorate in (
-        click.argument("capture", type=click.File("rb")),
-        click.option(
-            "--secrets",
-            is_flag=False,
-            flag_value="passphrase:",
-            metavar="[HOW]",
-            help="Open what --capture-secrets has sealed, and play it with its secrets. "
-            f"By: {UNLOCKS}.",
-        ),
-        click.option("--json", "as_json", is_flag=True, help="A JSON object on each line."),
-        click.option("--stop", is_flag=True, help="Stop at the first difference."),
+
+    capture: BinaryIO
+    guest: str | None
+    ignored: Ignored
+    stop: bool
+    as_json: bool
+    secrets: str | None
+
+    @property
+    def is_blanked(self) -> bool:
+        """Secrets are zeros."""
+        return self.secrets is None
+
+    @property
+    def name(self) -> str:
+        """Of the capture, for messages."""
+        return getattr(self.capture, "name", "standard input")
+
+    def events(self) -> Events:
+        """Reads the capture.
+
+        Raises:
+            HcalldError: what opens it cannot be read.
+        """
+        from hcalld.captures.events import Events
+
+        secrets = self.secrets
+        unlock = None if secrets is None else unlock_of(secrets, "passphrase of the capture")
+        return Events(chunks(self.capture), unlock)
+
+    @contextlib.contextmanager
+    def broken_is_2(self) -> Iterator[None]:
+        """End with exit status 2 if the capture cannot be read or played, or nobody is there."""
+        from hcallproto.errors import CaptureError
+
+        try:
+            yield
+        except (CaptureError, HcalldError) as error:
+            self.is_broken(str(error))
+
+    def is_broken(self, why: str) -> NoReturn:
+        """End with exit status 2."""
+        click.echo(f"hcalld: {self.name}: {why}", err=True)
+        sys.exit(exits.BROKEN)
+
+
+replay_options = bundle(
+    "wanted",
+    Wanted,
+    (
+        click.option("--guest", help="Play this guest's connections; needed if there are more."),
         click.option(
             "--ignore",
             "ignored",
@@ -63,10 +108,20 @@ def replay_options(command: _Command) -> _Command:
             "H_PKS_GET_CONFIG.usedspace; status, rN, memory, pages, nip, msr, and the table's "
             "names of results and buffers.",
         ),
-        click.option("--guest", help="Play this guest's connections; needed if there are more."),
-    ):
-        command = decorate(command)
-    return command
+        click.option("--stop", is_flag=True, help="Stop at the first difference."),
+        click.option("--json", "as_json", is_flag=True, help="A JSON object on each line."),
+        click.option(
+            "--secrets",
+            is_flag=False,
+            flag_value="passphrase:",
+            metavar="[HOW]",
+            help="Open what --capture-secrets has sealed, and play it with its secrets. "
+            f"By: {UNLOCKS}.",
+        ),
+        click.argument("capture", type=click.File("rb")),
+    ),
+)
+"""CAPTURE and the options of all replays; the command gets them as ``wanted``."""
 
 
 class Reporter:
@@ -152,28 +207,3 @@ socket_option = click.option(
     metavar="SOCKET",
     help="The unix socket that a daemon listens on.",
 )
-
-
-def events_of(capture: BinaryIO, secrets: str | None) -> Events:
-    """Reads an open capture.
-
-    Raises:
-        HcalldError: what opens it cannot be read.
-    """
-    from hcalld.captures.events import Events
-
-    unlock = None if secrets is None else unlock_of(secrets, "passphrase of the capture")
-    return Events(chunks(capture), unlock)
-
-
-@contextlib.contextmanager
-def broken_is_2(capture: BinaryIO) -> Iterator[None]:
-    """End with exit status 2 if the capture cannot be read or played, or nobody is there."""
-    from hcallproto.errors import CaptureError
-
-    try:
-        yield
-    except (CaptureError, HcalldError) as error:
-        name = getattr(capture, "name", "standard input")
-        click.echo(f"hcalld: {name}: {error}", err=True)
-        sys.exit(exits.BROKEN)

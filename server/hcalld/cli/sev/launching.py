@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from hcalld.cli.bundle import bundle
 from hcalld.cli.sev.options import U32_MAX, about, number, path_type
 from hcalld.cli.state.files import read_whole
 from hcalld.domain.sev.settings import MAX_VCPUS
@@ -226,18 +225,8 @@ class LaunchOptions:
         return CpuModel(*given).signature if given else None
 
 
-def launch_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What is launched; the command gets ``files``."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        names = [field.name for field in dataclasses.fields(LaunchOptions)]
-        files = LaunchOptions(**{name: kwargs.pop(name) for name in names})
-        return function(*args, files=files, **kwargs)
-
-    for option in reversed(_OPTIONS):
-        run = option(run)
-    return run
+launch_options = bundle("files", LaunchOptions, _OPTIONS)
+"""What is launched; the command gets ``files``."""
 
 
 # -- keys -----------------------------------------------------------------------------------------
@@ -249,28 +238,6 @@ class Keys:
 
     tik: Secret | None
     tek: Secret | None
-
-
-def key_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--tik``, ``--tek`` and ``--tk``; the command gets ``keys``."""
-
-    @functools.wraps(function)
-    def run(
-        *args: Any,
-        tik: pathlib.Path | None,
-        tek: pathlib.Path | None,
-        tk: pathlib.Path | None,
-        **kwargs: Any,
-    ) -> Any:
-        return function(*args, keys=_read_keys(tik, tek, tk), **kwargs)
-
-    for option in (
-        click.option("--tk", type=path_type, help="Or both, TEK first, in one file."),
-        click.option("--tek", type=path_type, help="The transport encryption key, a file."),
-        click.option("--tik", type=path_type, help="The transport integrity key, a file."),
-    ):
-        run = option(run)
-    return run
 
 
 def _read_keys(tik: pathlib.Path | None, tek: pathlib.Path | None, tk: pathlib.Path | None) -> Keys:
@@ -296,3 +263,15 @@ def _read_key(path: pathlib.Path | None, size: int) -> Secret | None:
     if len(data) != size:
         raise ConfigError(f"{path}: {len(data)} bytes, expected a key of {size} bytes")
     return Secret(data)
+
+
+key_options = bundle(
+    "keys",
+    _read_keys,
+    (
+        click.option("--tik", type=path_type, help="The transport integrity key, a file."),
+        click.option("--tek", type=path_type, help="The transport encryption key, a file."),
+        click.option("--tk", type=path_type, help="Or both, TEK first, in one file."),
+    ),
+)
+"""``--tik``, ``--tek`` and ``--tk``; the command gets ``keys``."""

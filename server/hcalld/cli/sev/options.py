@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+from hcalld.cli.bundle import Decorator, bundle
 
 if TYPE_CHECKING:
     from hcalld.guestowner.platform import Platform
@@ -110,46 +111,35 @@ def nonce_option(*names: str, **words: Any) -> Callable[..., Any]:
 # -- a platform's version -----------------------------------------------------------------------
 
 
-def version_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def version_options(*, required: bool) -> Decorator:
     """``--api-major``, ``--api-minor`` and ``--build-id``; the command gets ``version``."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def run(
-            *args: Any,
-            api_major: int | None,
-            api_minor: int | None,
-            build_id: int | None,
-            **kwargs: Any,
-        ) -> Any:
-            version = _version(api_major, api_minor, build_id)
-            return function(*args, version=version, **kwargs)
-
-        for name, what in (
-            ("--build-id", "build of the platform's firmware"),
-            ("--api-minor", "minor API version of the platform"),
-            ("--api-major", "major API version of the platform"),
-        ):
-            option = click.option(
+    return bundle(
+        "version",
+        _version,
+        [
+            click.option(
                 name,
                 type=click.IntRange(0, U8_MAX),
                 required=required,
                 help=f"The {what}, as query-sev or hcalld sev status says it.",
             )
-            run = option(run)
-        return run
+            for name, what in (
+                ("--api-major", "major API version of the platform"),
+                ("--api-minor", "minor API version of the platform"),
+                ("--build-id", "build of the platform's firmware"),
+            )
+        ],
+    )
 
-    return decorate
 
-
-def _version(major: int | None, minor: int | None, build: int | None) -> Version | None:
+def _version(api_major: int | None, api_minor: int | None, build_id: int | None) -> Version | None:
     from hcallproto.payloads.sev.constants import Version
 
-    if major is None and minor is None and build is None:
+    if api_major is None and api_minor is None and build_id is None:
         return None
-    if major is None or minor is None or build is None:
+    if api_major is None or api_minor is None or build_id is None:
         raise click.UsageError("--api-major, --api-minor and --build-id go together")
-    return Version(major, minor, build)
+    return Version(api_major, api_minor, build_id)
 
 
 # -- a platform ---------------------------------------------------------------------------------
@@ -182,16 +172,6 @@ class Connect:
             yield Platform(client)
 
 
-def platform_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--socket`` and ``--platform``; the command gets ``connect``."""
-
-    @functools.wraps(function)
-    def run(*args: Any, socket: pathlib.Path | None, platform: str, **kwargs: Any) -> Any:
-        return function(*args, connect=Connect(socket, platform), **kwargs)
-
-    return socket_option(platform_option(run))
-
-
 socket_option = click.option(
     "--socket",
     type=path_type,
@@ -205,6 +185,8 @@ platform_option = click.option(
     envvar="HCALLD_SEV_PLATFORM",
     help="Which platform of the daemon's; the default one without.",
 )
+platform_options = bundle("connect", Connect, (socket_option, platform_option))
+"""``--socket`` and ``--platform``; the command gets ``connect``."""
 
 root_option = click.option(
     "--root",

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from hcalld.cli.bundle import bundle
 from hcalld.cli.sev.options import nonce_option, path_type
 from hcalld.cli.state.files import check_target, force_option, write_file
 
@@ -88,18 +87,8 @@ _OPTIONS: Final = (
 )
 
 
-def wishes_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What is done with the guest; the command gets ``wishes``."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        names = [field.name for field in dataclasses.fields(Wishes)]
-        wishes = Wishes(**{name: kwargs.pop(name) for name in names})
-        return function(*args, wishes=wishes, **kwargs)
-
-    for option in reversed(_OPTIONS):
-        run = option(run)
-    return run
+wishes_options = bundle("wishes", Wishes, _OPTIONS)
+"""What is done with the guest; the command gets ``wishes``."""
 
 
 def print_status(machine: Machine) -> None:

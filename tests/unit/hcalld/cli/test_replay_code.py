@@ -14,7 +14,7 @@ from tests.unit.hcallproto.capture.sample import Capture
 from tests.vectors.test_captures import events, path_of
 
 from hcalld.captures.events import Event
-from hcalld.cli.replay import code, command
+from hcalld.cli.replay import command
 from hcalld.cli.replay.options import Reporter
 from hcalld.replay.differences import Difference
 from hcallproto.capture import entries as e
@@ -111,7 +111,7 @@ def test_code_when_something_is_missing_in_front_of_the_end_then_the_status_is_1
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     changed = Changed(change(list(events("debian", is_open=True))))
-    monkeypatch.setattr(code, "events_of", lambda capture, secrets: changed)
+    monkeypatch.setattr(Wanted, "events", lambda _: changed)
     done = run(DATA, tmp_path, "--secrets", "passphrase:")
     lines = done.stdout.splitlines()
     assert lines[-1].startswith("no differences, ")
