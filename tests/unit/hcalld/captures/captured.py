@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import trio
-from tests.unit.hcallproto.capture.sample import TIME, call
+from tests.unit.hcalld.observe import writing
+from tests.unit.hcallproto.capture.sample import call
 
 from hcalld.captures.events import Event, Events
 from hcalld.captures.sealing import CaptureKey
 from hcalld.core.secret import Secret
 from hcalld.core.tap import NOW, Tap
 from hcalld.crypto.locks import Passphrase, Unlock
-from hcalld.observe.capture import Capture, CaptureOptions
+from hcalld.observe.capture import Capture
 from hcallproto.abi.families import pks
 from hcallproto.capture import entries as e
 from hcallproto.capture.reading import Plain
@@ -51,30 +51,11 @@ HELLO = f.Hello(
 )
 
 
-def clock() -> Iterator[int]:
-    now = TIME
-    while True:
-        now += 1000
-        yield now
-
-
-@contextlib.asynccontextmanager
-async def capturing(
+def capturing(
     path: Path, *, has_secrets: bool = True, **options: int
-) -> AsyncIterator[Capture]:
-    """A capture that is being written; all of it is in the file after it."""
-    key = CaptureKey(RIGHT) if has_secrets else None
-    ticks = clock()
-    capture = Capture(
-        CaptureOptions(path=path, key=key, **options), "hcalld 0", lambda: next(ticks)
-    )
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(capture.run)
-            yield capture
-            capture.close()
-    finally:
-        await capture.aclose()
+) -> AbstractAsyncContextManager[Capture]:
+    """A capture that is being written, with secrets; all of it is in the file after it."""
+    return writing.capturing(path, key=CaptureKey(RIGHT) if has_secrets else None, **options)
 
 
 async def settle(capture: Capture) -> None:

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import trio
+from tests.unit.hcalld.observe.writing import capturing
 from tests.unit.hcallproto.capture.sample import TIME, call
 
-from hcalld.captures.sealing import CaptureKey
 from hcalld.core.errors import ConfigError
 from hcalld.observe import capture as module
 from hcalld.observe.capture import Capture, CaptureFailed, CaptureOptions
@@ -35,30 +33,6 @@ REPLY = f.Reply(3, 0, 1, -7)
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSE_SECONDS", 0)
-
-
-def clock() -> Iterator[int]:
-    now = TIME
-    while True:
-        now += 1000
-        yield now
-
-
-@contextlib.asynccontextmanager
-async def capturing(
-    path: Path, *, key: CaptureKey | None = None, **options: int
-) -> AsyncIterator[Capture]:
-    ticks = clock()
-    capture = Capture(
-        CaptureOptions(path=path, key=key, **options), "hcalld 0", lambda: next(ticks)
-    )
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(capture.run)
-            yield capture
-            capture.close()
-    finally:
-        await capture.aclose()
 
 
 def files(folder: Path) -> list[Path]:
