@@ -15,7 +15,7 @@ from tests.vectors.test_captures import events, path_of
 
 from hcalld.captures.events import Event
 from hcalld.cli.replay import command
-from hcalld.cli.replay.options import Reporter
+from hcalld.cli.replay.options import Reporter, Wanted
 from hcalld.replay.differences import Difference
 from hcallproto.capture import entries as e
 from hcallproto.capture.records import Dropped, Start
