@@ -95,13 +95,13 @@ generate: venv ## Write again what is generated from the table of calls
 check: venv ## Lint, types, import contracts, generated files up to date
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
-	@.venv/bin/mypy
+	@$(if $(MYPY_CACHE_DIR),flock "$(MYPY_CACHE_DIR).lock" ).venv/bin/mypy
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m hcallproto.codegen --check
 
 .PHONY: check-series
 check-series: ## Does the patch series apply, and pass QEMU's checkpatch.pl?
-	@qemu_patches/refresh.sh check "$$($(PROVISION) qemu-src)"
+	@$(PROVISION) check-series
 
 .PHONY: format
 format: venv ## Format the Python sources, mend what the linter can

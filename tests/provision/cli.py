@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from . import initramfs, kernels, pins, qemu, selftests, system, venvs
+from . import checkpatch, initramfs, kernels, pins, qemu, selftests, system, venvs
 from .cache import Cache, default_root
 from .errors import ProvisionError
 from .machine import processors
@@ -148,6 +148,8 @@ def parser() -> argparse.ArgumentParser:
     verb("venv", run_venv, "the project's virtual environment, in the tree")
     verb("all", run_all, "all of these, as VARIABLE=path lines")
     added = verb("qemu-src", run_source, "QEMU's pristine source with one commit in git")
+    verb("check-series", run_check, "does the patch series apply, and pass QEMU's checkpatch.pl?")
+    verb("cache", run_cache, "print the cache directory")
     added = verb("qemu-qtest", run_qtest, "run the qtests that the series adds")
     added.add_argument("--asan", action="store_true", help="with AddressSanitizer")
     added.add_argument("names", nargs="*", help="qtests to run instead, such as boot-serial-test")
@@ -186,6 +188,19 @@ def run_source(_arguments: argparse.Namespace, cache: Cache, environ: Mapping[st
     """Prints the path of QEMU's pristine source."""
     system.ensure(["qemu-src"])
     print(qemu.source(cache, environ))
+    return 0
+
+
+def run_check(_arguments: argparse.Namespace, cache: Cache, environ: Mapping[str, str]) -> int:
+    """Checks the patch series."""
+    system.ensure(["qemu-src"])
+    print(f"{checkpatch.check(cache, environ)} patches apply and pass checkpatch.pl")
+    return 0
+
+
+def run_cache(_arguments: argparse.Namespace, cache: Cache, _environ: Mapping[str, str]) -> int:
+    """Prints the cache directory's path."""
+    print(cache.root)
     return 0
 
 
