@@ -64,20 +64,20 @@ class _Guest:
         while chunk := b"".join(itertools.islice(frames, AT_ONCE)):
             yield chunk
 
-    def try_receive(self) -> memoryview | bytes | None:
+    def try_receive(self, room: memoryview | None = None) -> memoryview | bytes | None:
         """See Transport."""
         return None
 
-    async def receive(self) -> memoryview | bytes:
+    async def receive(self, room: memoryview | None = None) -> memoryview | bytes:
         """See Transport."""
         await trio.lowlevel.checkpoint()
         return next(self._chunks, b"")
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         """See Transport."""
         return len(data)
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         """See Transport."""
 
     def take_descriptors(self, count: int) -> list[int]:

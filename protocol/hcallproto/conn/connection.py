@@ -12,6 +12,9 @@ Usage, as in h11::
 Both directions run through the tables of ``states.py``. An error is raised once; after
 it the state is ERROR and nothing can be sent or received. Once ``next_frame`` has given
 None, the buffer holds less than one frame of ``max_frame_size``.
+
+Large frames need not be copied together: while ``room`` gives some, bytes may be received into it
+instead, and ``filled`` says how many.
 """
 
 from __future__ import annotations
@@ -44,6 +47,9 @@ from hcallproto.wire.schema import (
     FrameType,
 )
 
+LARGE_FRAME = 64 << 10
+"""Bytes of a frame that is worth a buffer of its own."""
+
 _REQUESTS = (FrameType.READ, FrameType.WRITE, FrameType.PAGES)
 _ANSWERS = (FrameType.READ_REPLY, FrameType.WRITE_REPLY, FrameType.PAGES_REPLY)
 
@@ -73,6 +79,13 @@ class Connection:
         self._has_said_goodbye = False
         self._buffer: bytes | bytearray = b""
         self._offset = 0
+        """Of the first byte that is no frame yet."""
+        self._end = 0
+        """After the last byte that was received."""
+        self._large: bytearray | None = None
+        """Holds large frames, one after the other: the kernel takes long to give new memory."""
+        self._large_size = 0
+        """Of the frame that is coming there; 0: none is."""
         self._is_eof = False
         self._enter(State.CONNECTED)
 
@@ -88,22 +101,48 @@ class Connection:
             raise LocalProtocolError("receive_data after end of file")
         if not data:
             self._is_eof = True
-        elif self._offset == len(self._buffer):
+        elif self._offset == self._end:
             # Nearly always: whole frames, and nothing left over from before.
-            self._buffer = bytes(data)
-            self._offset = 0
+            self._hold(bytes(data))
         else:
-            rest = self._buffer
-            if isinstance(rest, bytes):
-                rest = self._buffer = bytearray(rest)
-            del rest[: self._offset]
+            room = self.room()
+            if room is not None and len(data) <= len(room):
+                room[: len(data)] = data
+                self._end += len(data)
+                return
+            self._large_size = 0
+            rest = bytearray(memoryview(self._buffer)[self._offset : self._end])
             rest += data
-            self._offset = 0
+            self._hold(rest)
+
+    def room(self) -> memoryview | None:
+        """Where the rest of a large frame, of which a part is there, can be received into.
+
+        Returns:
+            Room for as many bytes as the frame lacks. None: no such frame is coming.
+        """
+        if not self._large_size:
+            return None
+        return memoryview(self._buffer)[self._end : self._large_size]
+
+    def filled(self, size: int) -> None:
+        """The first ``size`` bytes of ``room`` are the peer's; 0 says that there will be no more.
+
+        Raises:
+            LocalProtocolError: there was no room for so many, or they were said to be all.
+        """
+        if self._is_eof or not 0 <= size <= self._large_size - self._end:
+            raise LocalProtocolError(f"{size} bytes received where there was no room for them")
+        self._end += size
+        self._is_eof = not size
+
+    def _hold(self, data: bytes | bytearray) -> None:
+        self._buffer, self._offset, self._end = data, 0, len(data)
 
     @property
     def buffered_size(self) -> int:
         """Bytes received and not yet turned into frames."""
-        return len(self._buffer) - self._offset
+        return self._end - self._offset
 
     def next_frame(self) -> f.Frame | None:
         """The next frame that the caller has to deal with, or None: need more data.
@@ -117,8 +156,8 @@ class Connection:
             raise LocalProtocolError("the connection is in error")
         if self._has_said_goodbye:
             # What the peer sent before it saw the goodbye is not its fault.
-            self._buffer = b""
-            self._offset = 0
+            self._hold(b"")
+            self._large_size = 0
             return None
         try:
             while True:
@@ -139,7 +178,7 @@ class Connection:
 
     def _next_frame(self) -> f.Frame | None:
         buffer, offset = self._buffer, self._offset
-        available = len(buffer) - offset
+        available = self._end - offset
         if available < HEADER_SIZE:
             check_magic(buffer, offset)
             self._need_data(available)
@@ -152,15 +191,31 @@ class Connection:
             self._fail(*self._why_not(header.type, is_ours=False))
         if available < size:
             self._need_data(available)
+            if size >= LARGE_FRAME and not self._large_size:
+                self._make_room(size)
             return None
         frame = decode(header, buffer, offset)
         self._last = buffer, offset, size
+        if self._large_size:
+            self._large_size = 0
+        elif self._large is not None:
+            # Large frames come in rows, and this was the last one of its row.
+            self._large = None
         if available == size:
-            self._buffer = b""
-            self._offset = 0
+            self._hold(b"")
         else:
             self._offset = offset + size
         return frame
+
+    def _make_room(self, size: int) -> None:
+        """Have what is still to come of a large frame received where it belongs."""
+        large = self._large
+        if large is None or len(large) < size:
+            large = self._large = bytearray(size)
+        available = self._end - self._offset
+        large[:available] = memoryview(self._buffer)[self._offset : self._end]
+        self._buffer, self._offset, self._end = large, 0, available
+        self._large_size = size
 
     def _need_data(self, available: int) -> None:
         if self._is_eof:

@@ -126,10 +126,14 @@ class _Reader:
         after = self.offset + size
         if after > self.end:
             _breach(Breach.LAYOUT, f"{self.what} ends inside {size} bytes of data")
-        value = self.data[self.offset : after]
+        data = self.data
+        if not isinstance(data, bytes):
+            # A slice of a bytearray would be one too, and be copied again.
+            value = bytes(memoryview(data)[self.offset : after])
+        else:
+            value = data[self.offset : after]
         self.offset = after
-        # Of bytes, a slice is bytes already and is not copied again.
-        return bytes(value)
+        return value
 
     def sized(self, max_size: int, of: str) -> bytes:
         size = int.from_bytes(self.take(2), "big")

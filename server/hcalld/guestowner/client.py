@@ -356,7 +356,11 @@ class SevClient:
                 if connection.state in (State.CLOSED, State.ERROR):
                     self._fail("the daemon has ended the connection; see its log")
                 self._go_on()
-                connection.receive_data(self._sock.recv(_RECEIVE_SIZE))
+                room = connection.room()
+                if room is None:
+                    connection.receive_data(self._sock.recv(_RECEIVE_SIZE))
+                else:
+                    connection.filled(self._sock.recv_into(room))
         except RemoteProtocolError as error:
             self._fail(f"what answers breaks the protocol of hcalld: {error}")
         except TimeoutError:

@@ -63,11 +63,11 @@ class ReplayTransport:
         self.is_ended = True
         self._woken.set()
 
-    def try_receive(self) -> memoryview | bytes | None:
+    def try_receive(self, room: memoryview | None = None) -> memoryview | bytes | None:
         """See Transport."""
         return self._shim.next_frame() or None
 
-    async def receive(self) -> memoryview | bytes:
+    async def receive(self, room: memoryview | None = None) -> memoryview | bytes:
         """See Transport."""
         while True:
             data = self._shim.next_frame()
@@ -84,14 +84,14 @@ class ReplayTransport:
             finally:
                 self.is_waiting = False
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         """See Transport."""
-        self._shim.went_out(data)
+        self._shim.went_out(bytes(data))
         return len(data)
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         """See Transport."""
-        self._shim.went_out(data)
+        self._shim.went_out(bytes(data))
 
     def take_descriptors(self, count: int) -> list[int]:
         """See Transport: what is read of shared RAM the capture answers."""

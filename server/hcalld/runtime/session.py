@@ -338,11 +338,15 @@ class Session:
 
     async def _serve_once(self) -> bool:
         """Receive, answer what came. False at end of file."""
-        data = self._receive_fast() if self._spin_ns else None
-        if data is None:
-            data = await self.transport.receive()
         connection = self.connection
-        connection.receive_data(data)
+        room = connection.room()
+        data = self._receive_fast(room) if self._spin_ns else None
+        if data is None:
+            data = await self.transport.receive(room)
+        if room is None:
+            connection.receive_data(data)
+        else:
+            connection.filled(len(data))
         while (frame := connection.next_frame()) is not None:
             if self._tap is not None:
                 self._tap.received(frame, connection.frame_data)
@@ -357,7 +361,7 @@ class Session:
             await self._outbox.flush()
         return connection.state is not State.CLOSED
 
-    def _receive_fast(self) -> memoryview | bytes | None:
+    def _receive_fast(self, room: memoryview | None) -> memoryview | bytes | None:
         """Look for the next frame for a few microseconds before waiting in the loop.
 
         A vCPU that calls back to back is answered without the loop's turn, which costs
@@ -370,10 +374,10 @@ class Session:
         if self._turns == 0:
             # The last wait was in the loop: the guest is not calling back to back (yet).
             self._turns = 1
-            return receive()
+            return receive(room)
         until = time.perf_counter_ns() + self._spin_ns
         while True:
-            data = receive()
+            data = receive(room)
             if data is not None:
                 self._turns += 1
                 return data

@@ -64,19 +64,24 @@ class Transport(Protocol):
     peer: str
     passes_descriptors: bool
 
-    def try_receive(self) -> memoryview | bytes | None:
+    def try_receive(self, room: memoryview | None = None) -> memoryview | bytes | None:
         """Bytes that are there now, ``b""`` at end of file, None if there are none.
 
-        A memoryview is valid until the next call.
+        Args:
+            room: where to put them, if not into memory of the transport's own; then what is
+                returned is its first part, or ``b""``.
+
+        Returns:
+            A memoryview is valid until the next call.
         """
 
-    async def receive(self) -> memoryview | bytes:
-        """Wait for bytes; ``b""`` at end of file."""
+    async def receive(self, room: memoryview | None = None) -> memoryview | bytes:
+        """Wait for bytes; ``b""`` at end of file. As ``try_receive``."""
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         """Send what can be sent now; returns how many bytes that was."""
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         """Send all of ``data``."""
 
     def take_descriptors(self, count: int) -> list[int]:
@@ -102,14 +107,16 @@ class SocketTransport:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def try_receive(self) -> memoryview | bytes | None:
+    def try_receive(self, room: memoryview | None = None) -> memoryview | bytes | None:
         """See Transport."""
+        if room is None:
+            room = _SHARED_VIEW
         try:
             if not self.passes_descriptors:
-                size = self._sock.recv_into(_SHARED_BUFFER)
-                return _SHARED_VIEW[:size]
+                size = self._sock.recv_into(room)
+                return room[:size]
             size, ancillary, flags, _ = self._sock.recvmsg_into(
-                [_SHARED_BUFFER], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
+                [room], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return None
@@ -117,7 +124,7 @@ class SocketTransport:
             raise TransportClosed(str(error)) from error
         if ancillary or flags & socket.MSG_CTRUNC:
             self._take_ancillary(ancillary, flags)
-        return _SHARED_VIEW[:size]
+        return room[:size]
 
     def _take_ancillary(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
         for level, kind, data in ancillary:
@@ -128,18 +135,18 @@ class SocketTransport:
         if flags & socket.MSG_CTRUNC or len(self._descriptors) > MAX_DESCRIPTORS:
             raise TransportClosed(f"more than {MAX_DESCRIPTORS} file descriptors received")
 
-    async def receive(self) -> memoryview | bytes:
+    async def receive(self, room: memoryview | None = None) -> memoryview | bytes:
         """See Transport."""
         while True:
             try:
                 await trio.lowlevel.wait_readable(self._sock)
             except trio.ClosedResourceError as error:
                 raise TransportClosed("closed") from error
-            data = self.try_receive()
+            data = self.try_receive(room)
             if data is not None:
                 return data
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         """See Transport."""
         try:
             return self._sock.send(data)
@@ -148,11 +155,11 @@ class SocketTransport:
         except OSError as error:
             raise TransportClosed(str(error)) from error
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         """See Transport."""
         view = memoryview(data)
         while view:
-            sent = self.try_send(view)  # type: ignore[arg-type]  # a view is as good
+            sent = self.try_send(view)
             view = view[sent:]
             if view:
                 try:
@@ -187,22 +194,26 @@ class StreamTransport:
         self._stream = stream
         self.peer = peer
 
-    def try_receive(self) -> memoryview | bytes | None:
+    def try_receive(self, room: memoryview | None = None) -> memoryview | bytes | None:
         """See Transport; a stream cannot be asked without waiting."""
         return None
 
-    async def receive(self) -> memoryview | bytes:
+    async def receive(self, room: memoryview | None = None) -> memoryview | bytes:
         """See Transport."""
         try:
-            return bytes(await self._stream.receive_some(_RECEIVE_SIZE))
+            if room is None:
+                return bytes(await self._stream.receive_some(_RECEIVE_SIZE))
+            data = await self._stream.receive_some(min(len(room), _RECEIVE_SIZE))
+            room[: len(data)] = data
+            return room[: len(data)]
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise TransportClosed(str(error.__cause__ or error)) from error
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         """See Transport; a stream cannot send without waiting."""
         return 0
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         """See Transport."""
         try:
             await self._stream.send_all(data)

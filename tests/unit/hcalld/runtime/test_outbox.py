@@ -28,19 +28,19 @@ class Narrow:
         self.taken = bytearray()
         self.more = trio.Event()
 
-    def try_receive(self) -> bytes | None:
+    def try_receive(self, room: memoryview | None = None) -> bytes | None:
         return None
 
-    async def receive(self) -> bytes:
+    async def receive(self, room: memoryview | None = None) -> bytes:
         return b""
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         size = min(self.room, len(data))
         self.taken += data[:size]
         self.room -= size
         return size
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         await trio.lowlevel.checkpoint()
         while data:
             size = self.try_send(data)

@@ -592,19 +592,19 @@ class Eager:
         self.frames = frames
         self.tried_between_waits = [0]
 
-    def try_receive(self) -> bytes | None:
+    def try_receive(self, room: memoryview | None = None) -> bytes | None:
         self.tried_between_waits[-1] += 1
         return self.frames.pop(0) if self.frames else b""
 
-    async def receive(self) -> bytes:
+    async def receive(self, room: memoryview | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
         self.tried_between_waits.append(0)
         return self.frames.pop(0) if self.frames else b""
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         return len(data)
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         await trio.lowlevel.checkpoint()
 
     def take_descriptors(self, count: int) -> list[int]:

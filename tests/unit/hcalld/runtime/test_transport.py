@@ -59,6 +59,51 @@ def test_try_receive_when_bytes_are_there_then_they_come(pair: Pair):
     assert pair[0].try_receive() is None
 
 
+@pytest.mark.parametrize("kind", ["pair", "tcp_pair"])
+def test_try_receive_when_there_is_room_elsewhere_then_they_come_there(
+    kind: str, request: pytest.FixtureRequest
+):
+    transport, sock = request.getfixturevalue(kind)
+    sock.sendall(b"hello, world")
+    room = bytearray(b"-" * 7)
+    trio.run(wait_readable, transport)
+    data = transport.try_receive(memoryview(room)[1:6])
+    assert data == b"hello"
+    assert room == b"-hello-"
+    data = transport.try_receive()
+    assert data is not None
+    assert bytes(data) == b", world"
+
+
+async def wait_readable(transport: SocketTransport) -> None:
+    await trio.lowlevel.wait_readable(transport._sock)
+
+
+async def test_receive_when_there_is_room_elsewhere_then_they_come_there(pair: Pair):
+    room = bytearray(8)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            assert await pair[0].receive(memoryview(room)) == b"hello"
+
+        await trio.testing.wait_all_tasks_blocked()
+        pair[1].sendall(b"hello")
+    assert room == b"hello\0\0\0"
+
+
+async def test_stream_when_there_is_room_elsewhere_then_they_come_there():
+    ours, theirs = trio.testing.memory_stream_pair()
+    transport = StreamTransport(ours, "a stream")
+    await theirs.send_all(b"hello, world")
+    room = bytearray(5)
+    assert await transport.receive(memoryview(room)) == b"hello"
+    assert room == b"hello"
+    assert await transport.receive() == b", world"
+    await theirs.send_eof()
+    assert await transport.receive(memoryview(room)) == b""
+
+
 def test_try_receive_when_the_peer_has_closed_then_no_bytes(pair: Pair):
     pair[1].close()
     data = pair[0].try_receive()

@@ -34,7 +34,7 @@ from tests.unit.hcallproto.conn.talk import (
     say_samples,
 )
 
-from hcallproto.conn.connection import Connection
+from hcallproto.conn.connection import LARGE_FRAME, Connection
 from hcallproto.conn.states import CallState, Role, State
 from hcallproto.errors import Breach, LocalProtocolError, RemoteProtocolError
 from hcallproto.wire import frames as f
@@ -261,6 +261,99 @@ def test_frame_when_it_crosses_our_goodbye_then_it_is_dropped():
     assert connection.next_frame() is None
     assert connection.buffered_size == 0
     assert connection.state is State.CLOSED
+
+
+# -- room for large frames --------------------------------------------------------------------
+
+
+def large_call(seq: int, size: int) -> f.Call:
+    data = bytes(seq + n & 0xFF for n in range(256)) * (size // 256)
+    segment = f.Segment(0, 0, s.SegmentStatus.OK, data)
+    return f.Call(VCPU, 2, seq, False, 1, GPR, 0, 0, 0, 0, (segment,))
+
+
+def calls_and_cancels(*sizes: int) -> list[f.Frame]:
+    found: list[f.Frame] = []
+    for seq, size in enumerate(sizes, 1):
+        found += [large_call(seq, size), f.Cancel(VCPU, 2, seq, s.CancelReason.DEADLINE)]
+    return found
+
+
+SIZES = (0, 3 * LARGE_FRAME, 2 * LARGE_FRAME, 256, 2 * LARGE_FRAME, 4 * LARGE_FRAME)
+
+
+@pytest.mark.parametrize("is_used", [True, False], ids=["used", "ignored"])
+@pytest.mark.parametrize("chunk", [100, 32 * 1024 + 1, LARGE_FRAME, 5 * LARGE_FRAME])
+def test_room_when_frames_are_large_then_they_are_the_same_as_without(chunk: int, is_used: bool):
+    connection = ready(Role.DAEMON)
+    sent = calls_and_cancels(*SIZES)
+    data = b"".join(map(encode, sent))
+    heard: list[f.Frame] = []
+    at = rooms = 0
+    while at < len(data):
+        room = connection.room()
+        if room is None or not is_used:
+            part = data[at : at + chunk]
+            connection.receive_data(part)
+        else:
+            rooms += 1
+            part = data[at : at + min(chunk, len(room))]
+            room[: len(part)] = part
+            connection.filled(len(part))
+        at += len(part)
+        while (frame := connection.next_frame()) is not None:
+            heard.append(frame)
+            assert connection.frame_data == encode(frame)
+            if isinstance(frame, f.Cancel):
+                connection.send(f.Cancelled(VCPU, 2, frame.seq, s.Effect.NONE))
+    assert heard == sent
+    assert connection.buffered_size == 0
+    assert connection.room() is None
+    assert bool(rooms) is is_used
+
+
+def test_room_when_no_large_frame_is_coming_then_there_is_none():
+    connection = ready(Role.DAEMON)
+    assert connection.room() is None
+    data = encode(large_call(1, LARGE_FRAME - 1024))
+    connection.receive_data(data[:100])
+    assert connection.next_frame() is None
+    assert connection.room() is None
+
+
+def test_room_when_a_large_frame_is_coming_then_for_what_it_lacks():
+    connection = ready(Role.DAEMON)
+    data = encode(large_call(1, LARGE_FRAME))
+    connection.receive_data(data[:100])
+    assert connection.next_frame() is None
+    room = connection.room()
+    assert room is not None
+    assert len(room) == len(data) - 100
+    assert connection.buffered_size == 100
+
+
+def test_filled_when_it_is_the_end_then_the_frame_is_truncated():
+    connection = ready(Role.DAEMON)
+    connection.receive_data(encode(large_call(1, LARGE_FRAME))[:100])
+    assert connection.next_frame() is None
+    connection.filled(0)
+    with pytest.raises(RemoteProtocolError, match="end of file after 100 bytes"):
+        connection.next_frame()
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1])
+def test_filled_when_there_was_no_room_then_the_caller_is_wrong(size: int):
+    connection = ready(Role.DAEMON)
+    if size:
+        with pytest.raises(LocalProtocolError, match="no room"):
+            connection.filled(size)
+    data = encode(large_call(1, LARGE_FRAME))
+    connection.receive_data(data[:100])
+    assert connection.next_frame() is None
+    if not size:
+        connection.filled(0)
+    with pytest.raises(LocalProtocolError, match="no room"):
+        connection.filled(len(data) - 99 if size > 0 else size)
 
 
 # -- what a connection keeps ------------------------------------------------------------------
