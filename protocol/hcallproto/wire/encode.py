@@ -184,10 +184,12 @@ def _read(frame: f.Read) -> list[bytes]:
 
 
 def _read_reply(frame: f.ReadReply) -> list[bytes]:
-    return [
-        layout.READ_REPLY.pack(len(frame.segments)),
-        *(layout.READ_DATA.pack(len(data), status) + data for status, data in frame.segments),
-    ]
+    parts = [layout.READ_REPLY.pack(_bound(len(frame.segments), s.MAX_SEGMENTS, "segments"))]
+    for status, data in frame.segments:
+        if data and status is not s.AccessStatus.OK:
+            raise LocalProtocolError(f"a segment has data and status {status.name}")
+        parts += (layout.READ_DATA.pack(len(data), status), data)
+    return parts
 
 
 def _write(frame: f.Write) -> list[bytes]:
@@ -253,7 +255,10 @@ _PAYLOADS: dict[type[f.Frame], Callable[[Any], list[bytes]]] = {
     f.EventAck: _event_ack,
     f.Control: _control,
 }
-_CHECKED = (f.Read, f.Write, f.Pages, f.Cancelled, f.WriteReply, f.PagesReply, f.EventAck)
+_CHECKED = (
+    *(f.Read, f.ReadReply, f.Write, f.WriteReply, f.Pages, f.PagesReply),
+    *(f.Cancelled, f.EventAck),
+)
 """Their bounds are checked as they are encoded, because a call waits for it."""
 
 

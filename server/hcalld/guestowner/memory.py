@@ -65,7 +65,7 @@ class AddressSpace:
             NotMapped: no buffer holds them.
         """
         buffer, offset = self._at(address, size)
-        return bytes(buffer[offset : offset + size])
+        return bytes(memoryview(buffer)[offset : offset + size])
 
     def write(self, address: int, content: bytes) -> None:
         """Change bytes of a buffer.
