@@ -17,7 +17,9 @@ class Outbox:
     def __init__(self, connection: Connection, transport: Transport) -> None:
         self._connection = connection
         self._transport = transport
-        self._data = bytearray()
+        self._queued: list[bytes | memoryview] = []
+        """Frames, and of the first one perhaps only the rest. Not joined as they come: large
+        ones would be copied, and nearly always there is one."""
         self._lock = trio.Lock()
         self.tap: Tap | None = None
         """Is told of each frame."""
@@ -31,7 +33,7 @@ class Outbox:
             why: what the guest is not told of it, for the tap.
         """
         data = self._connection.send(frame, encoded)
-        self._data += data
+        self._queued.append(data)
         if self.tap is not None:
             self.tap.sent(frame, data, why)
 
@@ -41,16 +43,16 @@ class Outbox:
         Returns:
             False if something is left: then somebody must ``flush``.
         """
-        if not self._data:
+        if not self._queued:
             return True
         if self._lock.locked():
             return False
-        data = bytes(self._data)
+        data = self._joined()
         sent = self._transport.try_send(data)
         if sent == len(data):
-            self._data.clear()
+            self._queued.clear()
             return True
-        del self._data[:sent]
+        self._queued = [memoryview(data)[sent:] if sent else data]
         return False
 
     async def flush(self) -> None:
@@ -61,7 +63,11 @@ class Outbox:
         if self.send_now():
             return
         async with self._lock:
-            while self._data:
-                data = bytes(self._data)
-                self._data.clear()
+            while self._queued:
+                data = self._joined()
+                self._queued = []
                 await self._transport.send(data)
+
+    def _joined(self) -> bytes | memoryview:
+        queued = self._queued
+        return queued[0] if len(queued) == 1 else b"".join(queued)
