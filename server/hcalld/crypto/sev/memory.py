@@ -29,8 +29,8 @@ BLOCK_SIZE: Final = 16
 UNIT_SIZE: Final = 65536
 VEK_SIZE: Final = KEY_SIZE
 
-_SPARE: Final = BLOCK_SIZE - 1
-"""What ``update_into`` wants beyond its result."""
+SPARE_SIZE: Final = BLOCK_SIZE - 1
+"""What ``encrypt_into`` wants beyond its result."""
 _KEPT_SIZE: Final = 1 << 20
 
 
@@ -38,14 +38,20 @@ class _Kept(threading.local):
     """Memory for results, which are copied out of it."""
 
     def __init__(self) -> None:
-        self.room = bytearray(_KEPT_SIZE + _SPARE)
+        self.room = bytearray(_KEPT_SIZE + SPARE_SIZE)
 
 
 _KEPT: Final = _Kept()
 
 
 def _kept(size: int) -> bytearray:
-    return _KEPT.room if size <= _KEPT_SIZE else bytearray(size + _SPARE)
+    return _KEPT.room if size <= _KEPT_SIZE else bytearray(size + SPARE_SIZE)
+
+
+def _blocks(address: int, data: bytes | memoryview) -> memoryview:
+    if address % BLOCK_SIZE or len(data) % BLOCK_SIZE:
+        raise ValueError(f"{len(data)} bytes at {address:#x}, expected multiples of {BLOCK_SIZE}")
+    return memoryview(data)
 
 
 class MemoryCipher:
@@ -70,33 +76,61 @@ class MemoryCipher:
         """
         return self._carry_out(address, data, is_encryption=True)
 
+    def encrypt_into(self, address: int, data: bytes | memoryview, room: memoryview) -> memoryview:
+        """``encrypt``, and put it somewhere.
+
+        Args:
+            address: where, a multiple of 16.
+            data: whole blocks of 16 bytes.
+            room: takes the result, and has ``SPARE_SIZE`` bytes more.
+
+        Returns:
+            The first part of ``room``.
+
+        Raises:
+            ValueError: they are not, or it has not.
+        """
+        if len(room) < len(data) + SPARE_SIZE:
+            raise ValueError(
+                f"room for {len(room)} bytes, expected {len(data)} and {SPARE_SIZE} more"
+            )
+        self._put(address, _blocks(address, data), room, is_encryption=True)
+        return room[: len(data)]
+
     def decrypt(self, address: int, data: bytes | memoryview) -> bytes:
         """What the guest reads when ``data`` is in memory; as ``encrypt``."""
         return self._carry_out(address, data, is_encryption=False)
 
     def _carry_out(self, address: int, data: bytes | memoryview, *, is_encryption: bool) -> bytes:
-        if address % BLOCK_SIZE or len(data) % BLOCK_SIZE:
-            raise ValueError(
-                f"{len(data)} bytes at {address:#x}, expected multiples of {BLOCK_SIZE}"
-            )
-        view = memoryview(data)
+        view = _blocks(address, data)
+        if address % UNIT_SIZE + len(view) <= UNIT_SIZE:
+            return self._in_unit(address, view, is_encryption=is_encryption)
+        room = memoryview(_kept(len(view)))
+        self._put(address, view, room, is_encryption=is_encryption)
+        return bytes(room[: len(view)])
+
+    def _put(
+        self, address: int, view: memoryview, room: memoryview, *, is_encryption: bool
+    ) -> None:
+        """Put the result of a range into ``room``, a unit after the other."""
         unit, skipped = divmod(address, UNIT_SIZE)
         first = min(len(view), UNIT_SIZE - skipped)
-        context = self._start(unit, is_encryption=is_encryption)
-        if skipped:
-            head = context.update(bytes(skipped) + view[:first])[skipped:]
-        else:
-            head = context.update(view[:first]) if first else b""
-        if first == len(view):
-            return head
-        room = memoryview(_kept(len(view)))
-        room[:first] = head
+        room[:first] = self._in_unit(address, view[:first], is_encryption=is_encryption)
         for offset in range(first, len(view), UNIT_SIZE):
             unit += 1
             piece = view[offset : offset + UNIT_SIZE]
             context = self._start(unit, is_encryption=is_encryption)
-            context.update_into(piece, room[offset : offset + len(piece) + _SPARE])
-        return bytes(room[: len(view)])
+            context.update_into(piece, room[offset : offset + len(piece) + SPARE_SIZE])
+
+    def _in_unit(self, address: int, view: memoryview, *, is_encryption: bool) -> bytes:
+        """The result of a range that lies in one unit."""
+        if not view:
+            return b""
+        unit, skipped = divmod(address, UNIT_SIZE)
+        context = self._start(unit, is_encryption=is_encryption)
+        if skipped:
+            return context.update(bytes(skipped) + view)[skipped:]
+        return context.update(view)
 
     def _start(self, unit: int, *, is_encryption: bool) -> CipherContext:
         cipher = Cipher(self._aes, XTS(unit.to_bytes(BLOCK_SIZE, "little")))

@@ -126,7 +126,7 @@ async def kvm_sev_launch_update_data(call: Call, vm: SevVm) -> Outcome:
         for at, part in pieces(address, size):
             data = await ReadGuest(at, part)
             digest.update(data)
-            held.append((at, room.keep(memory.encrypt(at, data))))
+            held.append((at, room.encrypted(memory, at, data)))
         await write_all(held, lambda number: memory.decrypt(*held[number]))
     guest.digest = digest
     return DONE

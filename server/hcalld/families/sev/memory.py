@@ -12,13 +12,14 @@ import mmap
 from collections.abc import Callable, Iterator, Sequence
 
 from hcalld.core.effects import GuestMemoryError, ReadGuest, WriteGuest
-from hcalld.crypto.sev.memory import BLOCK_SIZE
+from hcalld.crypto.sev.memory import BLOCK_SIZE, SPARE_SIZE, MemoryCipher
 from hcalld.domain.sev.settings import PIECE_SIZE
 from hcalld.domain.sev.vm import Guest
 
 Piece = tuple[int, bytes]
 """Address and content."""
-Held = tuple[int, bytes | memoryview]
+Held = tuple[int, memoryview]
+"""The same, in a ``Room``."""
 
 
 class Room:
@@ -29,19 +30,18 @@ class Room:
     """
 
     def __init__(self, size: int) -> None:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = mmap.mmap(-1, size + SPARE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):
             # A kernel may have none.
             memory.madvise(mmap.MADV_HUGEPAGE)
         self._room = memoryview(memory)
         self._used = 0
 
-    def keep(self, data: bytes) -> memoryview:
-        """A copy of data."""
-        start, self._used = self._used, self._used + len(data)
-        kept = self._room[start : self._used]
-        kept[:] = data
-        return kept
+    def encrypted(self, memory: MemoryCipher, address: int, data: bytes) -> memoryview:
+        """What is in memory when the guest writes data, held here."""
+        room = self._room[self._used :]
+        self._used += len(data)
+        return memory.encrypt_into(address, data, room)
 
 
 def pieces(address: int, size: int) -> Iterator[tuple[int, int]]:
@@ -69,7 +69,7 @@ async def read_all(address: int, size: int) -> list[Piece]:
     return [(at, await ReadGuest(at, part)) for at, part in pieces(address, size)]
 
 
-async def write_all(new: Sequence[Held], old: Callable[[int], bytes]) -> None:
+async def write_all(new: Sequence[Piece] | Sequence[Held], old: Callable[[int], bytes]) -> None:
     """Write pieces; put back those that are written if one cannot be.
 
     Args:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hcalld.core.secret import Secret
 from hcalld.crypto.sev.kdf import kdf
-from hcalld.crypto.sev.memory import UNIT_SIZE, MemoryCipher
+from hcalld.crypto.sev.memory import SPARE_SIZE, UNIT_SIZE, MemoryCipher
 from hcalld.testing.sev import made_up
 
 VEK = made_up("vek", 16)
@@ -102,6 +102,24 @@ def test_memory_when_it_is_large_then_each_unit_is_as_alone():
     assert CIPHER.decrypt(5 * UNIT_SIZE + 32, memoryview(whole)) == data
     middle = UNIT_SIZE - 32
     assert whole[middle : middle + 64] == written_out(6 * UNIT_SIZE, data[middle : middle + 64])
+
+
+@pytest.mark.parametrize("address", [0, 32, UNIT_SIZE - 16])
+@pytest.mark.parametrize("size", [0, 16, UNIT_SIZE - 16, 3 * UNIT_SIZE + 48])
+def test_memory_when_it_is_put_somewhere_then_the_same_and_nothing_beyond(address: int, size: int):
+    data = bytes(n % 251 for n in range(size))
+    room = bytearray(b"-" * (size + SPARE_SIZE + 8))
+    put = CIPHER.encrypt_into(address, data, memoryview(room))
+    assert put == room[:size] == CIPHER.encrypt(address, data)
+    assert room[size:] == b"-" * (SPARE_SIZE + 8)
+
+
+@pytest.mark.parametrize("size", [16, 2 * UNIT_SIZE])
+def test_memory_when_there_is_no_room_then_refused_and_nothing_is_put(size: int):
+    room = bytearray(size + SPARE_SIZE - 1)
+    with pytest.raises(ValueError, match=f"expected {size} and {SPARE_SIZE} more"):
+        CIPHER.encrypt_into(0, bytes(range(16)) * (size // 16), memoryview(room))
+    assert not any(room)
 
 
 def test_memory_when_addresses_or_keys_differ_then_other_bytes():
