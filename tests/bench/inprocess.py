@@ -48,6 +48,9 @@ class NoWire:
         """See GuestAccess."""
         raise AssertionError(f"memory of call {call.seq} is missing: {segments}")
 
+    def read_ahead(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> None:
+        """See GuestAccess."""
+
     async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
         """See GuestAccess."""
         raise AssertionError(f"call {call.seq} writes before its reply: {segments}")

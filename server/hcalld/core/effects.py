@@ -45,10 +45,15 @@ class ReadBuffer(Effect[bytes]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReadGuest(Effect[bytes]):
-    """``size`` bytes of guest RAM at ``gpa``. Raises GuestMemoryError in the handler."""
+    """``size`` bytes of guest RAM at ``gpa``. Raises GuestMemoryError in the handler.
+
+    ``then`` is the range that the handler reads next if this one is there; it has to, unless it
+    refuses. What must be asked of the shim is on its way then while the handler is at work.
+    """
 
     gpa: int
     size: int
+    then: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

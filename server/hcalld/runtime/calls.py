@@ -68,7 +68,7 @@ _MemoryReply = f.ReadReply | f.WriteReply | f.PagesReply
 class _Request:
     """A READ, WRITE or PAGES that waits for its reply."""
 
-    number: int
+    frame: f.Read | f.Write | f.Pages
     done: trio.Event = dataclasses.field(default_factory=trio.Event)
     reply: _MemoryReply | None = None
 
@@ -279,7 +279,7 @@ class Calls:
         """The shim's answer to a READ, WRITE or PAGES."""
         pending = self._pending.get((reply.vcpu, reply.seq))
         request = pending.request if pending is not None else None
-        if request is not None and request.number == reply.request:
+        if request is not None and request.frame.request == reply.request:
             request.reply = reply
             request.done.set()
 
@@ -296,12 +296,13 @@ class Calls:
                 if outcome is None:
                     assert pending.execution is not None
                     outcome = await self._outcome(pending.execution)
+            if pending.request is not None:
+                # REPLY and CANCELLED end the call, so what it asked for must come before. With a
+                # REPLY it is a refusal that leaves something unread.
+                await pending.request.done.wait()
             if outcome is None:
-                if pending.request is not None:
-                    # CANCELLED ends the call, so what it asked for must come before.
-                    await pending.request.done.wait()
                 await pending.world.turn(frame)
-            # After an outcome nothing is awaited before it is committed.
+            # After an outcome that changes anything nothing is awaited before it is committed.
             self._conclude(pending, outcome)
         finally:
             del self._pending[frame.vcpu, frame.seq]
@@ -548,13 +549,24 @@ class Calls:
 
     async def read(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> list[bytes]:
         """See GuestAccess."""
-        number = self._request_number()
-        reply = await self._ask(f.Read(call.vcpu, call.reset, call.seq, number, segments))
+        pending = self._pending[call.vcpu, call.seq]
+        ahead = pending.request
+        if ahead is None or not isinstance(ahead.frame, f.Read) or ahead.frame.segments != segments:
+            await self._settle(pending)
+            ahead = self._begin_request(self._read_frame(call, segments))
+        reply = await self._answer_to(ahead, pending)
         assert isinstance(reply, f.ReadReply)
         for (gpa, size), (status, _) in zip(segments, reply.segments, strict=True):
             if status is not s.AccessStatus.OK:
                 raise GuestMemoryError(gpa, size, f"the shim says {status.name}")
         return [data for _, data in reply.segments]
+
+    def read_ahead(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> None:
+        """See GuestAccess."""
+        self._begin_request(self._read_frame(call, segments))
+
+    def _read_frame(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> f.Read:
+        return f.Read(call.vcpu, call.reset, call.seq, self._request_number(), segments)
 
     async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
         """See GuestAccess."""
@@ -582,11 +594,23 @@ class Calls:
 
     async def _ask(self, frame: f.Read | f.Write | f.Pages) -> _MemoryReply | None:
         pending = self._pending[frame.vcpu, frame.seq]
-        request = pending.request = _Request(frame.request)
+        await self._settle(pending)
+        return await self._answer_to(self._begin_request(frame), pending)
+
+    async def _settle(self, pending: _Pending) -> None:
+        """Wait for what was read ahead and is not wanted: a call has one request at a time."""
+        if pending.request is not None:
+            await self._answer_to(pending.request, pending)
+
+    def _begin_request(self, frame: f.Read | f.Write | f.Pages) -> _Request:
+        request = self._pending[frame.vcpu, frame.seq].request = _Request(frame)
         self._outbox.queue(frame)
         if not self._outbox.send_now():
             # In a task of its own: a call that is cancelled must not leave half a frame.
             self._nursery.start_soon(self._outbox.flush)
+        return request
+
+    async def _answer_to(self, request: _Request, pending: _Pending) -> _MemoryReply | None:
         await request.done.wait()
         pending.request = None
         return request.reply

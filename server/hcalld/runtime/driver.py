@@ -53,6 +53,9 @@ class GuestAccess(Protocol):
     async def read(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> list[bytes]:
         """Read guest memory. Raises GuestMemoryError."""
 
+    def read_ahead(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> None:
+        """Begin a ``read``, which comes next unless the call ends."""
+
     async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
         """Write or zero guest memory. Raises GuestMemoryError."""
 
@@ -65,6 +68,7 @@ class Execution:
 
     __slots__ = (
         "_coroutine",
+        "_is_ahead",
         "_is_for_shim",
         "_pending",
         "call",
@@ -105,6 +109,8 @@ class Execution:
         self._pending: Effect[Any] | None = None
         self._is_for_shim = False
         """What is to be read has to be asked of the shim."""
+        self._is_ahead = False
+        """What the handler is to read next has been asked for."""
 
     def start(self) -> Outcome | None:
         """Run the handler until it ends or has to wait.
@@ -180,8 +186,16 @@ class Execution:
                 if is_waiting:
                     await world.turn(frame)
                     is_waiting = False
-                effect = coroutine.send(answer) if error is None else coroutine.throw(error)
+                if error is not None:
+                    effect = coroutine.throw(error)
+                    continue
+                if isinstance(effect, ReadGuest) and effect.then is not None:
+                    self._read_ahead(*effect.then)
+                effect = coroutine.send(answer)
         except StopIteration as stop:
+            if self._is_ahead:
+                # Nothing may be waited for between the model's change and its commit.
+                raise RuntimeError("a handler has not read what it said that it would") from None
             outcome: Outcome = stop.value
             return outcome
         finally:
@@ -237,7 +251,13 @@ class Execution:
             data: bytes | None = await self.world.wait_for(self.frame, shared)
             if data is not None:
                 return data
+        self._is_ahead = False
         return (await self.wire.read(self.frame, ((gpa, size),)))[0]
+
+    def _read_ahead(self, gpa: int, size: int) -> None:
+        if self.call.ram.contains(gpa, size) and not self.ram.shares(gpa, size):
+            self.wire.read_ahead(self.frame, ((gpa, size),))
+            self._is_ahead = True
 
     def _read_buffer(self, effect: ReadBuffer) -> bytes:
         name = effect.name

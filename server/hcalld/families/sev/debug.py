@@ -9,7 +9,6 @@ rest is decrypted, and encrypted again.
 from __future__ import annotations
 
 from hcalld.core.call import Call
-from hcalld.core.effects import ReadGuest
 from hcalld.core.errors import HcallError
 from hcalld.core.outcome import Outcome
 from hcalld.domain.sev.policy import check_command
@@ -21,8 +20,8 @@ from hcalld.families.sev.memory import (
     blocks,
     decrypted,
     encrypted,
-    pieces,
     read_all,
+    reads,
     write_all,
 )
 from hcallproto.abi.families import sev
@@ -46,9 +45,9 @@ async def kvm_sev_dbg_decrypt(call: Call, vm: SevVm) -> Outcome:
     source, target, size = call["src_uaddr"], call["dst_uaddr"], call["len"]
     start, whole = blocks(source, size)
     content = bytearray()
-    for at, part in pieces(start, whole):
+    for at, read in reads(start, whole):
         # Not all of it at the end: between two pieces others have their turn.
-        content += decrypted(guest, at, await ReadGuest(at, part))
+        content += decrypted(guest, at, await read)
     plain = memoryview(content)[source - start :]
     old = await read_all(target, size)
     new = [(at, bytes(plain[at - target : at - target + len(data)])) for at, data in old]
@@ -65,8 +64,8 @@ async def kvm_sev_dbg_encrypt(call: Call, vm: SevVm) -> Outcome:
     start, whole = blocks(target, size)
     old: list[Piece] = []
     content = bytearray()
-    for at, part in pieces(start, whole):
-        data = await ReadGuest(at, part)
+    for at, read in reads(start, whole):
+        data = await read
         old.append((at, data))
         content += decrypted(guest, at, data)
     content[target - start : target - start + size] = plain

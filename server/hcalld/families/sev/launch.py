@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from hcalld.core.call import Call
-from hcalld.core.effects import Entropy, ReadBuffer, ReadGuest
+from hcalld.core.effects import Entropy, ReadBuffer
 from hcalld.core.errors import HcallError
 from hcalld.core.outcome import Outcome
 from hcalld.crypto.sev.measurement import covered
@@ -20,7 +20,7 @@ from hcalld.domain.sev.states import INITIALIZES, VmKind, platform_after
 from hcalld.domain.sev.vm import SevVm
 from hcalld.families.sev.checks import check_lengths
 from hcalld.families.sev.handlerset import DONE, change_platform, fields, handles, read_platform
-from hcalld.families.sev.memory import Held, Room, encrypted, pieces, read_all, write_all
+from hcalld.families.sev.memory import Held, Room, encrypted, read_all, reads, write_all
 from hcalld.families.sev.packets import check_flags, check_memory, parse_packet
 from hcalld.families.sev.starting import start
 from hcallproto.abi.families import sev
@@ -114,8 +114,8 @@ async def kvm_sev_launch_update_data(call: Call, vm: SevVm) -> Outcome:
     memory = guest.memory
     digest = guest.digest.copy()
     if memory is None:
-        for at, part in pieces(address, size):
-            digest.update(await ReadGuest(at, part))
+        for _, read in reads(address, size):
+            digest.update(await read)
     else:
         if size > MAX_HELD:
             raise HcallError(
@@ -123,8 +123,8 @@ async def kvm_sev_launch_update_data(call: Call, vm: SevVm) -> Outcome:
             )
         room = Room(size)
         held: list[Held] = []
-        for at, part in pieces(address, size):
-            data = await ReadGuest(at, part)
+        for at, read in reads(address, size):
+            data = await read
             digest.update(data)
             held.append((at, room.encrypted(memory, at, data)))
         await write_all(held, lambda number: memory.decrypt(*held[number]))

@@ -8,6 +8,7 @@ before is put back then; only a client that unmaps memory under its own command 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 
@@ -53,6 +54,13 @@ def pieces(address: int, size: int) -> Iterator[tuple[int, int]]:
         address = cut
 
 
+def reads(address: int, size: int) -> Iterator[tuple[int, ReadGuest]]:
+    """Address and effect of each piece of a range; whoever awaits one awaits the next."""
+    ahead = itertools.chain(itertools.islice(pieces(address, size), 1, None), (None,))
+    for piece, then in zip(pieces(address, size), ahead, strict=True):
+        yield piece[0], ReadGuest(*piece, then)
+
+
 def blocks(address: int, size: int) -> tuple[int, int]:
     """(address, size) of the whole blocks that a range lies in."""
     start = address - address % BLOCK_SIZE
@@ -66,7 +74,7 @@ async def read_all(address: int, size: int) -> list[Piece]:
     Raises:
         GuestMemoryError: a part of it is not there.
     """
-    return [(at, await ReadGuest(at, part)) for at, part in pieces(address, size)]
+    return [(at, await read) for at, read in reads(address, size)]
 
 
 async def write_all(new: Sequence[Piece] | Sequence[Held], old: Callable[[int], bytes]) -> None:

@@ -161,6 +161,7 @@ LARGE = _hcall(
 )
 NOTE = _hcall(0xF030, "NOTE", (_KEY,), caller=Caller.ANY)
 FLUSH_THEN_PUT = _hcall(0xF034, "FLUSH_THEN_PUT", (_KEY,))
+LOAD_TWICE = _hcall(0xF038, "LOAD_TWICE", (_KEY, _GPA, _SIZE))
 UNSERVED = Hcall(
     name="H_LEDGER_UNSERVED",
     number=0xF0F0,
@@ -197,6 +198,7 @@ FAMILY = Family(
         LARGE,
         NOTE,
         FLUSH_THEN_PUT,
+        LOAD_TWICE,
         UNSERVED,
         ULTRA,
     ),
@@ -235,6 +237,29 @@ async def get(call: Call, ledger: Ledger) -> Outcome:
 async def load(call: Call, ledger: Ledger) -> Outcome:
     try:
         data = await ReadGuest(call["gpa"], call["size"])
+    except GuestMemoryError as error:
+        raise HcallError(H.P2, str(error)) from None
+    ledger.put(call["key"], data)
+    return _counted(ledger)
+
+
+@HANDLERS.handles(LOAD_TWICE)
+async def load_twice(call: Call, ledger: Ledger) -> Outcome:
+    """Reads two ranges, the second one ahead; what the first one says may come in between."""
+    gpa, part = call["gpa"], call["size"]
+    try:
+        data = await ReadGuest(gpa, part, (gpa + part, part))
+        match data[:1]:
+            case b"r":
+                raise HcallError(H.P3, "refused in between")
+            case b"w":
+                await WriteGuest(gpa, b"in between")
+            case b"o":
+                data += await ReadGuest(gpa, 1)
+            case b"e":
+                ledger.put(call["key"], data)
+                return _counted(ledger)
+        data += await ReadGuest(gpa + part, part)
     except GuestMemoryError as error:
         raise HcallError(H.P2, str(error)) from None
     ledger.put(call["key"], data)

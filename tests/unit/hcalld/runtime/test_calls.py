@@ -305,6 +305,97 @@ async def test_read_when_the_range_is_no_ram_then_the_shim_is_not_asked(daemon: 
     assert (await shim.call(ledger.LOAD, 1, RAM_SIZE - 4, 8)).status == H.P2
 
 
+async def test_read_ahead_when_the_first_is_there_then_the_second_is_on_its_way(daemon: Daemon):
+    shim = await daemon.guest()
+    await shim.start(ledger.LOAD_TWICE, 1, 0x100, 8)
+    first = await shim.expect(f.Read)
+    assert first.segments == ((0x100, 8),)
+    await shim.answer_read(first, b"12345678")
+    second = await shim.expect(f.Read)
+    assert second.segments == ((0x108, 8),)
+    await shim.answer_read(second, b"abcdefgh")
+    assert (await shim.expect(f.Reply)).status == H.SUCCESS
+    assert values(await shim.call(ledger.GET, 1)) == (int.from_bytes(b"12345678", "big"),)
+
+
+async def test_read_ahead_when_the_second_is_refused_then_the_handler_is_told(daemon: Daemon):
+    shim = await daemon.guest()
+    await shim.start(ledger.LOAD_TWICE, 1, 0x100, 8)
+    await shim.answer_read(await shim.expect(f.Read), b"12345678")
+    await shim.refuse_read(await shim.expect(f.Read), s.AccessStatus.NOT_RAM)
+    assert (await shim.expect(f.Reply)).status == H.P2
+    assert "0x108" in daemon.answered[0].outcome.why
+
+
+async def test_read_ahead_when_the_first_is_refused_then_the_second_is_not_asked_for(
+    daemon: Daemon,
+):
+    shim = await daemon.guest()
+    await shim.start(ledger.LOAD_TWICE, 1, 0x100, 8)
+    await shim.refuse_read(await shim.expect(f.Read), s.AccessStatus.NOT_RAM)
+    assert (await shim.expect(f.Reply)).status == H.P2
+
+
+@pytest.mark.parametrize(
+    ("first", "status"), [(b"refuse", H.P3), (b"end of it", H.HARDWARE)], ids=["refuses", "ends"]
+)
+async def test_read_ahead_when_the_handler_ends_then_the_reply_comes_after_what_was_asked_for(
+    lenient_daemon: Daemon, first: bytes, status: H
+):
+    """A call with a READ that is not answered has no REPLY: it would be a breach."""
+    shim = await lenient_daemon.guest()
+    await shim.start(ledger.LOAD_TWICE, 1, 0x100, len(first))
+    await shim.answer_read(await shim.expect(f.Read), first)
+    second = await shim.expect(f.Read)
+    await lenient_daemon.settle()
+    assert lenient_daemon.answered == []
+    await shim.answer_read(second, bytes(len(first)))
+    assert (await shim.expect(f.Reply)).status == status
+    assert (await shim.call(ledger.GET, 1)).status == H.NOT_FOUND
+
+
+async def test_read_ahead_when_the_handler_writes_first_then_that_waits_for_its_turn(
+    daemon: Daemon,
+):
+    shim = await daemon.guest()
+    await shim.start(ledger.LOAD_TWICE, 1, 0x100, 8)
+    await shim.answer_read(await shim.expect(f.Read), b"w2345678")
+    await shim.answer_read(await shim.expect(f.Read), b"stale...")
+    write = await shim.expect(f.Write)
+    assert write.segments == (f.WriteSegment(0x100, 10, b"in between"),)
+    await shim.answer_write(write)
+    await shim.answer_read(await shim.expect(f.Read), b"abcdefgh")
+    assert (await shim.expect(f.Reply)).status == H.SUCCESS
+
+
+async def test_read_ahead_when_the_handler_reads_another_then_it_gets_that(daemon: Daemon):
+    shim = await daemon.guest()
+    await shim.start(ledger.LOAD_TWICE, 1, 0x100, 1)
+    for data in (b"o", b"-", b"1", b"2"):
+        await shim.answer_read(await shim.expect(f.Read), data)
+    assert (await shim.expect(f.Reply)).status == H.SUCCESS
+    assert values(await shim.call(ledger.GET, 1)) == (int.from_bytes(b"o12", "big"),)
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+async def test_read_ahead_when_the_call_is_cancelled_then_it_ends_without_effect(
+    daemon: Daemon, is_answered: bool
+):
+    shim = await daemon.guest()
+    call = await shim.start(ledger.LOAD_TWICE, 1, 0, 8)
+    await shim.answer_read(await shim.expect(f.Read), b"12345678")
+    read = await shim.expect(f.Read)
+    if is_answered:
+        reply = f.ReadReply(0, 0, call.seq, read.request, ((s.AccessStatus.OK, b"12345678"),))
+        await shim.send(reply, cancel_of(call))
+    else:
+        await shim.send(cancel_of(call))
+        await daemon.settle()
+        await shim.refuse_read(read, s.AccessStatus.NO_CALL)
+    assert (await shim.expect(f.Cancelled)).effect is s.Effect.NONE
+    assert (await shim.call(ledger.GET, 1)).status == H.NOT_FOUND
+
+
 async def test_write_when_a_handler_writes_and_zeroes_then_one_request_follows_the_other(
     daemon: Daemon,
 ):

@@ -65,6 +65,9 @@ class FakeWire:
             raise GuestMemoryError(*segments[0], self.error)
         return [bytes(self.memory[gpa : gpa + size]) for gpa, size in segments]
 
+    def read_ahead(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> None:
+        self.asked += [("ahead", gpa, size) for gpa, size in segments]
+
     async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
         await trio.lowlevel.checkpoint()
         for gpa, size, data in segments:
@@ -304,6 +307,46 @@ async def test_read_guest_when_the_shim_refuses_then_the_handler_is_told():
     await execution.finish()
     assert isinstance(bench.answers[0], GuestMemoryError)
     assert execution.notes == ["and goes on"]
+
+
+async def test_read_guest_when_another_follows_then_it_is_asked_for_before_the_handler_goes_on():
+    bench = Bench()
+    seen: list[list[tuple[str, int, int]]] = []
+
+    async def body(call: Call, answers: Answers) -> Outcome:
+        for gpa, then in ((1, (2, 1)), (2, None)):
+            answers.append(await ReadGuest(gpa, 1, then))
+            seen.append(list(bench.wire.asked))
+        return Outcome(H.SUCCESS)
+
+    execution = bench.execution(body)
+    assert execution.start() is None
+    await execution.finish()
+    assert seen[0] == [("read", 1, 1), ("ahead", 2, 1)]
+    assert seen[1] == [*seen[0], ("read", 2, 1)]
+    assert bench.answers == [b"\x01", b"\x02"]
+
+
+@pytest.mark.parametrize("then", [(RAM_SIZE, 1), (RAM_SIZE - 1, 2)])
+async def test_read_guest_when_what_follows_is_no_ram_then_it_is_not_asked_for(
+    then: tuple[int, int],
+):
+    bench = Bench()
+    execution = bench.execution(asks(ReadGuest(1, 1, then), ReadGuest(*then)))
+    assert execution.start() is None
+    await execution.finish()
+    assert bench.wire.asked == [("read", 1, 1)]
+    assert isinstance(bench.answers[1], GuestMemoryError)
+
+
+async def test_read_guest_when_what_follows_is_shared_then_it_is_not_asked_for():
+    bench = Bench(ram=shared(bytes(64)), shared_ram=True)
+    effects = (WriteGuest(0, b"x"), ReadGuest(1, 1, (2, 1)), ReadGuest(2, 1))
+    execution = bench.execution(asks(*effects))
+    assert execution.start() is None
+    await execution.finish()
+    assert bench.wire.asked == [("write", 0, 1)]
+    bench.ram.close()
 
 
 async def test_read_buffer_when_it_did_not_come_then_the_shim_is_asked():
