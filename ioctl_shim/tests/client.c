@@ -14,6 +14,8 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/filter.h>
+#include <linux/kvm.h>
+#include <linux/psp-sev.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
@@ -330,6 +332,90 @@ static void do_threads(void)
 }
 
 /*
+ * churn COUNT TIMES FD PLATFORM VM STEP: each thread opens, copies and closes
+ * all there is, copies the VM that is FD too, and gives a command to a device
+ * and to a VM, whose arguments are STEP apart; the answer is how many commands
+ * have gone well
+ */
+struct churner {
+    pthread_t thread;
+    pthread_barrier_t *start;
+    unsigned times;
+    int shared;
+    void *platform;
+    void *vm;
+    unsigned good;
+};
+
+static void churn_once(struct churner *churner)
+{
+    int device = open("/dev/sev", O_RDWR | O_CLOEXEC);
+    int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+    int copy = fcntl(device, F_DUPFD_CLOEXEC, 100);
+    int other = dup(vm);
+    int shared = dup(churner->shared);
+    int vcpu;
+
+    close(device);
+    close(kvm);
+    churner->good += ioctl(copy, SEV_ISSUE_CMD, churner->platform) == 0;
+    churner->good += ioctl(other, KVM_MEMORY_ENCRYPT_OP, churner->vm) == 0;
+    vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+    close(vm);
+    dup2(copy, vcpu);
+    close(vcpu);
+    close(copy);
+    close(other);
+    close(ioctl(shared, KVM_CREATE_VCPU, 0));
+    close(shared);
+}
+
+static void *churn(void *opaque)
+{
+    struct churner *churner = opaque;
+    unsigned i;
+
+    pthread_barrier_wait(churner->start);
+    for (i = 0; i < churner->times; i++) {
+        churn_once(churner);
+    }
+    return NULL;
+}
+
+static void do_churn(void)
+{
+    struct churner churners[MAX_THREADS];
+    unsigned i, good = 0, count = (unsigned)number(1);
+    pthread_barrier_t start;
+
+    if (count > MAX_THREADS) {
+        count = MAX_THREADS;
+    }
+    if (pthread_barrier_init(&start, NULL, count)) {
+        abort();
+    }
+    for (i = 0; i < count; i++) {
+        churners[i] = (struct churner) {
+            .start = &start, .times = (unsigned)number(2),
+            .shared = (int)number(3),
+            .platform = (char *)address(4) + i * number(6),
+            .vm = (char *)address(5) + i * number(6),
+        };
+        if (pthread_create(&churners[i].thread, NULL, churn, &churners[i])) {
+            abort();
+        }
+    }
+    for (i = 0; i < count; i++) {
+        pthread_join(churners[i].thread, NULL);
+        good += churners[i].good;
+    }
+    pthread_barrier_destroy(&start);
+    errno = MARK;
+    ok("%u", good);
+}
+
+/*
  * aside FD REQUEST ARGUMENT: an ioctl in a thread, while other lines are done;
  * with REQUEST 0, a close(). join: what came of it
  */
@@ -561,6 +647,7 @@ static const struct {
     { "ioctl", 4, do_ioctl },
     { "interrupted", 5, do_interrupted },
     { "threads", 7, do_threads },
+    { "churn", 7, do_churn },
     { "aside", 4, do_aside },
     { "join", 1, do_join },
     { "close", 2, do_close },

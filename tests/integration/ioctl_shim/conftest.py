@@ -53,11 +53,20 @@ def sanitized(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Bui
     return build(tmp_path_factory.mktemp("ioctl_shim"), "SANITIZE=1", "CFLAGS=-O1 -g")
 
 
+@pytest.fixture(scope="session")
+def threaded(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """With ThreadSanitizer."""
+    require("gcc")
+    require("make")
+    return build(tmp_path_factory.mktemp("ioctl_shim"), "SANITIZE=thread", "CFLAGS=-O1 -g")
+
+
 def sanitized_environ() -> dict[str, str]:
     """With what a sanitized program is started: any finding ends it."""
     return {
         "ASAN_OPTIONS": "verify_asan_link_order=0:exitcode=99:detect_leaks=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
+        "TSAN_OPTIONS": "exitcode=99",
     }
 
 

@@ -551,6 +551,35 @@ def test_threads_when_they_share_a_device_and_a_vm_then_each_gets_its_answers(sh
     assert program.messages() == ""
 
 
+def test_threads_when_they_open_copy_and_close_at_once_then_no_two_race(
+    shim: SevShim, threaded: Built
+):
+    program = shim.program(
+        shim.daemon("asids = 100"),
+        program=threaded.client,
+        library=threaded.library,
+        environ=sanitized_environ(),
+    )
+    threads, times, shared = 4, 5, program.create_vm()
+    statuses = [
+        program.argument(sev.PLATFORM_STATUS, program.structure(sev.PLATFORM_STATUS))
+        for _ in range(threads)
+    ]
+    step = statuses[1] - statuses[0]
+    # Commands of VMs have no structure here, and as much room each.
+    room = program.map(threads * step)
+    for number in range(threads):
+        values = {"id": sev.INIT.number & 0xFFFF, "data": 0, "error": 0, "sev_fd": 0}
+        program.set(room + number * step, sev_abi.KVM_SEV_CMD.build(values))
+    good = program.do("churn", threads, times, shared, statuses[0], room, step)
+    assert good == 2 * threads * times
+    assert program.do("fork") == 0
+    program.send("exit", 0)
+    assert program.answer() == (0, 0)
+    assert program.end() == 0, program.messages()
+    assert program.messages() == ""
+
+
 # -- what it says -----------------------------------------------------------------------------
 
 
