@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import click.testing
 from tests.e2e.console import LINUX_FAILURES
-from tests.e2e.daemon import Daemon, run_hcalld
+from tests.e2e.daemon import Daemon
 from tests.e2e.lab import PARTITION, Lab, LinuxKernel, Userland
 from tests.e2e.machine import ByteOrder, Machine
 from tests.esm import private_pem, public_pem
 from tests.provision import initramfs
+
+from hcalld.cli import cli
 
 PROFILE = """\
 [tpm]
@@ -24,6 +29,9 @@ enabled = true
 """
 SVM = "/sys/devices/system/cpu/svm"
 """What the CPU that reads it is in."""
+
+SAID_UNDER_VOF: Final = ("-trace", "vof_write")
+"""Options of QEMU: what prom_init says goes to QEMU's log, for VOF shows it to nobody."""
 
 BEHIND_TCES = "iommu_platform=on,disable-legacy=on"
 """Properties of a virtio device that sees what is shared and nothing else."""
@@ -62,11 +70,46 @@ def pages_with_content(path: Path) -> int:
         return sum(page != zeros for page in iter(lambda: file.read(4096), b""))
 
 
+def said_early(machine: Machine) -> str:
+    """What prom_init said: on SLOF's console, or with :data:`SAID_UNDER_VOF` in QEMU's log."""
+    pieces = re.compile(r'^vof_write ih=\w+ \[\d+\] "(.*?)"$', re.MULTILINE | re.DOTALL)
+    return machine.console.text + "".join(pieces.findall(machine.messages()))
+
+
 def must(*words: str | Path) -> str:
-    """Runs a command of hcalld that succeeds; gives its output."""
-    done = run_hcalld(*map(str, words))
-    assert done.returncode == 0, (words, done.stderr)
+    """Carries out a command of hcalld that succeeds, without a process; gives its output."""
+    done = click.testing.CliRunner().invoke(cli, list(map(str, words)), prog_name="hcalld")
+    assert done.exit_code == 0, (words, done.output, done.exception)
     return done.stdout
+
+
+def provision(state_dir: Path, pubkey: Path) -> None:
+    """Gives the TPM of a daemon's partition a wrapping key."""
+    words = ("--state-dir", state_dir, "-p", PARTITION, "--pubkey", pubkey)
+    must("esm", "provision-tpm", *words)
+
+
+PUBKEY: Final = "machine.pem"
+
+
+@functools.cache
+def provisioned() -> dict[Path, bytes]:
+    """The files of a state directory whose partition's TPM has a key, and of its public half."""
+    with tempfile.TemporaryDirectory(prefix="hcalld-", dir="/tmp") as name:
+        folder = Path(name)
+        provision(folder / "state", folder / PUBKEY)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def machine_with_key(state_dir: Path, pubkey: Path) -> None:
+    """Makes a machine of which others, with another state directory, are copies."""
+    state_dir.mkdir(mode=0o700)
+    for name, content in provisioned().items():
+        path = pubkey if name.name == PUBKEY else state_dir / name.relative_to("state")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o600)
 
 
 class SecureLab:
@@ -89,17 +132,12 @@ class SecureLab:
         profiles.mkdir()
         (profiles / "default.toml").write_text(PROFILE + profile, "utf-8")
         self.daemon: Daemon = lab.daemon("--profile-dir", str(profiles), *options, is_started=False)
-        self.pubkey = self.folder / "machine.pem"
-        self.provision(self.daemon.state_dir, self.pubkey)
+        self.pubkey = self.folder / PUBKEY
+        machine_with_key(self.daemon.state_dir, self.pubkey)
         (self.folder / "owner.pem").write_bytes(public_pem(1))
         (self.folder / "owner.key").write_bytes(private_pem(1))
         if is_started:
             self.daemon.start()
-
-    def provision(self, state_dir: Path, pubkey: Path) -> None:
-        """Gives the TPM of a daemon's partition a wrapping key."""
-        words = ("--state-dir", state_dir, "-p", PARTITION, "--pubkey", pubkey)
-        must("esm", "provision-tpm", *words)
 
     def initrd(self, script: str, *, files: Mapping[str, bytes], userland: Userland) -> Path:
         """A guest's initrd, without a blob."""

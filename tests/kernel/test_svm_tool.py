@@ -41,7 +41,7 @@ def run(*words: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> byte
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("firmware", ["vof", "slof"])
+@pytest.mark.parametrize("firmware", ["vof", pytest.param("slof", marks=pytest.mark.soak)])
 def test_a_guest_becomes_secure_by_a_blob_of_svm_tool(firmware: str, lab: Lab) -> None:
     state = lab.artifacts / "tpm"
     state.mkdir()
