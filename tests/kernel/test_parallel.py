@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.authvar import SHA256, openssl, sbat_list, signature_list
+from tests.e2e.authvar import SHA256, sbat_list, signature_list
 from tests.e2e.daemon import run_hcalld
 from tests.e2e.patience import wait_until
 from tests.kernel.guestside import (
@@ -83,7 +84,7 @@ def test_four_processors_write_at_once(kills: int, keys: Keys, lab: Lab) -> None
     files = {"/shell.sh": SHELL.encode()}
     for turn in range(1, ROUNDS + 1):
         for name in SHELLS:
-            data = signature_list(SHA256, [openssl("rand", "32") for _ in range(turn)])
+            data = signature_list(SHA256, [os.urandom(32) for _ in range(turn)])
             files[f"/updates/{name}.{turn}"] = author(name, data, keys.kek)
             steps.objects[name] = author.stored(data)
             level = sbat_list(f"sbat,1\n{name},{turn}\n".encode())
@@ -96,6 +97,7 @@ def test_four_processors_write_at_once(kills: int, keys: Keys, lab: Lab) -> None
         daemon,
         userland="initramfs-tools",
         files=files,
+        smp=len(SHELLS),
     )
     machine.console.expect("^GO$", BOOT_S)
     for kill in range(kills):
