@@ -7,15 +7,15 @@ the last rule of each step. So neither side waits for a time.
 
 from __future__ import annotations
 
-import dataclasses
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Self
 
-from tests.kernel.guestside import BOOT_S, LIBRARY
+from tests.kernel.guestside import BOOT_S, LIBRARY, results
 
 from hcalld.control.client import ControlClient
 from hcalld.control.endpoint import NAME
-from hcalld.control.messages import AddFault, ClearFaults, Fault
+from hcalld.control.messages import AddFault, ClearFaults, ListFaults
 from hcalld.faults.rules import Rule
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ until_told() {{
 # step NAME COMMAND...: says how it ended, and what the kernel logged.
 step() {{
     try "$@"
-    say ${{1}}_log "$(dmesg -c | sed 's/^\\[[^]]*\\] //' | tr '\\n' '|')"
+    echo "@${{1}}_log"; dmesg -c; echo @
 }}
 
 # Reading the used space asks the hypervisor; what fails is shown as 0.
@@ -72,14 +72,14 @@ printf 'eight bytes of flags, and no update' > /tmp/junk
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Met:
-    """What a guest made of a rule."""
+def steps_of(text: str) -> dict[str, str]:
+    """What a script said, by name; ``NAME_log`` is what the kernel logged meanwhile.
 
-    said: str
-    """``ok``, or the errno's text."""
-    log: str
-    """What the kernel logged, lines joined by ``|``."""
+    Of a log each line ends with ``|``, and has no time.
+    """
+    logs = re.findall(r"^@(\w+_log)\n(.*?)^@$", text, re.MULTILINE | re.DOTALL)
+    stamp = re.compile(r"^\[[^\]]*\] ", re.MULTILINE)
+    return results(text) | {name: stamp.sub("", log).replace("\n", "|") for name, log in logs}
 
 
 class Conductor:
@@ -100,14 +100,14 @@ class Conductor:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def at(self, place: str, rules: Sequence[Rule]) -> list[Fault]:
-        """When the script is at a place, replace all rules by others and let it go on.
+    def met(self, call: str) -> int:
+        """How often rules of a call have answered it."""
+        faults = self._client.ask(ListFaults()).faults
+        return sum(fault.met for fault in faults if fault.rule.call == call)
 
-        Returns:
-            What the rules before did.
-        """
+    def at(self, place: str, rules: Sequence[Rule]) -> None:
+        """When the script is at a place, replaces all rules by others and lets it go on."""
         self._machine.console.expect(f"^@at={place}$", BOOT_S)
-        ended = self._client.ask(ClearFaults()).faults
+        self._client.ask(ClearFaults())
         for rule in [*rules, GO]:
             self._client.ask(AddFault(rule=rule))
-        return ended

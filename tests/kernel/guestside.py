@@ -53,7 +53,7 @@ try() {
 }
 
 # The keystore's used space.
-used() { cat /sys/firmware/plpks/config/used_space; }
+used() { local n; read -r n < /sys/firmware/plpks/config/used_space && echo $n; }
 
 # update VARIABLE FILE: writes a signed update at once, as secvarctl does.
 update() { dd if=$2 of=$vars/$1/update bs=64k; }
