@@ -8,8 +8,6 @@
 #include <stdint.h>
 #include "sev_table.h"
 
-#define SEV_MAX_FIELDS      9       /* r4 to r12 */
-
 enum {
     SEV_FIELD_IN        = 1,        /* sent as a register */
     SEV_FIELD_OUT       = 2,        /* may come back */

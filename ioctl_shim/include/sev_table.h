@@ -153,6 +153,13 @@
 #define SEV_VMSA_SIZE                          4096
 #define SEV_COMMAND_SHIFT                      16
 
+/* The most that a command has, and the index of some fields */
+#define SEV_MAX_FIELDS                         9
+#define SEV_MAX_STRUCTURE_SIZE                 72
+#define FIELD_KVM_SEV_INIT2_GHCB_VERSION       2
+#define FIELD_KVM_SEV_LAUNCH_UPDATE_VMSA_UADDR 0
+#define FIELD_KVM_SEV_LAUNCH_UPDATE_VMSA_LEN   1
+
 /* X(name, value) of each status and errno that a command may have */
 #define SEV_STATUS_NAMES(X) \
     X(SEV_RET_SUCCESS, 0) \

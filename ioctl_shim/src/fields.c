@@ -6,8 +6,6 @@
 #include <string.h>
 #include "shim.h"
 
-#define MAX_STRUCTURE 128
-
 uint64_t load_le(const uint8_t *bytes, unsigned size)
 {
     uint64_t value = 0;
@@ -31,7 +29,7 @@ static bool has_field(const struct sev_call *call, unsigned flag)
 bool fields_read(struct command *command, uint64_t data)
 {
     const struct sev_call *call = command->call;
-    uint8_t structure[MAX_STRUCTURE];
+    uint8_t structure[SEV_MAX_STRUCTURE_SIZE];
     unsigned i;
 
     if (has_field(call, SEV_FIELD_IN) &&

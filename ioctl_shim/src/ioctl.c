@@ -113,8 +113,9 @@ static int check_vm(struct vm *vm, const struct sev_call *call,
         if (!fields_read(&command, data)) {
             return -EFAULT;
         }
-        /* ghcb_version: there is no GHCB but with SEV-ES */
-        return vm->type == VM_TYPE_SEV && command.in[2] ? -EINVAL : 0;
+        /* There is no GHCB but with SEV-ES */
+        return vm->type == VM_TYPE_SEV &&
+               command.in[FIELD_KVM_SEV_INIT2_GHCB_VERSION] ? -EINVAL : 0;
     }
     case CALL_KVM_SEV_LAUNCH_START:
     case CALL_KVM_SEV_RECEIVE_START:
@@ -150,8 +151,9 @@ static int64_t update_vmsa(struct vm *vm, const struct sev_call *call)
     int64_t status = vmsa_build(vm, &pages, &count);
 
     if (status == 0 && count) {
-        command.in[0] = (uintptr_t)pages;
-        command.in[1] = (uint64_t)count * SEV_VMSA_SIZE;
+        command.in[FIELD_KVM_SEV_LAUNCH_UPDATE_VMSA_UADDR] = (uintptr_t)pages;
+        command.in[FIELD_KVM_SEV_LAUNCH_UPDATE_VMSA_LEN] =
+            (uint64_t)count * SEV_VMSA_SIZE;
         status = conn_call(vm->conn, &command);
     }
     free(pages);

@@ -11,6 +11,13 @@
 
 /* How long the daemon may take to greet, unless HCALLD_SEV_TIMEOUT_MS says */
 #define GREETING_MS         10000
+
+/* One vCPU stands for the program, which has no -uuid */
+#define CHANNELS            1
+#define UUID_SIZE           16
+#define PAGE_SHIFT          12
+
+/* All of it is the guest's RAM, so far as commands name it */
 #define ADDRESS_SPACE       ((uint64_t)1 << 47)
 
 static int64_t greeting_ms(void)
@@ -32,17 +39,17 @@ static bool send_hello(struct conn *conn, int64_t deadline, const char **why)
     const char *name = secure_getenv("HCALLD_SEV_PLATFORM");
     struct frame *frame = conn_begin(conn, HCLP_HELLO);
 
-    put_u16(frame, HCLP_VERSION);
-    put_u16(frame, HCLP_VERSION);
+    put_u16(frame, HCLP_VERSION);           /* the oldest */
+    put_u16(frame, HCLP_VERSION);           /* the newest */
     put_u32(frame, HCLP_MAX_MAX_FRAME);
     put_u64(frame, HCLP_FEATURE_COMMANDS);
     put_bytes(frame, conn->instance, sizeof(conn->instance));
-    put_zeroes(frame, 16);
+    put_zeroes(frame, UUID_SIZE);
     put_u32(frame, conn->connections);
-    put_u32(frame, 1);
-    put_u32(frame, 1);
-    put_u32(frame, 0);
-    put_u8(frame, 12);
+    put_u32(frame, CHANNELS);               /* there are, */
+    put_u32(frame, CHANNELS);               /* and can be */
+    put_u32(frame, 0);                      /* nothing will be sent again */
+    put_u8(frame, PAGE_SHIFT);
     put_zeroes(frame, 7);
     put_text(frame, name ? name : "");
     put_text(frame, program_invocation_short_name);

@@ -81,6 +81,13 @@ _ROUNDED: Final = (sev.DBG_DECRYPT, sev.DBG_ENCRYPT)
 ``sev_dbg_crypt``: the firmware takes no part of a block)."""
 _BLOCK: Final = 16
 
+_NAMED: Final = (
+    (sev.INIT2, "ghcb_version"),
+    (sev.LAUNCH_UPDATE_VMSA, "uaddr"),
+    (sev.LAUNCH_UPDATE_VMSA, "len"),
+)
+"""Fields that the library itself looks at or fills in."""
+
 _NOTHING: Final = "{ 0, 0, 0, 0 }"
 
 
@@ -109,6 +116,16 @@ def sev_header() -> str:
     parts += [_define(f"CALL_{call.name}", f"0x{call.number:08x}u") for call in sev.FAMILY.calls]
     parts += [_define(name, str(value)) for name, value in sev.FAMILY.constants]
     parts.append(_define("SEV_COMMAND_SHIFT", str(sev.COMMAND_SHIFT)))
+    calls = sev.FAMILY.calls
+    parts.append("\n/* The most that a command has, and the index of some fields */\n")
+    parts += [
+        _define("SEV_MAX_FIELDS", str(max(len(list(_field_entries(call))) for call in calls))),
+        _define("SEV_MAX_STRUCTURE_SIZE", str(max(_structure_size(call) for call in calls))),
+    ]
+    parts += [
+        _define(f"FIELD_{call.name}_{name.upper()}", str(call.arg(name).register - FIRST_ARGUMENT))
+        for call, name in _NAMED
+    ]
     parts.append("\n/* X(name, value) of each status and errno that a command may have */\n")
     parts.append(_list("SEV_STATUS_NAMES(X)", [f"X({code_name(c)}, {c:d})" for c in SevCode]))
     parts.append("\n/* As struct sev_call */\n")
@@ -139,9 +156,13 @@ def _fields(structure: Struct) -> Iterator[tuple[str, int, int]]:
         offset += part.sizeof()
 
 
+def _structure_size(call: Hcall) -> int:
+    return call.structure.sizeof() if call.structure else 0
+
+
 def _entry(call: Hcall) -> Iterator[str]:
     """One initializer, in lines."""
-    size = call.structure.sizeof() if call.structure else 0
+    size = _structure_size(call)
     block = _BLOCK if call in _ROUNDED else 1
     yield f'{{ 0x{call.number:08x}u, "{call.name}", {size}, {block},'
     fields = list(_field_entries(call))

@@ -57,6 +57,30 @@ def test_fields_when_generated_then_they_lie_as_the_kernel_has_them():
     ]  # fmt: skip
 
 
+def test_bounds_when_generated_then_no_command_has_more():
+    assert max(len(fields_of(call.name)) for call in sev.FAMILY.calls) == number(
+        DEFINES["SEV_MAX_FIELDS"]
+    )
+    ends = [
+        int(offset) + int(size)
+        for call in sev.FAMILY.calls
+        if call.structure
+        for offset, size, *_ in fields_of(call.name)
+    ]
+    assert max(ends) <= number(DEFINES["SEV_MAX_STRUCTURE_SIZE"]) == 72
+
+
+def test_fields_when_named_then_they_have_the_index_of_their_register():
+    named = {name: value for name, value in DEFINES.items() if name.startswith("FIELD_")}
+    found = {
+        f"FIELD_{call.name}_{field[4].upper()}": str(index)
+        for call in sev.FAMILY.calls
+        for index, field in enumerate(fields_of(call.name))
+    }
+    assert named
+    assert named.items() <= found.items()
+
+
 def test_fields_when_they_only_come_back_then_they_are_not_sent():
     assert {field[2] for field in fields_of("KVM_SEV_GUEST_STATUS")} == {"SEV_FIELD_OUT"}
 
