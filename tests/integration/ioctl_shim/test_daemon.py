@@ -110,6 +110,20 @@ def test_command_when_the_daemon_does_not_greet_then_there_is_no_device(
     assert lines(program) == ["lost the connection to the daemon: it does not answer HELLO"]
 
 
+@pytest.mark.parametrize("value", ["", "10 s", "0", "-1", "4000000000"])
+def test_timeout_when_it_is_no_number_then_that_is_said_and_the_default_is_in_force(
+    shim: SevShim, fake: FakeDaemon, value: str
+):
+    program = shim.program(fake.path, environ={TIMEOUT_VARIABLE: value})
+    pending = begin(program, program.create_vm(), sev.INIT)
+    peer = meet(fake)
+    peer.reply(peer.call())
+    assert pending.result().status == 0
+    assert lines(program) == [
+        "HCALLD_SEV_TIMEOUT_MS is no number of milliseconds from 1 to 2147483647; 10000 are waited"
+    ]
+
+
 @pytest.mark.parametrize("reason", [s.GoodbyeReason.VERSION, s.GoodbyeReason.REFUSED])
 def test_command_when_the_daemon_declines_then_its_words_are_shown(
     program: SevProgram, fake: FakeDaemon, reason: s.GoodbyeReason

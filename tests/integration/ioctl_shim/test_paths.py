@@ -163,6 +163,64 @@ def test_program_when_it_has_nothing_to_do_with_sev_then_nothing_is_said(built: 
         assert run.stderr == ""
 
 
+OTHER = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <unistd.h>
+struct stat;
+int open(const char *path, int flags, ...)
+{
+    int (*next)(const char *, int, ...) = dlsym(RTLD_NEXT, "open");
+    write(2, "open\\n", 5);
+    return next(path, flags, 0600);
+}
+int ioctl(int fd, unsigned long request, ...)
+{
+    int (*next)(int, unsigned long, ...) = dlsym(RTLD_NEXT, "ioctl");
+    va_list args;
+    va_start(args, request);
+    void *arg = va_arg(args, void *);
+    va_end(args);
+    write(2, "ioctl\\n", 6);
+    return next(fd, request, arg);
+}
+int access(const char *path, int mode)
+{
+    int (*next)(const char *, int) = dlsym(RTLD_NEXT, "access");
+    write(2, "access\\n", 7);
+    return next(path, mode);
+}
+int __xstat(int version, const char *path, struct stat *status)
+{
+    int (*next)(const char *, struct stat *) = dlsym(RTLD_NEXT, "stat");
+    (void)version;
+    write(2, "__xstat\\n", 8);
+    return next(path, status);
+}
+"""
+
+
+def test_library_when_another_is_preloaded_too_then_each_is_asked_by_its_own_name(
+    shim: SevShim, built: Built, tmp_path: Path
+):
+    source, other = tmp_path / "other.c", tmp_path / "other.so"
+    source.write_text(OTHER)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", other, source], check=True)
+    for order in (f"{other} {built.library}", f"{built.library} {other}"):
+        program = shim.program(None, environ={"LD_PRELOAD": order})
+        program.open("/dev/null")
+        device = program.open("/dev/sev")
+        program.do("look", "access", "/dev/sev", os.R_OK)
+        assert program.do("look", "__xstat", "/dev/sev")
+        assert program.ask("ioctl", 0, 0, 0) == (-1, errno.ENOTTY)
+        argument = program.argument(sev.PLATFORM_STATUS, program.put(bytes(PAGE)))
+        assert program.ask("ioctl", device, SEV_ISSUE_CMD, argument) == (-1, errno.ENODEV)
+        said = [line for line in program.messages().splitlines() if "lib" not in line]
+        assert said[0] == "open", order
+        assert {"access", "__xstat", "ioctl"} <= set(said), order
+
+
 def test_open_when_a_sandbox_forbids_to_read_memory_then_others_are_not_told(program: SevProgram):
     program.do("deny", PROCESS_VM_READV, errno.EPERM)
     for path in ("/dev/null", "/"):
