@@ -39,8 +39,8 @@ from hcalld.replay.player import Player
 from hcalld.replay.score import Score
 from hcalld.replay.stage import AtOnce, NoTpm
 from hcalld.replay.track import Inbound, Name, Outbound, Track, head_of
+from hcalld.runtime.negotiation import SECURE_FEATURES
 from hcalld.runtime.partition import Partition
-from hcalld.runtime.session import SECURE_FEATURES
 from hcalld.runtime.tpm import TpmSession
 from hcalld.runtime.world import ReadShared
 from hcalld.stores.memory import MemoryState, MemoryStore

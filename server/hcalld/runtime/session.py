@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One connection: negotiation, frames, events, until it ends.
 
-One task reads frames and hands them on; ``calls.py`` answers the calls among them. What
-goes wrong here, a breach by the peer or a bug of ours, costs this connection and no
-other.
+One task reads frames and hands them on; ``negotiation.py`` has what a HELLO is answered, and
+``calls.py`` answers the calls. What goes wrong here, a breach by the peer or a bug of ours, costs
+this connection and no other.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ from hcalld.core.tap import Tap, Taps
 from hcalld.domain.attribute_records import flatten
 from hcalld.domain.pef.figures import PefFigures, figures_of
 from hcalld.domain.ultravisor.abi import PAGE_SHIFT
-from hcalld.families.registry import Kind
 from hcalld.families.uv.shim_calls import FAMILY as PEF_FAMILY
 from hcalld.runtime.calls import Calls
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.mishaps import ConnectionCut
+from hcalld.runtime.negotiation import VersionMismatch, check_version, negotiate
 from hcalld.runtime.orders import Attend, Order, PageOut, Rest, Stop, Withdraw
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
 from hcalld.runtime.recording import recording_to, state_of, unrecorded
 from hcalld.runtime.transport import Transport, TransportClosed
 from hcalld.runtime.world import World
-from hcallproto.abi.spec import Level
 from hcallproto.conn.connection import Connection
 from hcallproto.conn.states import Role, State
 from hcallproto.errors import RemoteProtocolError
@@ -51,23 +50,7 @@ FAREWELL_SECONDS = 1
 FAST_TURNS = 64
 """Calls answered without a turn of the event loop before other guests get theirs."""
 
-SECURE_FEATURES = s.Feature.SC2 | s.Feature.PAGE_STATES
-"""What a guest needs of its QEMU to become a secure VM."""
-
-SERVED_FEATURES = s.Feature.SHARED_RAM | SECURE_FEATURES
-"""Of a machine's."""
-
 _VCPU_CHANGES = {s.EventKind.VCPU_ADDED: 1, s.EventKind.VCPU_REMOVED: -1}
-
-_MACHINE_LEVELS = {
-    False: frozenset({Level.SC1}),
-    True: frozenset({Level.SC1, Level.SC2}),
-}
-_COMMAND_LEVELS = frozenset({Level.COMMAND})
-
-
-class VersionMismatch(ConfigError):
-    """The shim and this daemon have no version of the protocol in common."""
 
 
 class PartitionOwner(Protocol):
@@ -411,12 +394,7 @@ class Session:
                 raise TypeError(f"{type(frame).__name__} is not for a daemon")
 
     async def _hello(self, hello: f.Hello) -> None:
-        if not hello.version_min <= s.VERSION <= hello.version_max:
-            text = (
-                f"this hcalld speaks protocol version {s.VERSION}, the shim "
-                f"{hello.version_min} to {hello.version_max}; use a matching pair"
-            )
-            raise VersionMismatch(text)
+        check_version(hello)
         self.hello = hello
         self.vcpu_count = hello.vcpu_count
         partition = self.partition = await self._owner.claim(hello, self)
@@ -426,17 +404,13 @@ class Session:
         world = self._world = self._owner.world(partition)
         world.begin(Run(hello.instance, hello.reset))
         self._log_orders(partition)
-        if partition.kind is Kind.CLIENT:
-            features, levels, is_pef = s.Feature.COMMANDS, _COMMAND_LEVELS, False
-        else:
-            features = self._machine_features(hello, partition)
-            is_pef = bool(features & SECURE_FEATURES)
-            levels = _MACHINE_LEVELS[is_pef]
-        shared_ram = bool(features & s.Feature.SHARED_RAM)
-        self._entries = partition.entries(shared_ram=shared_ram, levels=levels)
-        announcement = partition.announcement(self._entries, levels=levels)
-        if is_pef:
-            self._entries |= partition.shim_entries()
+        negotiated = negotiate(
+            hello,
+            partition,
+            self.log,
+            passes_descriptors=self.transport.passes_descriptors,
+        )
+        self._entries = negotiated.entries
         assert self._nursery is not None
         self._calls = Calls(
             self.connection,
@@ -450,8 +424,7 @@ class Session:
             strict=self._strict,
             tally=None if self._owner.tallies is None else self._owner.tallies.of(partition.id),
         )
-        max_frame_size = min(hello.max_frame_size, s.DEFAULT_MAX_FRAME)
-        welcome = f.Welcome(s.VERSION, max_frame_size, features, announcement, hello.reset)
+        welcome = negotiated.welcome
         self._context |= {f.Hello: hello, f.Welcome: welcome}
         self.begin_tap(is_continued=False)
         self._outbox.queue(welcome)
@@ -463,24 +436,9 @@ class Session:
             connection=hello.connection,
             reset=hello.reset,
             profile=partition.profile.source,
-            shared_ram=shared_ram,
-            secure_mode=is_pef,
+            shared_ram=negotiated.has_shared_ram,
+            secure_mode=negotiated.is_pef,
         )
-
-    def _machine_features(self, hello: f.Hello, partition: Partition) -> s.Feature:
-        """Those of a machine that come into force."""
-        features = hello.features & SERVED_FEATURES
-        if not self.transport.passes_descriptors:
-            features &= ~s.Feature.SHARED_RAM
-        if partition.may_be_secure and features & SECURE_FEATURES == SECURE_FEATURES:
-            return features
-        if partition.may_be_secure:
-            self.log.warning(
-                "no secure mode",
-                reason="the guest's QEMU offers none: its CPU has no MSR[S] (use -cpu power9 "
-                "or newer), or it was built with an older series",
-            )
-        return features & ~SECURE_FEATURES
 
     def _log_orders(self, partition: Partition) -> None:
         """What became of the profile."""
