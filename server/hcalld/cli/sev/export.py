@@ -39,14 +39,14 @@ def command(
     the others, so that one file has all: those of --root, or without it those that
     the daemon's operator has made the platform of, who is asked by the control socket.
     """
-    from hcalld.guestowner.chain_files import parse_platform, parse_root, verify
+    from hcalld.guestowner.chain_files import parse_platform, verify
 
     if root is not None and not full:
         raise click.UsageError("--root goes with --full")
     check_target(out, force=force)
     trusted = read_root(root)
     if full and trusted is None:
-        trusted = parse_root(fetched(control, connect.platform))
+        trusted = fetched(control, connect.platform)
     with connect() as platform:
         data = platform.export().whole
     with about("the platform"):

@@ -12,7 +12,7 @@ import click
 from hcalld.cli.ctl.daemon import daemon_options
 from hcalld.cli.lazy import LazyGroup
 from hcalld.cli.sev.chains import certificate_fields, read_root
-from hcalld.cli.sev.options import path_type, platform_option
+from hcalld.cli.sev.options import about, path_type, platform_option
 from hcalld.cli.state.files import check_target, force_option, write_file
 from hcalld.cli.state.running import json_option, subcommand
 
@@ -100,25 +100,34 @@ def fetch(*, control: pathlib.Path, platform: str, out: pathlib.Path, force: boo
     The daemon's operator is asked, by its control socket, as AMD's web site is for its own:
     whoever trusts the answer trusts him.
     """
+    from hcallproto.payloads.sev.certificates import build_amd_pair
+
     check_target(out, force=force)
-    data = fetched(control, platform)
-    write_file(out, data, force=force)
-    from hcalld.guestowner.chain_files import parse_root
-
-    _print(*parse_root(data))
+    root = fetched(control, platform)
+    write_file(out, build_amd_pair(*root), force=force)
+    _print(*root)
 
 
-def fetched(control: pathlib.Path, platform: str) -> bytes:
-    """ASK and ARK of a daemon's platform, as AMD publishes its own.
+def fetched(control: pathlib.Path, platform: str) -> tuple[AmdCertificate, AmdCertificate]:
+    """ASK and ARK of a daemon's platform.
 
     Raises:
-        HcalldError: the daemon does not answer, or has no such platform.
+        HcalldError: the daemon does not answer, has no such platform, or tells of no root.
     """
     from hcalld.control.client import ask
     from hcalld.control.messages import ShowSevRoot
+    from hcalld.guestowner.errors import GuestOwnerError
+    from hcallproto.payloads.sev.certificates import parse_amd_pair
 
     found = ask(control, ShowSevRoot(platform=platform))
-    return base64.b64decode(found.ask) + base64.b64decode(found.ark)
+    with about(f"{control}: what the daemon says"):
+        try:
+            ask_data, ark_data = (
+                base64.b64decode(text, validate=True) for text in (found.ask, found.ark)
+            )
+        except ValueError:
+            raise GuestOwnerError("is no base64; expected its ASK and ARK") from None
+        return parse_amd_pair(ask_data + ark_data)
 
 
 def _print(ask: AmdCertificate, ark: AmdCertificate) -> None:

@@ -21,6 +21,7 @@ from tests.unit.hcalld.guestowner.oracles import LOOKS_GOOD, MISMATCH, snp_measu
 
 from hcalld.cli import cli
 from hcalld.cli.sev import preloading
+from hcalld.control.messages import SevRoot
 from hcalld.crypto.sev.certificates import make_csr, parse_owner_dh, public_point
 from hcalld.crypto.sev.chains import check_import
 from hcalld.crypto.sev.packets import Packet, open_secret
@@ -138,6 +139,27 @@ def test_root_export_when_it_is_written_then_it_has_no_private_keys():
 def test_root_show_when_the_file_is_none_then_it_says_what_is_expected():
     assert refused("root", "show", "kernel").startswith("kernel: 8 bytes and no PEM; expected a ")
     assert refused("root", "show", "nowhere").startswith("nowhere: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("ask", "why"),
+    [
+        ("no base64!", "is no base64"),
+        ("", "ASK certificate: usage is ARK"),
+        (base64.b64encode(root().ark.build()).decode(), "ASK certificate: usage is ARK"),
+        (base64.b64encode(root().ask.build()[:-1]).decode(), "ARK certificate: "),
+    ],
+)
+def test_root_when_a_daemon_tells_of_none_then_it_is_said_and_no_file_is_made(
+    monkeypatch: pytest.MonkeyPatch, ask: str, why: str
+):
+    told = SevRoot("p", ask=ask, ark=base64.b64encode(root().ark.build()).decode())
+    monkeypatch.setattr("hcalld.control.client.ask", lambda *_: told)
+    for words in (("root", "fetch", "fetched"), ("export", "--full", "fetched")):
+        said = refused(*words)
+        assert "what the daemon says: " in said
+        assert why in said
+        assert not pathlib.Path("fetched").exists()
 
 
 # -- verify ---------------------------------------------------------------------------------------
