@@ -181,9 +181,20 @@ class Machine:
     # -- what is said of it -------------------------------------------------------------------
 
     def status(self) -> GuestStatus:
-        """Handle, policy and state."""
+        """Handle, policy and state.
+
+        Raises:
+            SevVmError: there is no such state.
+        """
         found = self.client.command(sev.GUEST_STATUS)
-        return GuestStatus(found["handle"], found["policy"], GuestState(found["state"]))
+        try:
+            state = GuestState(found["state"])
+        except ValueError:
+            raise SevVmError(
+                f"the platform tells of a guest in state {found['state']}; expected 0 to "
+                f"{max(GuestState)}"
+            ) from None
+        return GuestStatus(found["handle"], found["policy"], state)
 
     def report(self, mnonce: bytes) -> bytes:
         """An attestation report with a nonce of 16 bytes."""

@@ -114,6 +114,15 @@ def test_status_is_told():
     assert machine_of(FakeClient(policy=5), PAGE_SIZE).status() == (7, 5, GuestState.RUNNING)
 
 
+@pytest.mark.parametrize("state", [len(GuestState), 1 << 63])
+def test_a_state_that_there_is_not_is_not_believed(monkeypatch: pytest.MonkeyPatch, state: int):
+    client = FakeClient()
+    told = {"handle": 7, "policy": 0, "state": state}
+    monkeypatch.setattr(client, "command", lambda _: told)
+    with pytest.raises(SevVmError, match=f"a guest in state {state}; expected 0 to 6"):
+        machine_of(client, PAGE_SIZE).status()
+
+
 def test_packets_go_where_they_are_said_to_go():
     client = FakeClient()
     machine = machine_of(client, 2 * PAGE_SIZE)
