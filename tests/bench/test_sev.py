@@ -80,6 +80,7 @@ class Vm:
         settings = SevSettings(memory=memory, root=str(VECTORS / "root-2048.pem"))
         profile = Profile(partition="sev", source="benchmark", sev=settings, is_platform=True)
         self.partition = PlatformHost(profile, MemoryStore, FlushRounds()).join()
+        trio.run(self.partition.prepare)
         self.partition.begin(Run(bytes(16), 0))
         self._entries = self.partition.entries(shared_ram=False, levels=frozenset({Level.COMMAND}))
         self._ram = SharedRam([f.RamRegion(0, 1 << 47)])

@@ -8,27 +8,30 @@ What a VM's commands ask of the platform goes through ``runtime.world``.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import pathlib
 import stat
 from collections.abc import Callable, Container
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from hcalld.config import Profile
 from hcalld.core.errors import ConfigError, StoreError
-from hcalld.core.records import Loaded, Run
+from hcalld.core.records import Run
 from hcalld.crypto.sev.errors import KeyFormatError
 from hcalld.crypto.sev.roots import MAX_PEM_SIZE, Root
-from hcalld.domain.sev.platform import NAMESPACE, Platform
+from hcalld.domain.sev.platform import Platform
 from hcalld.families.registry import Kind
 from hcalld.runtime.flushing import FlushRounds
 from hcalld.runtime.partition import Partition
 from hcalld.stores.base import Store
 from hcalld.stores.memory import MemoryStore
 from hcallproto.payloads.sev import CertificateError
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class PlatformHost:
@@ -51,8 +54,6 @@ class PlatformHost:
         self._rounds = rounds
         self._store: Store | None = None
         self._platform: Platform | None = None
-        self._root: Root | None = None
-        """Until the platform is there."""
         self._preparing = trio.Lock()
         self._was_initialized = profile.sev.init_on_probe
         """When the last one left: that is the driver's to know, whoever has it open."""
@@ -92,36 +93,27 @@ class PlatformHost:
         return not self.vms and self._store is None and is_as_new
 
     async def prepare(self) -> None:
-        """Read a root, or make one for a platform that is to be made.
+        """Load the platform, or make it, unless it is there; whoever has joined does this first.
 
-        Not in the event loop, where all guests would wait: keys of 4096 bits are looked at for
-        most of a second, and new ones of 2048 take a tenth.
-
-        Raises:
-            StoreError: its store cannot be used.
-            ConfigError: the profile's root is none.
-        """
-        async with self._preparing:
-            if self._platform is not None or self._root is not None:
-                return
-            path = self.profile.sev.root
-            get: Callable[[], Root]
-            if path:
-                get = functools.partial(_read_root, pathlib.Path(path))
-            elif self._is_new(self._opened().load()):
-                get = Root.generate
-            else:
-                return
-            self._root = await trio.to_thread.run_sync(get, abandon_on_cancel=True)
-
-    def open(self) -> None:
-        """See that the platform can be used.
+        It stays then until the last one leaves. What takes long is not done in the event loop,
+        where all guests would wait: a root of 4096 bits is looked at for most of a second, and the
+        keys of a new one of 2048 take a tenth.
 
         Raises:
-            StoreError: its store cannot be.
+            StoreError: its store cannot be used, or holds no platform.
             ConfigError: its settings or its root are wrong.
         """
-        self._loaded()
+        async with self._preparing:
+            if self._platform is not None:
+                return
+            settings, root = self.profile.sev, None
+            if settings.root:
+                root = await _elsewhere(_read_root, pathlib.Path(settings.root))
+            records = self._opened().load().records
+            platform = await _elsewhere(Platform.build, records, settings, os.urandom, root)
+            self._commit(platform)
+            platform.is_initialized = self._was_initialized
+            self._platform = platform
 
     def release(self, vm: SevPartition) -> None:
         """Decommission the VM's guest, if it has one."""
@@ -131,12 +123,8 @@ class PlatformHost:
     # -- what handlers ask (core.effects) -----------------------------------------------------
 
     def read(self) -> bytes:
-        """See ReadPlatform.
-
-        Raises:
-            StoreError: the store cannot be used, or holds no platform.
-        """
-        return self._loaded().pack()
+        """See ReadPlatform."""
+        return self._prepared.pack()
 
     def change(self, change: bytes, vm: SevPartition) -> None:
         """See ChangePlatform.
@@ -144,7 +132,7 @@ class PlatformHost:
         Raises:
             StoreError: nothing was changed.
         """
-        platform = self._loaded()
+        platform = self._prepared
         platform.apply(change, vm.number)
         try:
             self._commit(platform)
@@ -155,32 +143,14 @@ class PlatformHost:
 
     @property
     def roots(self) -> tuple[bytes, bytes]:
-        """The certificates of its ASK and ARK.
-
-        Raises:
-            StoreError: the store cannot be used, or holds no platform.
-            ConfigError: its settings or its root are wrong.
-        """
-        identity = self._loaded().identity
+        """The certificates of its ASK and ARK."""
+        identity = self._prepared.identity
         return identity.ask, identity.ark
 
-    def _loaded(self) -> Platform:
-        if self._platform is None:
-            root, path = self._root, self.profile.sev.root
-            if root is None and path:
-                root = _read_root(pathlib.Path(path))
-            loaded = self._opened().load()
-            if not path and not self._is_new(loaded):
-                root = None
-            platform = Platform.build(loaded.records, self.profile.sev, os.urandom, root)
-            self._commit(platform)
-            platform.is_initialized = self._was_initialized
-            self._platform, self._root = platform, None
+    @property
+    def _prepared(self) -> Platform:
+        assert self._platform is not None, "a platform is asked after prepare()"
         return self._platform
-
-    @staticmethod
-    def _is_new(loaded: Loaded) -> bool:
-        return not any(record.namespace == NAMESPACE for record in loaded.records)
 
     def _opened(self) -> Store:
         if self._store is None:
@@ -204,6 +174,11 @@ class PlatformHost:
             await self._rounds.flush(self._store)
 
 
+async def _elsewhere(work: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Do something in a thread; who is cancelled does not wait for its end."""
+    return await trio.to_thread.run_sync(work, *args, abandon_on_cancel=True)
+
+
 class SevPartition(Partition):
     """One connection of a client."""
 
@@ -221,7 +196,6 @@ class SevPartition(Partition):
 
     def begin(self, run: Run) -> None:
         """See Partition; a VM that begins anew has no guest."""
-        self.platform.open()
         self.platform.release(self)
         super().begin(run)
 

@@ -51,8 +51,9 @@ class Host:
             profile, lambda: FaultyStore(self.state, self.faults), FlushRounds()
         )
 
-    def connect(self) -> SevPartition:
+    async def connect(self) -> SevPartition:
         vm = self.host.join()
+        await vm.prepare()
         vm.begin(Run(bytes(15) + bytes([vm.number]), 0))
         return vm
 
@@ -80,15 +81,15 @@ def new_pdh(vm: SevPartition) -> IdentityChanged:
 
 async def test_join_gives_the_lowest_number_that_nobody_has():
     host = Host()
-    first, second = host.connect(), host.connect()
+    first, second = await host.connect(), await host.connect()
     assert [first.id, second.id] == ["sev-1", "sev-2"]
     await first.close()
-    assert host.connect().id == "sev-1"
+    assert (await host.connect()).id == "sev-1"
 
 
 async def test_a_guest_is_seen_by_all_and_ends_with_its_connection():
     host = Host()
-    first, second = host.connect(), host.connect()
+    first, second = await host.connect(), await host.connect()
     open_guest(first, 7)
     assert view(second).state is PlatformState.WORKING
     assert [guest.handle for guest in view(second).guests] == [7]
@@ -99,7 +100,7 @@ async def test_a_guest_is_seen_by_all_and_ends_with_its_connection():
 
 async def test_a_reset_of_the_vm_ends_its_guest():
     host = Host()
-    vm = host.connect()
+    vm = await host.connect()
     open_guest(vm, 7)
     vm.begin(Run(bytes(16), 1))
     assert view(vm).guests == ()
@@ -107,7 +108,7 @@ async def test_a_reset_of_the_vm_ends_its_guest():
 
 async def test_a_vm_that_is_forgotten_after_a_bug_has_no_guest():
     host = Host()
-    vm = host.connect()
+    vm = await host.connect()
     model = vm.model(sev.FAMILY.name)
     open_guest(vm, 7)
     vm.discard()
@@ -116,7 +117,7 @@ async def test_a_vm_that_is_forgotten_after_a_bug_has_no_guest():
 
 
 async def test_a_vm_does_not_rest():
-    vm = Host().connect()
+    vm = await Host().connect()
     model = vm.model(sev.FAMILY.name)
     vm.rest()
     assert vm.holds(sev.FAMILY.name, model)
@@ -127,20 +128,20 @@ async def test_a_vm_does_not_rest():
 
 async def test_keys_outlive_connections_and_guests_do_not():
     host = Host()
-    first = host.connect()
+    first = await host.connect()
     pdh = view(first).identity.pdh
     open_guest(first, 1)
     await first.close()
     assert host.host.is_idle
     assert not host.state.is_open
-    later = Host(state=host.state).connect()
+    later = await Host(state=host.state).connect()
     assert view(later).identity.pdh == pdh
     assert view(later).guests == ()
 
 
 async def test_a_platform_stays_shut_down_when_nobody_is_connected():
     host = Host()
-    first = host.connect()
+    first = await host.connect()
     before = view(first)
     reset = before.identity.reset(bytes(OWN_ENTROPY), before.version.api)
     change(first, FactoryReset(pack_identity(reset)))
@@ -148,7 +149,7 @@ async def test_a_platform_stays_shut_down_when_nobody_is_connected():
     await first.close()
     assert not host.state.is_open
     assert not host.host.is_idle, "it would be forgotten"
-    later = host.connect()
+    later = await host.connect()
     assert view(later).state is PlatformState.UNINIT
     change(later, Initialized())
     await later.close()
@@ -157,7 +158,7 @@ async def test_a_platform_stays_shut_down_when_nobody_is_connected():
 
 async def test_the_store_stays_open_while_anybody_is_connected():
     host = Host()
-    first, second = host.connect(), host.connect()
+    first, second = await host.connect(), await host.connect()
     await first.close()
     assert host.state.is_open
     assert not host.host.is_idle
@@ -167,7 +168,7 @@ async def test_the_store_stays_open_while_anybody_is_connected():
 
 async def test_a_change_that_cannot_be_kept_has_not_been_made():
     host = Host()
-    vm = host.connect()
+    vm = await host.connect()
     before = view(vm)
     host.faults.commit = "disk full"
     with pytest.raises(StoreError, match="disk full"):
@@ -186,7 +187,7 @@ async def test_a_platform_whose_store_cannot_be_read_takes_nobody():
     host.faults.load = "damaged"
     vm = host.host.join()
     with pytest.raises(StoreError, match="damaged"):
-        vm.begin(Run(bytes(16), 0))
+        await vm.prepare()
     await vm.close()
     assert host.host.is_idle
 
@@ -201,31 +202,33 @@ def root_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return path
 
 
-def test_platforms_with_one_root_file_trust_one_root(root_file: pathlib.Path):
+async def test_platforms_with_one_root_file_trust_one_root(root_file: pathlib.Path):
     settings = SevSettings(root=str(root_file))
-    first, second = Host(settings).connect(), Host(settings).connect()
+    first, second = await Host(settings).connect(), await Host(settings).connect()
     assert view(first).identity.ark == view(second).identity.ark
     assert view(first).identity.cek != view(second).identity.cek
 
 
-def test_a_platform_is_not_given_another_root(root_file: pathlib.Path):
+async def test_a_platform_is_not_given_another_root(root_file: pathlib.Path):
     own = Host()
-    own.connect()
+    await own.connect()
     own.state.is_open = False
     with pytest.raises(ConfigError, match="another root"):
-        Host(SevSettings(root=str(root_file)), own.state).connect()
+        await Host(SevSettings(root=str(root_file)), own.state).connect()
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [(None, "cannot read the SEV platform's root"), (b"no root", "expected a root of")],
 )
-def test_a_root_file_that_is_none_is_said(tmp_path: pathlib.Path, content: bytes | None, why: str):
+async def test_a_root_file_that_is_none_is_said(
+    tmp_path: pathlib.Path, content: bytes | None, why: str
+):
     path = tmp_path / "root.pem"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=why):
-        Host(SevSettings(root=str(path))).connect()
+        await Host(SevSettings(root=str(path))).connect()
 
 
 # -- over the wire ---------------------------------------------------------------------------------
