@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from hcalld.guestowner.client import SevClient
+from hcalld.guestowner.client import SevClient, field_names
 from hcalld.sevvm.errors import SevVmError
 from hcallproto.abi.families import sev
 from hcallproto.abi.spec import Hcall
@@ -130,16 +130,16 @@ class Machine:
         Returns:
             Its handle.
         """
-        with self.client.memory.placed(dh, session) as (dh_address, session_address):
-            return self.client.command(
-                sev.LAUNCH_START,
-                handle=handle,
-                policy=policy,
-                dh_uaddr=dh_address,
-                dh_len=len(dh),
-                session_uaddr=session_address,
-                session_len=len(session),
-            )["handle"]
+        return self._begin_guest(sev.LAUNCH_START, handle, policy, dh, session)
+
+    def _begin_guest(
+        self, command: Hcall, handle: int, policy: int, certificate: bytes, session: bytes
+    ) -> int:
+        """LAUNCH_START or RECEIVE_START, which call the certificate by other names."""
+        with self.client.memory.placed(certificate, session) as (at, session_at):
+            values = (handle, policy, at, len(certificate), session_at, len(session))
+            names = field_names(command)
+            return self.client.command(command, **dict(zip(names, values, strict=True)))["handle"]
 
     def launch_update_data(self, gpa: int, content: bytes) -> None:
         """Put something into memory, and have it measured."""
@@ -282,16 +282,7 @@ class Machine:
             session: what the source's ``send_start`` gave.
             handle: of a guest whose key it shares.
         """
-        with self.client.memory.placed(pdh, session) as (pdh_address, session_address):
-            return self.client.command(
-                sev.RECEIVE_START,
-                handle=handle,
-                policy=policy,
-                pdh_uaddr=pdh_address,
-                pdh_len=len(pdh),
-                session_uaddr=session_address,
-                session_len=len(session),
-            )["handle"]
+        return self._begin_guest(sev.RECEIVE_START, handle, policy, pdh, session)
 
     def receive_update_data(self, gpa: int, packet: TransportPacket) -> None:
         """Have a packet put into memory."""
