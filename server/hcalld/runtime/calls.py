@@ -25,10 +25,8 @@ import trio
 
 from hcalld.core.answered import Answered, Observer
 from hcalld.core.call import Call
-from hcalld.core.effects import GuestMemoryError
 from hcalld.core.errors import ConfigError, HcallError, StoreError
 from hcalld.core.outcome import Outcome, refusal
-from hcalld.core.pages import PageRange
 from hcalld.core.records import RecordedReply
 from hcalld.core.tally import Tally
 from hcalld.domain.pef.attend import is_wanting, memory_changed
@@ -36,16 +34,18 @@ from hcalld.domain.ultravisor.vm_states import VmState
 from hcalld.faults.engine import Meets
 from hcalld.faults.rules import Close
 from hcalld.runtime.driver import Execution
+from hcalld.runtime.guestmemory import GuestMemory
 from hcalld.runtime.guestram import SharedRam
 from hcalld.runtime.milestones import milestone
 from hcalld.runtime.mishaps import ConnectionCut, Mishap, answered
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.partition import Entry, Partition, entry_key
+from hcalld.runtime.replies import outcome_of, reply_frame
 from hcalld.runtime.transport import TransportClosed
 from hcalld.runtime.world import World
 from hcallproto.abi.families import uv
 from hcallproto.abi.registers import MSR_HV, MSR_S
-from hcallproto.abi.returns import H, U, code_name
+from hcallproto.abi.returns import U, code_name
 from hcallproto.abi.spec import Level, level_codes
 from hcallproto.conn.connection import Connection
 from hcallproto.conn.states import State
@@ -54,23 +54,10 @@ from hcallproto.wire import schema as s
 from hcallproto.wire.decode import decode, decode_header
 from hcallproto.wire.encode import encode
 
-_REQUEST_MAX = 0xFFFF_FFFF
 _ULTRAVISORS = frozenset({Level.SC2, s.LEVEL_SHIM})
 """Levels of calls to an ultravisor."""
 _RECORDED = "recorded reply"
 """Said of a reply that is sent a second time."""
-
-
-_MemoryReply = f.ReadReply | f.WriteReply | f.PagesReply
-
-
-@dataclasses.dataclass(slots=True)
-class _Request:
-    """A READ, WRITE or PAGES that waits for its reply."""
-
-    frame: f.Read | f.Write | f.Pages
-    done: trio.Event = dataclasses.field(default_factory=trio.Event)
-    reply: _MemoryReply | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -85,7 +72,6 @@ class _Pending:
     execution: Execution | None = None
     """None: it has not been looked at yet."""
     scope: trio.CancelScope = dataclasses.field(default_factory=trio.CancelScope)
-    request: _Request | None = None
     cancel: f.Cancel | None = None
     """The shim's, if it no longer wants the reply."""
 
@@ -121,6 +107,7 @@ class Calls:
         tally: Tally | None = None,
     ) -> None:
         self.ram = SharedRam()
+        self.memory = GuestMemory(outbox, nursery)
         self.world = world
         """May be exchanged; calls that wait go on with the one that they began with."""
         self.answered_count = 0
@@ -139,7 +126,6 @@ class Calls:
         """Of each vCPU the last call whose reply was dropped: its number, and what is said of it
         when the shim gives it up."""
         self._pending: dict[tuple[int, int], _Pending] = {}
-        self._next_request = 1
 
     @property
     def pending_count(self) -> int:
@@ -225,7 +211,7 @@ class Calls:
                 frame.is_resent,
                 frame.is_alone,
             )
-            execution = Execution(frame, entry, call, model, ram, self, world)
+            execution = Execution(frame, entry, call, model, ram, self.memory, world)
             execution.mishap = mishap
             return execution, execution.start()
         except HcallError as error:
@@ -271,17 +257,8 @@ class Calls:
         self._unsaid = {}
         for pending in self._pending.values():
             pending.scope.cancel()
-            if pending.request is not None:
-                pending.request.done.set()
+        self.memory.reset()
         self.has_attended()
-
-    def memory_reply(self, reply: _MemoryReply) -> None:
-        """The shim's answer to a READ, WRITE or PAGES."""
-        pending = self._pending.get((reply.vcpu, reply.seq))
-        request = pending.request if pending is not None else None
-        if request is not None and request.frame.request == reply.request:
-            request.reply = reply
-            request.done.set()
 
     # -- calls that wait ------------------------------------------------------------------
 
@@ -296,15 +273,14 @@ class Calls:
                 if outcome is None:
                     assert pending.execution is not None
                     outcome = await self._outcome(pending.execution)
-            if pending.request is not None:
-                # REPLY and CANCELLED end the call, so what it asked for must come before. With a
-                # REPLY it is a refusal that leaves something unread.
-                await pending.request.done.wait()
+            # With a REPLY it is a refusal that leaves something unread.
+            await self.memory.until_answered(frame)
             if outcome is None:
                 await pending.world.turn(frame)
             # After an outcome that changes anything nothing is awaited before it is committed.
             self._conclude(pending, outcome)
         finally:
+            self.memory.forget(frame)
             del self._pending[frame.vcpu, frame.seq]
         await self._outbox.flush()
 
@@ -370,7 +346,7 @@ class Calls:
         partition = self._partition
         if mishap is not None and execution is not None:
             outcome = mishap.spoil(execution.entry.hcall, execution.call.args, outcome)
-        reply = _reply_frame(frame, outcome)
+        reply = reply_frame(frame, outcome)
         encoded: bytes | None = None
         changes = partition.take_changes()
         if changes:
@@ -382,7 +358,7 @@ class Calls:
                 self.world.commit(changes, RecordedReply(frame.vcpu, frame.seq, encoded))
             except StoreError as error:
                 outcome = self._store_failed(entry, error)
-                reply, encoded = _reply_frame(frame, outcome), None
+                reply, encoded = reply_frame(frame, outcome), None
         if outcome.terminate:
             # Before the reply: the caller must not go on.
             self._terminate(outcome.terminate)
@@ -487,7 +463,7 @@ class Calls:
         self._outbox.queue(reply, recorded.frame, _RECORDED)
         self.answered_count += 1
         entry = self._entries.get(entry_key(frame.number, frame.level))
-        outcome = _outcome_of(entry, reply)
+        outcome = outcome_of(None if entry is None else entry.hcall, reply)
         self._observe(frame, entry, outcome, (_RECORDED,), started, is_replayed=True)
         return True
 
@@ -545,105 +521,6 @@ class Calls:
             level_codes(frame.level).broken, why=f"internal error: {type(error).__name__}"
         )
 
-    # -- guest memory over the wire (driver.GuestAccess) ------------------------------------
-
-    async def read(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> list[bytes]:
-        """See GuestAccess."""
-        pending = self._pending[call.vcpu, call.seq]
-        ahead = pending.request
-        if ahead is None or not isinstance(ahead.frame, f.Read) or ahead.frame.segments != segments:
-            await self._settle(pending)
-            ahead = self._begin_request(self._read_frame(call, segments))
-        reply = await self._answer_to(ahead, pending)
-        assert isinstance(reply, f.ReadReply)
-        for (gpa, size), (status, _) in zip(segments, reply.segments, strict=True):
-            if status is not s.AccessStatus.OK:
-                raise GuestMemoryError(gpa, size, f"the shim says {status.name}")
-        return [data for _, data in reply.segments]
-
-    def read_ahead(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> None:
-        """See GuestAccess."""
-        self._begin_request(self._read_frame(call, segments))
-
-    def _read_frame(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> f.Read:
-        return f.Read(call.vcpu, call.reset, call.seq, self._request_number(), segments)
-
-    async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
-        """See GuestAccess."""
-        number = self._request_number()
-        reply = await self._ask(f.Write(call.vcpu, call.reset, call.seq, number, segments))
-        assert isinstance(reply, f.WriteReply)
-        if reply.status is not s.AccessStatus.OK:
-            bad = segments[min(reply.bad_segment, len(segments) - 1)]
-            raise GuestMemoryError(bad.gpa, bad.size, f"the shim says {reply.status.name}")
-
-    async def set_pages(self, call: f.Call, ranges: tuple[PageRange, ...]) -> None:
-        """See GuestAccess."""
-        number = self._request_number()
-        frame = f.Pages(call.vcpu, call.reset, call.seq, number, _wire_ranges(ranges))
-        reply = await self._ask(frame)
-        assert isinstance(reply, f.PagesReply)
-        if reply.status is not s.AccessStatus.OK:
-            bad = ranges[min(reply.bad_range, len(ranges) - 1)]
-            raise GuestMemoryError(bad.gpa, bad.size, f"the shim says {reply.status.name}")
-
-    def _request_number(self) -> int:
-        number = self._next_request
-        self._next_request = number % _REQUEST_MAX + 1
-        return number
-
-    async def _ask(self, frame: f.Read | f.Write | f.Pages) -> _MemoryReply | None:
-        pending = self._pending[frame.vcpu, frame.seq]
-        await self._settle(pending)
-        return await self._answer_to(self._begin_request(frame), pending)
-
-    async def _settle(self, pending: _Pending) -> None:
-        """Wait for what was read ahead and is not wanted: a call has one request at a time."""
-        if pending.request is not None:
-            await self._answer_to(pending.request, pending)
-
-    def _begin_request(self, frame: f.Read | f.Write | f.Pages) -> _Request:
-        request = self._pending[frame.vcpu, frame.seq].request = _Request(frame)
-        self._outbox.queue(frame)
-        if not self._outbox.send_now():
-            # In a task of its own: a call that is cancelled must not leave half a frame.
-            self._nursery.start_soon(self._outbox.flush)
-        return request
-
-    async def _answer_to(self, request: _Request, pending: _Pending) -> _MemoryReply | None:
-        await request.done.wait()
-        pending.request = None
-        return request.reply
-
-
-def _reply_frame(frame: f.Call, outcome: Outcome) -> f.Reply:
-    writes: tuple[f.WriteSegment, ...] = ()
-    if outcome.writes:
-        writes = tuple(f.WriteSegment(gpa, len(data), data) for gpa, data in outcome.writes)
-    if outcome.zeros:
-        writes += tuple(f.WriteSegment(gpa, size, None) for gpa, size in outcome.zeros)
-    status = outcome.status
-    name = (frame.vcpu, frame.reset, frame.seq)
-    context = outcome.context
-    if context is None:
-        pages = _wire_ranges(outcome.pages) if outcome.pages else ()
-        return f.Reply(*name, status, outcome.registers, writes, pages=pages)
-    return f.Reply(
-        *name,
-        status,
-        outcome.registers,
-        writes,
-        s.CONTEXT_NIP | s.CONTEXT_MSR,
-        context.nip,
-        context.msr,
-        context.msr_mask,
-        _wire_ranges(outcome.pages),
-    )
-
-
-def _wire_ranges(ranges: Sequence[PageRange]) -> tuple[f.PageRange, ...]:
-    return tuple(f.PageRange(gpa, size, s.PageState(state)) for gpa, size, state in ranges)
-
 
 def _buffers(frame: f.Call, entry: Entry) -> dict[str, bytes | None]:
     """What came with a call, by the names of its address arguments."""
@@ -661,18 +538,6 @@ def _notes(execution: Execution | None, mishap: Mishap | None) -> tuple[str, ...
         # A code that a rule gives has the rule for its reason.
         return notes
     return (*notes, mishap.note)
-
-
-def _outcome_of(entry: Entry | None, reply: f.Reply) -> Outcome:
-    """What a recorded reply was, as far as those who watch are told."""
-    status = reply.status
-    if entry is None:
-        # Served once, and not any more: the number says too little of the level.
-        return Outcome(H(status), reply.registers)
-    codes = entry.hcall.return_codes
-    if entry.hcall.result and status >= 0:
-        return Outcome(codes["SUCCESS"], reply.registers, result=status)
-    return Outcome(codes(status), reply.registers)
 
 
 def _is_outside(frame: f.Call) -> bool:

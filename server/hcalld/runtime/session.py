@@ -380,7 +380,7 @@ class Session:
                 self._ram(frame)
             case f.ReadReply() | f.WriteReply() | f.PagesReply():
                 assert self._calls is not None
-                self._calls.memory_reply(frame)
+                self._calls.memory.answered(frame)
             case f.Cancel():
                 assert self._calls is not None
                 self._calls.cancel(frame)
