@@ -99,7 +99,7 @@ static int next_used(unsigned fd, unsigned last)
     return -1;
 }
 
-/* With the lock held: a vCPU's descriptor is not what it was; has it another? */
+/* With the lock held: a vCPU's descriptor is gone. Has it another? */
 static void lost_locked(int fd, struct object *object)
 {
     if (!object || object->kind != FD_VCPU || object->fd != fd) {

@@ -59,6 +59,20 @@ struct next {
     int (*__fxstatat64)(int, int, const char *, struct stat64 *, int);
 };
 
+/* Those of them that libc's headers need not declare */
+int __open_2(const char *path, int flags);
+int __open64_2(const char *path, int flags);
+int __openat_2(int dir, const char *path, int flags);
+int __openat64_2(int dir, const char *path, int flags);
+int __xstat(int version, const char *path, struct stat *status);
+int __xstat64(int version, const char *path, struct stat64 *status);
+int __lxstat(int version, const char *path, struct stat *status);
+int __lxstat64(int version, const char *path, struct stat64 *status);
+int __fxstatat(int version, int dir, const char *path, struct stat *status,
+               int flags);
+int __fxstatat64(int version, int dir, const char *path,
+                 struct stat64 *status, int flags);
+
 /*
  * Never NULL: the kernel's system calls before ours is initialized (another
  * library's constructor may come first), and where libc has no such function

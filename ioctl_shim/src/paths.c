@@ -70,11 +70,6 @@ EXPORT int openat64(int dir, const char *path, int flags, ...)
 }
 
 /* As programs built with _FORTIFY_SOURCE call them, which pass no mode */
-int __open_2(const char *path, int flags);
-int __open64_2(const char *path, int flags);
-int __openat_2(int dir, const char *path, int flags);
-int __openat64_2(int dir, const char *path, int flags);
-
 EXPORT int __open_2(const char *path, int flags)
 {
     OPEN(path, flags, next.__open_2(path, flags));
@@ -134,56 +129,64 @@ static bool is_made_up(ssize_t result, const char *volatile path)
 LOOK(int, access, (const char *path, int mode), (path, mode), NOTHING)
 LOOK(int, euidaccess, (const char *path, int mode), (path, mode), NOTHING)
 LOOK(int, eaccess, (const char *path, int mode), (path, mode), NOTHING)
-LOOK(int, faccessat, (int dir, const char *path, int mode, int flags),
+LOOK(int, faccessat,
+     (int dir, const char *path, int mode, int flags),
      (dir, path, mode, flags), NOTHING)
 
-LOOK(int, stat, (const char *path, struct stat *status), (path, status), OWN(st_))
-LOOK(int, stat64, (const char *path, struct stat64 *status), (path, status),
-     OWN(st_))
-LOOK(int, lstat, (const char *path, struct stat *status), (path, status), OWN(st_))
-LOOK(int, lstat64, (const char *path, struct stat64 *status), (path, status),
-     OWN(st_))
-LOOK(int, fstatat, (int dir, const char *path, struct stat *status, int flags),
+LOOK(int, stat,
+     (const char *path, struct stat *status),
+     (path, status), OWN(st_))
+LOOK(int, stat64,
+     (const char *path, struct stat64 *status),
+     (path, status), OWN(st_))
+LOOK(int, lstat,
+     (const char *path, struct stat *status),
+     (path, status), OWN(st_))
+LOOK(int, lstat64,
+     (const char *path, struct stat64 *status),
+     (path, status), OWN(st_))
+LOOK(int, fstatat,
+     (int dir, const char *path, struct stat *status, int flags),
      (dir, path, status, flags), OWN(st_))
-LOOK(int, fstatat64, (int dir, const char *path, struct stat64 *status, int flags),
+LOOK(int, fstatat64,
+     (int dir, const char *path, struct stat64 *status, int flags),
      (dir, path, status, flags), OWN(st_))
-LOOK(int, statx, (int dir, const char *path, int flags, unsigned mask,
-             struct statx *status),
+LOOK(int, statx,
+     (int dir, const char *path, int flags, unsigned mask,
+      struct statx *status),
      (dir, path, flags, mask, status), OWN(stx_))
 
 /* ls -l */
-LOOK(ssize_t, getxattr, (const char *path, const char *name, void *value,
-                         size_t size),
+LOOK(ssize_t, getxattr,
+     (const char *path, const char *name, void *value, size_t size),
      (path, name, value, size), NOTHING)
-LOOK(ssize_t, lgetxattr, (const char *path, const char *name, void *value,
-                          size_t size),
+LOOK(ssize_t, lgetxattr,
+     (const char *path, const char *name, void *value, size_t size),
      (path, name, value, size), NOTHING)
-LOOK(ssize_t, listxattr, (const char *path, char *list, size_t size),
+LOOK(ssize_t, listxattr,
+     (const char *path, char *list, size_t size),
      (path, list, size), NOTHING)
-LOOK(ssize_t, llistxattr, (const char *path, char *list, size_t size),
+LOOK(ssize_t, llistxattr,
+     (const char *path, char *list, size_t size),
      (path, list, size), NOTHING)
 
 /* As programs call them that were built before glibc 2.33 */
-int __xstat(int version, const char *path, struct stat *status);
-int __xstat64(int version, const char *path, struct stat64 *status);
-int __lxstat(int version, const char *path, struct stat *status);
-int __lxstat64(int version, const char *path, struct stat64 *status);
-int __fxstatat(int version, int dir, const char *path, struct stat *status,
-               int flags);
-int __fxstatat64(int version, int dir, const char *path,
-                 struct stat64 *status, int flags);
-
-LOOK(int, __xstat, (int version, const char *path, struct stat *status),
+LOOK(int, __xstat,
+     (int version, const char *path, struct stat *status),
      (version, path, status), OWN(st_))
-LOOK(int, __xstat64, (int version, const char *path, struct stat64 *status),
+LOOK(int, __xstat64,
+     (int version, const char *path, struct stat64 *status),
      (version, path, status), OWN(st_))
-LOOK(int, __lxstat, (int version, const char *path, struct stat *status),
+LOOK(int, __lxstat,
+     (int version, const char *path, struct stat *status),
      (version, path, status), OWN(st_))
-LOOK(int, __lxstat64, (int version, const char *path, struct stat64 *status),
+LOOK(int, __lxstat64,
+     (int version, const char *path, struct stat64 *status),
      (version, path, status), OWN(st_))
-LOOK(int, __fxstatat, (int version, int dir, const char *path, struct stat *status,
-                  int flags),
+LOOK(int, __fxstatat,
+     (int version, int dir, const char *path, struct stat *status, int flags),
      (version, dir, path, status, flags), OWN(st_))
-LOOK(int, __fxstatat64, (int version, int dir, const char *path,
-                    struct stat64 *status, int flags),
+LOOK(int, __fxstatat64,
+     (int version, int dir, const char *path, struct stat64 *status,
+      int flags),
      (version, dir, path, status, flags), OWN(st_))

@@ -125,7 +125,7 @@ bool fds_are_ours(void);            /* not a child that shares our memory */
 bool fds_tracked(int fd);
 /* What the program has made: takes the caller's reference, also if it fails */
 bool fds_add(int fd, struct object *object);
-/* What it has come by: the VM at @fd, which is @vm if there was none; or NULL */
+/* What it has come by: the VM at @fd, which is @vm if there was none */
 struct vm *fds_adopt(int fd, struct vm *vm);
 /* To be put */
 struct object *fds_get(int fd);

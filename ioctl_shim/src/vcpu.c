@@ -28,22 +28,23 @@ static int get(int fd, unsigned long request, void *to)
 
 static int get_msrs(int fd, uint64_t *values)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entries[VCPU_MSRS];
-    } msrs = { .head.nmsrs = VCPU_MSRS };
+    union {
+        struct kvm_msrs msrs;
+        uint8_t room[sizeof(struct kvm_msrs) +
+                     VCPU_MSRS * sizeof(struct kvm_msr_entry)];
+    } u = { .msrs.nmsrs = VCPU_MSRS };
     int i, done;
 
     for (i = 0; i < VCPU_MSRS; i++) {
-        msrs.entries[i].index = msr_numbers[i];
+        u.msrs.entries[i].index = msr_numbers[i];
     }
     /* How many were read: it stops at the first that is not there */
-    done = next.ioctl(fd, KVM_GET_MSRS, &msrs);
+    done = next.ioctl(fd, KVM_GET_MSRS, &u.msrs);
     if (done < VCPU_XSS) {
         return done < 0 ? -errno : -EINVAL;
     }
     for (i = 0; i < VCPU_MSRS; i++) {
-        values[i] = i < done ? msrs.entries[i].data : 0;
+        values[i] = i < done ? u.msrs.entries[i].data : 0;
     }
     return 0;
 }

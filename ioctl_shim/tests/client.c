@@ -205,7 +205,7 @@ static void do_look(void)
     answer(result < 0 ? result : (long)status.as_stat.st_mode);
 }
 
-/* statbad FD ADDRESS: what the descriptor is, by a path that may not be there */
+/* statbad FD ADDRESS: the descriptor, by a path that may not be there */
 static void do_statbad(void)
 {
     struct statx status;
