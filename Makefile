@@ -81,11 +81,15 @@ stub: ## Build the bare-metal guest stub
 	@$(PROVISION) system stub
 	@$(MAKE) -C guest_stub
 
-# An x86-64 host's: SEV is KVM's, and KVM runs no other architecture.
+# An x86-64 host's alone; elsewhere what needs it says that it is left out, and the rest goes on.
 .PHONY: sev
 sev: ## Build the library that takes QEMU's SEV commands to the daemon, and a firmware for its guests
-	@$(PROVISION) system sev
-	@[ "$$(uname -m)" != x86_64 ] || for part in ioctl_shim guest_stub/x86; do $(MAKE) -C $$part || exit; done
+	@if [ "$$(uname -m)" = x86_64 ]; then \
+		$(PROVISION) system sev && for part in ioctl_shim guest_stub/x86; do $(MAKE) -C $$part || exit; done; \
+	else \
+		echo "make sev: nothing is built on $$(uname -m): QEMU gives SEV's commands to KVM, which runs x86 guests" \
+			"on x86-64 alone. The daemon and \`hcalld sev vm launch\`, which needs no KVM, are as elsewhere."; \
+	fi
 
 .PHONY: generate
 generate: venv ## Write again what is generated from the table of calls

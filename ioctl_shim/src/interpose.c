@@ -15,10 +15,6 @@
 #include "next.h"
 #include "shim.h"
 
-#ifndef __x86_64__
-#error "only x86-64 has SEV; 32-bit programs have other structures"
-#endif
-
 static void __attribute__((constructor)) init(void)
 {
     int saved = errno;

@@ -12,6 +12,10 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#if !defined(__x86_64__) || !defined(__LP64__)
+#error "only x86-64 has SEV; 32-bit programs have other structures"
+#endif
+
 struct stat64;                      /* of _GNU_SOURCE */
 struct statx;
 
