@@ -13,15 +13,15 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from hcalld.replay.ignoring import Ignored
 from hcalld.replay.memory_ranges import Piece, Range, first_difference, pieces, ranges, shown
-from hcallproto.abi.registers import REAL_ADDRESS_MASK, U64_MAX
+from hcalld.replay.places import Place, field_at, places_of, spot
+from hcalld.replay.secrets import Secrets, next_open, open_at, writes
 from hcallproto.abi.registry import find
 from hcallproto.abi.returns import Code, status_name
-from hcallproto.abi.spec import ArgKind, Buffer, Direction, Hcall, Output, level_codes
-from hcallproto.capture.blank import Blanker
+from hcallproto.abi.spec import ArgKind, Hcall, Output, level_codes
 from hcallproto.wire import frames as f
 from hcallproto.wire.schema import CONTEXT_MSR, CONTEXT_NIP
 
@@ -45,45 +45,6 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.call}: {self.field}: {self.got}, expected {self.expected}"
-
-
-class _Place(NamedTuple):
-    """Where one of a call's buffers is."""
-
-    gpa: int
-    end: int
-    buffer: Buffer
-
-
-class _Secrets:
-    """Which bytes and registers of a frame a capture blanks: what is blanked is secret."""
-
-    def __init__(self, call: f.Call, frame: f.Reply | f.Write) -> None:
-        blanker = Blanker()
-        blanker.blank(call._replace(segments=()))
-        full = _full(frame)
-        blanked = blanker.blank(full)
-        assert isinstance(blanked, f.Reply | f.Write)
-        self.open_bytes = ranges(_writes(blanked))
-        """The same memory; 0xff where a byte may be shown."""
-        registers = blanked.registers if isinstance(blanked, f.Reply) else ()
-        self.registers = frozenset(number for number, value in registers if not value)
-
-
-def _full(frame: f.Reply | f.Write) -> f.Reply | f.Write:
-    """The frame with all bits set in what may be blanked."""
-    segments = tuple(
-        segment if segment.data is None else segment._replace(data=b"\xff" * len(segment.data))
-        for segment in _writes(frame)
-    )
-    if isinstance(frame, f.Write):
-        return frame._replace(segments=segments)
-    registers = tuple((number, U64_MAX) for number, _ in frame.registers)
-    return frame._replace(writes=segments, registers=registers)
-
-
-def _writes(frame: f.Reply | f.Write) -> tuple[f.WriteSegment, ...]:
-    return frame.writes if isinstance(frame, f.Reply) else frame.segments
 
 
 class Comparer:
@@ -135,12 +96,12 @@ class Comparer:
             yield from self._fields(name, expected, got)
             return
         hcall = find(call.number, call.level)
-        secrets = _Secrets(call, expected), _Secrets(call, got)  # type: ignore[arg-type]
+        secrets = Secrets(call, expected), Secrets(call, got)  # type: ignore[arg-type]
         if isinstance(expected, f.Reply):
             assert isinstance(got, f.Reply)
             yield from self._reply(name, hcall, call, expected, got, secrets)
         assert isinstance(got, f.Reply | f.Write)
-        yield from self._memory(name, hcall, call, _writes(expected), _writes(got), secrets)
+        yield from self._memory(name, hcall, call, writes(expected), writes(got), secrets)
 
     # -- registers ------------------------------------------------------------------------
 
@@ -151,7 +112,7 @@ class Comparer:
         call: f.Call,
         expected: f.Reply,
         got: f.Reply,
-        secrets: tuple[_Secrets, _Secrets],
+        secrets: tuple[Secrets, Secrets],
     ) -> Iterator[Difference]:
         if expected.status != got.status and not self.ignored.covers(name, "status"):
             codes = _codes(hcall, call)
@@ -201,16 +162,16 @@ class Comparer:
         call: f.Call,
         expected: Sequence[f.WriteSegment],
         got: Sequence[f.WriteSegment],
-        secrets: tuple[_Secrets, _Secrets],
+        secrets: tuple[Secrets, Secrets],
     ) -> Iterator[Difference]:
         if expected == got:
             return
-        places = [] if hcall is None else _places(hcall, call)
-        cuts = [mark for place in places for mark in _marks(place)]
+        places = [] if hcall is None else places_of(hcall, call)
+        cuts = [mark for place in places for mark in place.marks()]
         told: set[str] = set()
         for piece in pieces(ranges(expected), ranges(got), cuts):
             place = next((one for one in places if one.gpa <= piece.gpa < one.end), None)
-            field = _field_at(place, piece.gpa)
+            field = field_at(place, piece.gpa)
             if field in told:
                 continue
             found = self._piece(name, place, field, piece, secrets)
@@ -221,35 +182,35 @@ class Comparer:
     def _piece(
         self,
         name: str,
-        place: _Place | None,
+        place: Place | None,
         field: str,
         piece: Piece,
-        secrets: tuple[_Secrets, _Secrets],
+        secrets: tuple[Secrets, Secrets],
     ) -> Difference | None:
         words = [field] if place is None else [field, place.buffer.address]
         if self.ignored.covers(name, *words):
             return None
         if piece.expected is None or piece.got is None:
             return Difference(
-                name, _where(field, place, piece.gpa), _whole(piece.expected), _whole(piece.got)
+                name, spot(field, place, piece.gpa), _whole(piece.expected), _whole(piece.got)
             )
-        is_open = [_openness(one.open_bytes, piece) for one in secrets]
+        is_open = [one.stretches(piece) for one in secrets]
         at = first_difference(piece.expected, piece.got)
-        while at is not None and self._is_blanked and not _open_at(is_open, at):
+        while at is not None and self._is_blanked and not open_at(is_open, at):
             # What a capture has blanked is left out; behind it may be what it has not.
             self.left_out[f"{name}.{field}"] += 1
-            at = _next_open(is_open, at)
+            at = next_open(is_open, at)
             at = None if at is None else first_difference(piece.expected, piece.got, at)
         if at is None:
             return None
         if place is not None and field != place.buffer.address:
             at = 0  # a field is shown as a whole
-        size = _open_at(is_open, at)
+        size = open_at(is_open, at)
         if place is None:
             is_fresh = False
         else:
             is_fresh = place.buffer.fresh and piece.gpa + at >= place.gpa + place.buffer.open_size
-        where = _where(field, place, piece.gpa + at)
+        where = spot(field, place, piece.gpa + at)
         if not size:
             mine, its = (_hidden(one) for one in (piece.expected, piece.got))
         else:
@@ -321,58 +282,6 @@ def _pages(found: Sequence[f.PageRange]) -> str:
 # -- memory, in words -----------------------------------------------------------------------
 
 
-def _places(hcall: Hcall, call: f.Call) -> list[_Place]:
-    """The buffers that the call's answer may be in."""
-    registers = call.by_number()
-    found = []
-    for buffer in hcall.buffers:
-        if buffer.direction is not Direction.OUT:
-            continue
-        gpa = registers[hcall.arg(buffer.address).register] & REAL_ADDRESS_MASK
-        if buffer.size is not None:
-            size = registers[hcall.arg(buffer.size).register]
-        else:
-            size = buffer.header_size + (
-                buffer.max_size if isinstance(buffer.max_size, int) else 1 << 16
-            )
-        found.append(_Place(gpa, gpa + size, buffer))
-    return found
-
-
-def _marks(place: _Place) -> Iterator[int]:
-    """Where fields begin."""
-    yield place.gpa
-    yield place.gpa + place.buffer.open_size
-    yield place.end
-    for low, high, _ in _layout(place.buffer):
-        yield place.gpa + low
-        yield place.gpa + high
-
-
-def _layout(buffer: Buffer) -> Iterator[tuple[int, int, str]]:
-    at = 0
-    for part in buffer.layout.subcons if buffer.layout is not None else ():
-        size = part.sizeof()
-        if part.name:
-            yield at, at + size, part.name
-        at += size
-
-
-def _field_at(place: _Place | None, gpa: int) -> str:
-    if place is None:
-        return "memory"
-    for low, high, name in _layout(place.buffer):
-        if place.gpa + low <= gpa < place.gpa + high:
-            return name
-    return place.buffer.address
-
-
-def _where(field: str, place: _Place | None, gpa: int) -> str:
-    if place is None:
-        return f"memory at 0x{gpa:x}"
-    return f"{field}+0x{gpa - place.gpa:x}" if field == place.buffer.address else field
-
-
 def _whole(one: Range | None) -> str:
     if one is None:
         return "nothing written"
@@ -382,39 +291,6 @@ def _whole(one: Range | None) -> str:
 def _hidden(one: Range) -> str:
     what = "zeroed" if one.data is None else "that are secret"
     return f"{one.size} bytes {what}"
-
-
-def _openness(found: Sequence[Range], piece: Piece) -> list[tuple[int, int, bool]]:
-    """Stretches of the piece that may be shown or not, as (low, high, may)."""
-    stretches: list[tuple[int, int, bool]] = []
-    end = piece.gpa + piece.size
-    for one in found:
-        low, high = max(one.gpa, piece.gpa), min(one.gpa + one.size, end)
-        if low >= high:
-            continue
-        part = one.part(low, high)
-        if part.data is None:
-            stretches.append((low - piece.gpa, high - piece.gpa, True))
-            continue
-        # Blanking leaves the leading bytes of each segment.
-        opened = len(part.data) - len(part.data.lstrip(b"\xff"))
-        stretches.append((low - piece.gpa, low + opened - piece.gpa, True))
-        stretches.append((low + opened - piece.gpa, high - piece.gpa, False))
-    return stretches
-
-
-def _open_at(sides: Sequence[Sequence[tuple[int, int, bool]]], at: int) -> int:
-    """How many bytes from there on both sides may show."""
-    return min(
-        next((high - at for low, high, may in side if may and low <= at < high), 0)
-        for side in sides
-    )
-
-
-def _next_open(sides: Sequence[Sequence[tuple[int, int, bool]]], at: int) -> int | None:
-    """The next byte that both sides may show."""
-    starts = sorted({low for side in sides for low, _, may in side if may and low > at})
-    return next((low for low in starts if _open_at(sides, low)), None)
 
 
 def _text(value: object) -> str:

@@ -14,10 +14,10 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol, TypeVar
 
-import structlog
 import trio
 
 from hcalld.core.errors import HcalldError
+from hcalld.core.log import Log
 from hcalld.replay.differences import Difference, call_name
 from hcalld.replay.errors import Stopped
 from hcalld.replay.ignoring import Ignored
@@ -337,7 +337,7 @@ async def _serve_clients(
 
 
 async def _accepted(listener: socket.socket) -> socket.socket:
-    sock = await accept(listener, structlog.get_logger(), "cannot accept")
+    sock = await accept(listener, Log(), "cannot accept")
     sock.setblocking(False)
     return sock
 
