@@ -192,10 +192,6 @@ async def kvm_sev_launch_secret(call: Call, vm: SevVm) -> Outcome:
     header, payload = await _READ_HEADER, await _READ_PAYLOAD
     guest, _ = vm.begin(call.hcall)
     address, size = call["guest_uaddr"], call["guest_len"]
-    if size > sev.BLOB_MAX_SIZE:
-        raise HcallError(
-            SevCode.INVALID_LEN, f"a secret of {size} bytes, expected at most {sev.BLOB_MAX_SIZE}"
-        )
     packet = parse_packet(header, payload, guest_size=size)
     check_memory(address, size)
     check_flags(packet)
