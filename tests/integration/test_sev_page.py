@@ -69,6 +69,11 @@ def page(require: Require, socket_dir: Path) -> Iterator[Page]:
         yield Page(shell, socket_dir)
 
 
+def is_over(log: str) -> bool:
+    """Whether the launched guest is gone for the daemon too; who launched it is so before."""
+    return log.rfind("guest gone") > log.rfind("launch finished")
+
+
 def check_secret(page: Page, said: str) -> None:
     """What the first section is there to show."""
     assert re.search(r"^state +INIT$", said, re.MULTILINE), "the platform's status"
@@ -79,7 +84,9 @@ def check_secret(page: Page, said: str) -> None:
     assert "\nopen sesame\n" in said, "the secret in the guest's memory"
     assert re.search(r"^verified +yes$", said, re.MULTILINE), "the report"
     assert (page.folder / "memory.bin").read_bytes().count(b"open sesame") == 1
-    log = (page.folder / "hcalld.log").read_text("utf-8")
+    path = page.folder / "hcalld.log"
+    wait_until(lambda: is_over(path.read_text("utf-8")), "the daemon's word that the guest is gone")
+    log = path.read_text("utf-8")
     events = ("launch begun", "launch measured", "secret injected", "launch finished", "guest gone")
     # The last guest is the launched one; those before it asked the platform.
     places = [log.rindex(event) for event in events]
