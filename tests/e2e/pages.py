@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -50,10 +50,13 @@ class PageShell:
     Args:
         folder: Where commands run.
         home: A directory with a short path, for sockets in it.
+        before: Words before the shell's, such as those that make it another user's.
         environ: More variables.
     """
 
-    def __init__(self, folder: Path, home: Path, **environ: str) -> None:
+    def __init__(
+        self, folder: Path, home: Path, *, before: Sequence[str] = (), **environ: str
+    ) -> None:
         # A user's: none of the project's variables, and its program in the path.
         mine = {
             name: value
@@ -62,7 +65,7 @@ class PageShell:
         }
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         self._process = subprocess.Popen(
-            ["bash", "-e", "-o", "pipefail"],
+            [*before, "bash", "-e", "-o", "pipefail"],
             cwd=folder,
             env={**mine, "PATH": path, "HOME": str(home), **environ},
             stdin=subprocess.PIPE,
