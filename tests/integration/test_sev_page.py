@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """``docs/sev.md``: its commands, as they stand there, by a shell in an empty folder.
 
-All but those with QEMU, which ``tests/kvm/test_page.py`` runs after the first ones of these.
+All but those with QEMU and libvirt, which ``tests/kvm/test_page.py`` runs after the first ones of
+these.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tests.e2e.patience import wait_until
 
 PAGE = "sev.md"
 WITH_QEMU = "With QEMU"
+WITH_LIBVIRT = "With libvirt"
 FROM_NOTHING = "From nothing to a secret"
 SOCKETS = {
     FROM_NOTHING: ".local/state/hcalld/hcalld.sock",
@@ -54,19 +57,27 @@ class Page:
         return said
 
 
-@pytest.fixture
-def page(require: Require, socket_dir: Path) -> Iterator[Page]:
+@contextlib.contextmanager
+def open_page(
+    require: Require, home: Path, *, before: Sequence[str] = (), **environ: str
+) -> Iterator[Page]:
     """Somebody in a new clone, who has run ``make venv sev``."""
     require("gcc")
     require("virt-qemu-sev-validate")
-    build = socket_dir / "guest_stub" / "x86" / "build"
+    build = home / "guest_stub" / "x86" / "build"
     subprocess.run(
         ["make", "-C", str(ROOT / "guest_stub" / "x86"), f"BUILD={build}"],
         check=True,
         capture_output=True,
     )
-    with PageShell(socket_dir, socket_dir) as shell:
-        yield Page(shell, socket_dir)
+    with PageShell(home, home, before=before, **environ) as shell:
+        yield Page(shell, home)
+
+
+@pytest.fixture
+def page(require: Require, socket_dir: Path) -> Iterator[Page]:
+    with open_page(require, socket_dir) as opened:
+        yield opened
 
 
 def is_over(log: str) -> bool:
@@ -96,7 +107,7 @@ def check_secret(page: Page, said: str) -> None:
 
 
 def test_the_pages_commands_do_what_it_says(page: Page) -> None:
-    assert page.sections == [FROM_NOTHING, WITH_QEMU, "Another platform"]
+    assert page.sections == [FROM_NOTHING, WITH_QEMU, WITH_LIBVIRT, "Another platform"]
     check_secret(page, page.read(FROM_NOTHING))
     said = page.read("Another platform")
     sent, received = (page.folder / name for name in ("sent.bin", "received.bin"))

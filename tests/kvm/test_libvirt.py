@@ -25,7 +25,7 @@ from tests.e2e.sevqemu import (
     made_up_kernel,
 )
 from tests.kvm.test_launch import CMDLINE, GUID
-from tests.kvm.virsh import URI, Virsh, ending, give, user_id
+from tests.kvm.virsh import URI, Virsh, ending, give, own, user_id
 from tests.sev_platform import VECTORS
 
 from hcalld.config import UNNAMED_PLATFORM
@@ -56,7 +56,7 @@ class LibvirtLab:
         programs.mkdir()
         give(home, programs)
         self.virsh = Virsh(require("virsh"), home, programs)
-        self.firmware = self.virsh.own(require("sev-firmware"))
+        self.firmware = own(require("sev-firmware"), home)
         root = VECTORS / "root-2048.pem"
         profile = lab.artifacts / "profiles" / f"{UNNAMED_PLATFORM}.toml"
         profile.parent.mkdir()
@@ -69,7 +69,7 @@ class LibvirtLab:
         self.owner = Owner(home, self.daemon.socket, root, self._validator)
         name = f"{lab.artifacts.name.removeprefix('kvm-')}.txt"
         self.transcript = Transcript(lab.artifacts.parent / "sev-transcripts" / name)
-        library = self.virsh.own(require("sev-library"))
+        library = own(require("sev-library"), home)
         emulator = str(programs / require("qemu-system-x86_64").name)
         self.transcript.add(
             "hcalld sev emulator",

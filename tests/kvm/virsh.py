@@ -49,6 +49,14 @@ def give(*paths: Path) -> None:
         os.chown(path, user_id(), -1)
 
 
+def own(path: Path, home: Path) -> Path:
+    """That user's copy of a file."""
+    copy = home / path.name
+    shutil.copy(path, copy)
+    give(copy)
+    return copy
+
+
 @contextlib.contextmanager
 def ending(home: Path) -> Iterator[None]:
     """Ends at the end what has this home: libvirt's daemons, which stay, and their QEMUs."""
@@ -122,13 +130,6 @@ class Virsh:
         """What a command prints as names and values."""
         lines = (line.partition(":") for line in self.ask(*words).splitlines())
         return {name.strip(): value.strip() for name, mark, value in lines if mark}
-
-    def own(self, path: Path) -> Path:
-        """A copy of a file, in the home."""
-        copy = self.home / path.name
-        shutil.copy(path, copy)
-        give(copy)
-        return copy
 
     def create(self, name: str, guest: SevGuest) -> str:
         """Starts a domain, which waits; gives why not, or nothing."""
