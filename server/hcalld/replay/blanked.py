@@ -35,6 +35,7 @@ from hcalld.families.uv.shim_calls import FAMILY as SHIM
 from hcalld.replay.answers import Answers
 from hcalld.replay.beginning import welcome_of
 from hcalld.replay.differences import Comparer, Difference, call_name
+from hcalld.replay.judging import Judge
 from hcalld.replay.player import Player
 from hcalld.replay.score import Score
 from hcalld.replay.stage import AtOnce, NoTpm
@@ -94,7 +95,7 @@ class MadeUp(Answers):
                 return None
             case _:
                 why = _MISSING[type(effect)]
-                self._player.leave_out((frame.vcpu, frame.seq), why)
+                self._player.judge.leave_out((frame.vcpu, frame.seq), why)
                 raise NotCapturedError(why)
 
     async def wait_for(self, frame: f.Call, effect: Effect[Any]) -> Any:
@@ -102,8 +103,8 @@ class MadeUp(Answers):
         return self.answer(frame, effect)
 
 
-class BlankedPlayer(Player):
-    """Plays one connection.
+class BlankedJudge(Judge):
+    """Judges one connection, as far as anything can be said.
 
     Args:
         track: the connection.
@@ -119,6 +120,79 @@ class BlankedPlayer(Player):
         """Calls that are not compared, to the reason."""
         self._incomplete: set[Name] = set()
         """Calls that were given what is blanked."""
+
+    def lacks_something(self, name: Name) -> None:
+        """A call is given what is blanked."""
+        self._incomplete.add(name)
+
+    def will_not_compare(self, name: Name, why: str) -> None:
+        """A call's end says nothing; what hangs on it is known all the same."""
+        self._out.setdefault(name, why)
+
+    def leave_out(self, name: Name, why: str) -> None:
+        """A call is not compared; what hangs on it is not known from now on."""
+        self.will_not_compare(name, why)
+        call = self.open.get(name)
+        if call is None:
+            return
+        hcall = find(call.number, call.level)
+        family = _family(call)
+        if family == SHIM.name or hcall is None or hcall.effect_may_remain:
+            self._memory.unknown.setdefault(
+                family, f"they hang on {call_name(call)}, call {call.seq}, which was left out"
+            )
+
+    def found(self, name: Name | None, difference: Difference) -> None:
+        """See Judge."""
+        if difference.by_nature:
+            self.score.fields_left_out[f"{difference.call}.{difference.field}"] += 1
+            return
+        if name is None:
+            if difference.got == "CONTROL" or difference.expected == "CONTROL":
+                unknown = self._memory.unknown.get(SHIM.name)
+                if unknown is not None:
+                    self.score.fields_left_out["CONTROL"] += 1
+                    return
+            super().found(name, difference)
+            return
+        if name in self._out:
+            return
+        why = self._why_different(name)
+        if why is None:
+            super().found(name, difference)
+            return
+        self.leave_out(name, why)
+
+    def count(self, name: Name, *, is_different: bool) -> None:
+        """See Judge."""
+        why = self._out.pop(name, None)
+        self._incomplete.discard(name)
+        if why is None:
+            super().count(name, is_different=is_different)
+        else:
+            self.score.left_out[why] += 1
+
+    def _why_different(self, name: Name) -> str | None:
+        """Why a call may give something else than it did, if it may."""
+        if name in self._incomplete:
+            return _BLANKED
+        call = self.open.get(name)
+        return None if call is None else self._memory.unknown.get(_family(call))
+
+
+class BlankedPlayer(Player):
+    """Plays one connection.
+
+    Args:
+        track: the connection.
+        judge: says how its calls came out.
+        memory: of the partition.
+    """
+
+    def __init__(self, track: Track, judge: BlankedJudge, memory: Memory) -> None:
+        super().__init__(track, judge)
+        self.judge = judge
+        self._memory = memory
 
     # -- beginning ------------------------------------------------------------------------
 
@@ -173,24 +247,11 @@ class BlankedPlayer(Player):
 
     # -- what is left out -----------------------------------------------------------------
 
-    def leave_out(self, name: Name, why: str) -> None:
-        """A call is not compared; what hangs on it is not known from now on."""
-        self._out.setdefault(name, why)
-        call = self.open.get(name)
-        if call is None:
-            return
-        hcall = find(call.number, call.level)
-        family = _family(call)
-        if family == SHIM.name or hcall is None or hcall.effect_may_remain:
-            self._memory.unknown.setdefault(
-                family, f"they hang on {call_name(call)}, call {call.seq}, which was left out"
-            )
-
     def blanked(self, event: Inbound) -> None:
         """See Player."""
         name = head_of(event.data).call
         if name is not None:
-            self._incomplete.add(name)
+            self.judge.lacks_something(name)
 
     def look(self) -> bool:
         """See Player."""
@@ -199,45 +260,8 @@ class BlankedPlayer(Player):
         if isinstance(event, Outbound) and event.comment.startswith("fault "):
             name = head_of(event.data).call
             if name is not None:
-                self._out.setdefault(name, _FAULT)
+                self.judge.will_not_compare(name, _FAULT)
         return is_going
-
-    def found(self, name: Name | None, difference: Difference) -> None:
-        """See Player."""
-        if difference.by_nature:
-            self.score.fields_left_out[f"{difference.call}.{difference.field}"] += 1
-            return
-        if name is None:
-            if difference.got == "CONTROL" or difference.expected == "CONTROL":
-                unknown = self._memory.unknown.get(SHIM.name)
-                if unknown is not None:
-                    self.score.fields_left_out["CONTROL"] += 1
-                    return
-            super().found(name, difference)
-            return
-        if name in self._out:
-            return
-        why = self._why_different(name)
-        if why is None:
-            super().found(name, difference)
-            return
-        self.leave_out(name, why)
-
-    def count(self, name: Name, *, is_different: bool) -> None:
-        """See Player."""
-        why = self._out.pop(name, None)
-        self._incomplete.discard(name)
-        if why is None:
-            super().count(name, is_different=is_different)
-        else:
-            self.score.left_out[why] += 1
-
-    def _why_different(self, name: Name) -> str | None:
-        """Why a call may give something else than it did, if it may."""
-        if name in self._incomplete:
-            return _BLANKED
-        call = self.open.get(name)
-        return None if call is None else self._memory.unknown.get(_family(call))
 
 
 _SHARING: Final = {

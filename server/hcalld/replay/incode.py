@@ -15,8 +15,9 @@ import trio
 import trio.testing
 
 from hcalld.captures.events import Event as Happened
-from hcalld.replay.blanked import BlankedPlayer, Memory
+from hcalld.replay.blanked import BlankedJudge, BlankedPlayer, Memory
 from hcalld.replay.differences import Comparer
+from hcalld.replay.judging import Judge
 from hcalld.replay.player import Player
 from hcalld.replay.score import Score
 from hcalld.replay.track import Event, Gap, Inbound, Outbound, Track, head_of
@@ -253,9 +254,10 @@ class Replay:
 
     def _player(self, track: Track) -> Player:
         if not self._is_blanked:
-            return Player(track, self._comparer, self._score)
+            return Player(track, Judge(track, self._comparer, self._score))
         memory = self._memories.setdefault(track.guest, Memory())
-        return BlankedPlayer(track, self._comparer, self._score, memory)
+        judge = BlankedJudge(track, self._comparer, self._score, memory)
+        return BlankedPlayer(track, judge, memory)
 
 
 def _size_of(told: Told) -> int:

@@ -27,15 +27,13 @@ from hcalld.replay.beginning import (
     welcome_of,
     with_request,
 )
-from hcalld.replay.differences import Comparer, Difference, call_name
-from hcalld.replay.score import Score, Where
+from hcalld.replay.judging import Judge, name_of
 from hcalld.replay.stage import Owner, ReplayTransport
 from hcalld.replay.track import Event, Gap, Inbound, Name, Outbound, Track, head_of
 from hcalld.runtime import orders
 from hcalld.runtime.partition import Partition
 from hcalld.runtime.session import Session
 from hcallproto.capture import entries as e
-from hcallproto.conn.states import CALL_FRAMES
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 from hcallproto.wire.encode import encode
@@ -60,14 +58,13 @@ class Player:
 
     Args:
         track: the connection.
-        comparer: compares frames that are not the same bytes.
-        score: counts, and is told.
+        judge: says how its calls came out.
     """
 
-    def __init__(self, track: Track, comparer: Comparer, score: Score) -> None:
+    def __init__(self, track: Track, judge: Judge) -> None:
         self.track = track
-        self.score = score
-        self.comparer = comparer
+        self.score = judge.score
+        self._judge = judge
         self.is_done = False
         """Nothing is left to say."""
         self.session: Session | None = None
@@ -85,8 +82,6 @@ class Player:
         self.why_out = ""
         """What follows is not replayed, because of this."""
         self._time_ns = 0
-        self.open: dict[Name, f.Call] = {}
-        """Calls whose end has not been compared."""
         self._queued: list[tuple[Outbound | None, f.Frame]] = []
         """What the session is about to send, and what the capture has for it."""
         self._replies = 0
@@ -101,16 +96,12 @@ class Player:
         """What the capture had and the session has not sent, yet."""
         self._strayed: set[Name] = set()
         """Calls that did not take the capture's way: the rest of it is not for them."""
-        self.different: set[Name] = set()
         self._told: set[Name] = set()
         """Calls of which it was told that they ask for something else."""
         self._cancelled: set[Name] = set()
         """Calls that the guest's side has cancelled."""
         self._swallowed: set[Name] = set()
         """Calls that only the replay cancels, to go on."""
-        self.settled = 0
-        self._given = 0
-        """Calls; of them all are settled, or the capture has no answer."""
         self._requests: dict[int, int] = {}
         """Numbers of requests for memory, the capture's to ours, where they differ."""
         self._is_careful = False
@@ -189,7 +180,7 @@ class Player:
         self._strayed.add(name)
         if name not in self._told:
             self._told.add(name)
-            self.tell(name, "effect", captured, what)
+            self._judge.tell(name, "effect", captured, what)
 
     def look(self) -> bool:
         """Something has happened: see who may go on with what is next; True: somebody does."""
@@ -262,9 +253,7 @@ class Player:
         if event.is_blanked:
             self.blanked(event)
         if type(frame) is f.Call:
-            self.open[frame.vcpu, frame.seq] = frame
-            self._given += 1
-            self.score.calls += 1
+            self._judge.made(frame)
         elif isinstance(frame, f.Cancel):
             self._cancelled.add((frame.vcpu, frame.seq))
         elif isinstance(frame, f.Event) and frame.kind is s.EventKind.RESET:
@@ -310,7 +299,9 @@ class Player:
                     ):
                         self.look()
                     return
-            elif number == f.FRAME_TYPES[type(frame)] and head_of(event.data).call == _name(frame):
+            elif number == f.FRAME_TYPES[type(frame)] and head_of(event.data).call == name_of(
+                frame
+            ):
                 if isinstance(frame, _REQUESTS):
                     self._request(event, frame, request)
                 self._queued.append((event, frame))
@@ -340,7 +331,7 @@ class Player:
 
     def _unexpected(self, frame: f.Frame) -> None:
         """A frame that is not next in the capture."""
-        name = _name(frame)
+        name = name_of(frame)
         event = self.peek()
         if isinstance(event, e.Turn) and (event.vcpu, event.seq) == name:
             # It did not have to wait this time.
@@ -359,7 +350,7 @@ class Player:
             self._queued.append((late.popleft(), frame))
             if not late:
                 del self._late[name]
-            self.tell(name, "order", "before what came meanwhile", "later")
+            self._judge.tell(name, "order", "before what came meanwhile", "later")
             return
         self._queued.append((None, frame))
         if not self.events and self.track.is_over:
@@ -371,7 +362,7 @@ class Player:
             return
         if name is not None:
             self._strayed.add(name)
-        self.tell(name, "frame", "none here", f.FRAME_TYPES[type(frame)].name)
+        self._judge.tell(name, "frame", "none here", f.FRAME_TYPES[type(frame)].name)
 
     # -- comparing -----------------------------------------------------------------------
 
@@ -382,7 +373,8 @@ class Player:
             expected = [event.data for event, _ in queued if event is not None]
             if (expected[0] if len(expected) == 1 else b"".join(expected)) == data:
                 if self._replies:
-                    self._settle_all()
+                    self._replies = 0
+                    self._judge.settle_equal(frame for _, frame in queued)
                 queued.clear()
                 return
         self._compare_sent()
@@ -398,68 +390,25 @@ class Player:
 
     def _compare(self, event: Outbound, frame: f.Frame) -> None:
         """A frame, and what the capture has for it."""
-        name = _name(frame)
-        if encode(frame) != event.data:
-            for difference in self.comparer.compare(
-                None if name is None else self.open.get(name), frame_of(event.data), frame
-            ):
-                self.found(name, difference)
+        self._judge.compare(event, frame)
+        name = name_of(frame)
         if name is not None and isinstance(frame, f.Reply | f.Cancelled):
-            self.settle(name)
+            self._settle(name)
 
-    def _settle_all(self) -> None:
-        """All that is sent is as it was."""
-        count, self._replies = 0, 0
-        opened = self.open
-        for _, frame in self._queued:
-            if isinstance(frame, f.Reply | f.Cancelled):
-                count += opened.pop((frame.vcpu, frame.seq), None) is not None
-        self.settled += count
-        self.score.equal += count
-
-    def settle(self, name: Name) -> None:
+    def _settle(self, name: Name) -> None:
         """A call is over, and was compared."""
-        if name not in self.open:
-            # A CANCEL has crossed its reply.
+        if not self._judge.settle(name):
             return
-        self.settled += 1
-        self.count(name, is_different=name in self.different)
-        del self.open[name]
-        self.different.discard(name)
         self._strayed.discard(name)
         self._told.discard(name)
         self._cancelled.discard(name)
-
-    def count(self, name: Name, *, is_different: bool) -> None:
-        """A call was compared."""
-        if is_different:
-            self.score.differ += 1
-        else:
-            self.score.equal += 1
-
-    def found(self, name: Name | None, difference: Difference) -> None:
-        """Something is different in a call, or beside calls."""
-        if name is not None:
-            self.different.add(name)
-        self.score.difference(self.where(name), difference)
-
-    def tell(self, name: Name | None, field: str, expected: str, got: str) -> None:
-        """The same, in words."""
-        call = None if name is None else self.open.get(name)
-        what = "connection" if call is None else call_name(call)
-        self.found(name, Difference(what, field, expected, got))
-
-    def where(self, name: Name | None) -> Where:
-        """Which call that is, or which connection."""
-        vcpu, seq = (None, None) if name is None else name
-        return Where(self.track.guest, self.track.number, vcpu, seq)
 
     def _forget_calls(self) -> None:
         """A reset: no call is left."""
         self._compare_sent()
         for name in list(self._late):
             self._lose(name)
-        self.open.clear()
+        self._judge.forget()
         self._early.clear()
         self._strayed.clear()
         self._told.clear()
@@ -471,9 +420,9 @@ class Player:
         late = self._late.pop(name, None)
         for event in late or ():
             head = head_of(event.data)
-            self.tell(name, "frame", s.FrameType(head.type).name, "none")
+            self._judge.tell(name, "frame", s.FrameType(head.type).name, "none")
             if head.type in _OVER:
-                self.settle(name)
+                self._settle(name)
 
     # -- when nothing can go on ----------------------------------------------------------
 
@@ -502,7 +451,9 @@ class Player:
                 self._unasked(event)
             case e.Fault():
                 self.take()
-                self.tell(None, "fault", f"rule {event.number} is met by vcpu {event.vcpu}", "none")
+                self._judge.tell(
+                    None, "fault", f"rule {event.number} is met by vcpu {event.vcpu}", "none"
+                )
             case e.PageOut() | e.Withdraw() | e.Attend() | e.Rest() | e.Stop():
                 self.take()
                 assert self.session is not None
@@ -530,18 +481,18 @@ class Player:
         self.take()
         if name is None:
             if head.type != _T.GOODBYE or not self._is_of_the_peer(event):
-                self.tell(None, "frame", s.FrameType(head.type).name, "none")
+                self._judge.tell(None, "frame", s.FrameType(head.type).name, "none")
         elif early is None:
             self._late.setdefault(name, collections.deque()).append(event)
             self._strayed.add(name)
         elif head.type in _OVER:
             del self._early[name]
-            if name not in self.different:
-                self.tell(name, "order", "after what came meanwhile", "earlier")
+            if name not in self._judge.different:
+                self._judge.tell(name, "order", "after what came meanwhile", "earlier")
             self._compare(event, early)
-        elif name not in self.different:
+        elif name not in self._judge.different:
             kind = f.FRAME_TYPES[type(early)].name
-            self.tell(name, "frame", s.FrameType(head.type).name, kind)
+            self._judge.tell(name, "frame", s.FrameType(head.type).name, kind)
 
     def _is_ended_from_outside(self, event: Outbound) -> bool:
         """The daemon was told to stop: so is the session."""
@@ -558,17 +509,17 @@ class Player:
         goodbye = frame_of(event.data)
         if goodbye.reason is s.GoodbyeReason.BREACH:
             what = "a breach of the protocol, by what no capture has"
-        elif goodbye.reason is s.GoodbyeReason.REFUSED and not self._given:
+        elif goodbye.reason is s.GoodbyeReason.REFUSED and not self._judge.made_count:
             what = "that its guest was too slow"
         else:
             return False
-        self.score.notes.append(f"{self.where(None)}: left out: {what}: {goodbye.text}")
+        self.score.notes.append(f"{self._judge.where(None)}: left out: {what}: {goodbye.text}")
         return True
 
     def _unasked(self, event: e.Answer | e.Turn) -> None:
         """An answer or a turn is next, and nobody wants it."""
         name = event.vcpu, event.seq
-        is_stopped = name not in self.open or name in self._cancelled
+        is_stopped = name not in self._judge.open or name in self._cancelled
         if isinstance(event, e.Answer) and is_stopped:
             # What could not be stopped then ended after the call.
             self.take()
@@ -579,7 +530,7 @@ class Player:
         if isinstance(event, e.Answer) and name not in self._told:
             self._strayed.add(name)
             self._told.add(name)
-            self.tell(name, "effect", told(event), "nothing")
+            self._judge.tell(name, "effect", told(event), "nothing")
 
     def _make_do(self, name: Name) -> bool:
         """Have a call that waits for something else go on without."""
@@ -626,7 +577,7 @@ class Player:
                 self.score.lacking.add(self.why_out)
             if self.why_out == ENDED_EARLY and not self._is_forced:
                 self._is_forced = True
-                self.tell(None, "end", "none yet", self._why_ended)
+                self._judge.tell(None, "end", "none yet", self._why_ended)
         events.clear()
         if not has_some and self.has_ended and self.track.is_over:
             self.is_done = True
@@ -636,17 +587,11 @@ class Player:
         """The session has ended."""
         for name in list(self._late):
             self._lose(name)
-        lost = self._given - self.settled
+        lost = self._judge.unsettled
         if lost:
             self.score.left_out[NOT_ANSWERED] += lost
         is_known = self._why_ended in ("closed by the peer", self.track.end)
         if not self.events and not is_known and not self._is_forced and self.track.end:
-            self.tell(None, "end", self.track.end, self._why_ended)
+            self._judge.tell(None, "end", self.track.end, self._why_ended)
             self._is_forced = True
         self.why_out = ENDED_EARLY
-
-
-def _name(frame: f.Frame) -> Name | None:
-    if f.FRAME_TYPES[type(frame)] not in CALL_FRAMES:
-        return None
-    return frame.vcpu, frame.seq  # type: ignore[union-attr]  # such a frame has both

@@ -28,6 +28,7 @@ from hcalld.replay import incode
 from hcalld.replay.differences import Comparer
 from hcalld.replay.ignoring import Ignored
 from hcalld.replay.incode import Replay
+from hcalld.replay.judging import Judge
 from hcalld.replay.player import Player
 from hcalld.replay.score import Score
 from hcalld.replay.track import Inbound, Outbound, Track
@@ -360,7 +361,7 @@ def test_player_when_a_call_gave_way_after_an_answer_then_it_is_seen(
 ):
     track = Track("lpar7", 0)
     track.events.extend((ANSWER, *after))
-    player = Player(track, Comparer(), Score(lambda where, difference: None))
+    player = Player(track, Judge(track, Comparer(), Score(lambda where, difference: None)))
     assert player.goes_on_for((1, 7)) is goes_on
 
 
