@@ -26,12 +26,11 @@ from hcalld.replay.guest_frames import Identity, Machines
 from hcalld.replay.link import Link, PeerFailed
 from hcalld.replay.live import LiveDaemon, Played
 from hcalld.replay.pace import Pace
+from hcalld.replay.playable import check_keys, why_not_made
 from hcalld.replay.script import Script
 from hcalld.replay.sparse import SparseMemory
-from hcallproto.abi.families import tpm
-from hcallproto.abi.registry import find
 from hcallproto.abi.returns import H
-from hcallproto.abi.spec import Buffer, Direction, Hcall, Level
+from hcallproto.abi.spec import Level
 from hcallproto.capture import entries as sealed
 from hcallproto.capture.records import Record, Stop
 from hcallproto.conn.states import State
@@ -254,7 +253,9 @@ class GuestPlayer:
         name = call.vcpu, call.seq
         key = call.number, call.level
         spec = self._live_specs.get(key)
-        if self._may_not_be_played(call):
+        why_not = why_not_made(call, is_blanked=self._is_blanked)
+        if why_not:
+            self._comparer.left_out[f"{call_name(call)} ({why_not})"] += 1
             self._skipped.add(name)
             return
         is_forwarded = spec is not None and spec.disposition is s.Disposition.FORWARD
@@ -285,29 +286,6 @@ class GuestPlayer:
             del live.calls[name]
             raise
         self.figures.calls += 1
-
-    def _may_not_be_played(self, call: f.Call) -> bool:
-        """Whether what was blanked decides about a call's answer."""
-        hcall = find(call.number, call.level)
-        if any(one.fresh for one in _read(hcall)):
-            self._comparer.left_out[f"{call_name(call)} (made for the captured run)"] += 1
-            return True
-        if not self._is_blanked:
-            return False
-        if call.level == Level.COMMAND and any(one.secret for one in _read(hcall)):
-            raise ReplayError(
-                f"{call_name(call)}: what is done with a guest of SEV hangs on its memory, and the "
-                "capture has none of it; capture with --capture-secrets, and play that"
-            )
-        if call.level in (Level.SC2, s.LEVEL_SHIM):
-            raise ReplayError(
-                f"{call_name(call)}: a secure VM lives off its memory, and the capture has none of "
-                "it; capture with --capture-secrets, and play that with 'hcalld replay code'"
-            )
-        if hcall is not tpm.TPM_COMM or call.by_number()[4] != tpm.Operation.EXECUTE:
-            return False
-        self._comparer.left_out[f"{hcall.name} (its request is blanked)"] += 1
-        return True
 
     async def _look_ahead(self, call: f.Call) -> _Told:
         """What the capture has of a call that is only about to be made."""
@@ -357,7 +335,7 @@ class GuestPlayer:
             captured = _whole(captured, played.captured_writes, played.captured_pages)
             self._memory.carry_out(end.writes)
             end = _whole(end, played.live_writes, played.live_pages)
-            _check_keys(played.captured, captured, end)
+            check_keys(played.captured, captured, end)
             captured = self._anew.expected(captured, end)
             self._anew.learn(played.captured, captured, end)
         self._compare(entry, played.captured, captured, end)
@@ -423,27 +401,6 @@ class GuestPlayer:
 def _whole(reply: f.Reply, writes: list[f.WriteSegment], pages: list[f.PageRange]) -> f.Reply:
     """A reply with all that was done for the call before it."""
     return reply._replace(writes=(*writes, *reply.writes), pages=(*pages, *reply.pages))
-
-
-def _read(hcall: Hcall | None) -> list[Buffer]:
-    """The buffers that a call brings."""
-    buffers = () if hcall is None else hcall.buffers
-    return [buffer for buffer in buffers if buffer.direction is Direction.IN]
-
-
-def _check_keys(call: f.Call, captured: f.Reply, live: f.Reply) -> None:
-    """See that the daemon has the keys for which what a call brings was made.
-
-    Raises:
-        ReplayError: it is not.
-    """
-    hcall = find(call.number, call.level)
-    if hcall is not None and not captured.status and live.status == hcall.foreign_code:
-        raise ReplayError(
-            f"{call_name(call)}: what it brings was made for the captured daemon's keys, and this "
-            "one has others; give it a copy of that one's state directory, or play the capture "
-            "with 'hcalld replay code'"
-        )
 
 
 def _name(frame: f.Frame) -> str:
