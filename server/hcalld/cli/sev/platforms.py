@@ -75,7 +75,10 @@ def pdh_gen(*, connect: Connect) -> None:
 @subcommand("pek-gen", "Give a platform a new PEK.")
 @platform_options
 def pek_gen(*, connect: Connect) -> None:
-    """Make a new PEK (PEK_GEN), and the PDH that it signs; an owner signs it anew."""
+    """Make a new PEK (PEK_GEN), and the PDH that it signs.
+
+    No owner has signed it: a platform that has one takes his signature after hcalld sev reset.
+    """
     with connect() as platform:
         platform.make_pek()
     click.echo("the platform has a new PEK and a new PDH; export its certificates anew")

@@ -188,8 +188,18 @@ def test_owner_when_he_signs_then_the_platform_is_his_until_it_is_reset():
         "SEV_PEK_CERT_IMPORT: the platform refuses: SEV_RET_ALREADY_OWNED, the platform has an "
         "owner; the reason is in the daemon's --trace, and in its log with --log-level debug\n"
     )
+    # He cannot sign a new PEK before a reset, as its command's help says.
+    sev("pek-gen")
+    sev("csr", "again")
+    sev("oca", "sign", "--oca", "oca.cert", "--key", "oca.key", "again", "again.cert")
+    assert "SEV_RET_ALREADY_OWNED" in refused("import", "again.cert", "oca.cert")
+    said = " ".join(sev("pek-gen", "--help").output.split())
+    assert "takes his signature after hcalld sev reset" in said
     sev("reset", "--yes")
     assert json.loads(sev("status", "--json").output)["owner"] == "self"
+    sev("csr", "--force", "again")
+    sev("oca", "sign", *("--oca", "oca.cert", "--key", "oca.key", "--force"), "again", "again.cert")
+    sev("import", "again.cert", "oca.cert")
 
 
 def test_import_when_somebody_else_signed_then_it_is_refused():
