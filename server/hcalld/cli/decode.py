@@ -137,21 +137,14 @@ def command(
 
 def call_line(guest: str, exchange: Exchange) -> str:
     """A call of a capture as one line: that of a live trace, with the time in front."""
-    from hcallproto.render import render_call
+    from hcallproto.capture.lines import line_of
 
-    call, reply = exchange.call, exchange.reply
+    call = exchange.call
     seconds, nanoseconds = divmod(exchange.start_ns, 1_000_000_000)
     minutes, seconds = divmod(seconds % 86_400, 60)
     hours, minutes = divmod(minutes, 60)
-    return render_call(
-        exchange.hcall,
-        call.registers(),
-        level=call.level,
-        buffers=exchange.buffers,
-        status=None if reply is None else reply.status,
-        outputs=None if reply is None else dict(reply.registers),
-        reason=exchange.reason if reply is not None else exchange.fate.value,
-        duration_ns=exchange.end_ns - exchange.start_ns,
+    return line_of(
+        exchange,
         where=f"{hours:02}:{minutes:02}:{seconds:02}.{nanoseconds // 1000:06} {guest} "
         f"cpu{call.vcpu} #{call.seq}",
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from hcalld.cli.state.files import read_file
 from hcalld.core.errors import ConfigError
@@ -22,6 +24,18 @@ LOCKS = f"{PASSPHRASES} or recipient:FILE (X25519 public key, PEM)"
 UNLOCKS = f"{PASSPHRASES} or identity:FILE (X25519 private key, PEM)"
 
 _MAX_PEM_SIZE = 65536
+
+
+def with_option(ways: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--with``, which arrives as ``how``; ``ways`` are LOCKS or UNLOCKS."""
+    return click.option(
+        "--with",
+        "how",
+        default="passphrase:",
+        show_default=True,
+        metavar="HOW",
+        help=f"What opens it: {ways}.",
+    )
 
 
 def lock_of(how: str, what: str, option: str = "--with") -> Lock:

@@ -40,7 +40,7 @@ def _line(answered: Answered) -> str:
         frame.registers(),
         level=frame.level,
         buffers=answered.buffers,
-        status=outcome.code if outcome.result is None else outcome.result,
+        status=outcome.status,
         outputs=dict(outcome.registers),
         reason="; ".join(filter(None, (outcome.why, *answered.notes))),
         duration_ns=answered.duration_ns,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from hcalld.replay.ignoring import Ignored
 from hcalld.replay.memory_ranges import Piece, Range, first_difference, pieces, ranges, shown
@@ -45,6 +45,13 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.call}: {self.field}: {self.got}, expected {self.expected}"
+
+
+class Report(Protocol):
+    """Told of what a replay finds."""
+
+    def difference(self, where: str, difference: Difference) -> None:
+        """Something came out differently. May raise Stopped."""
 
 
 class Comparer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
@@ -20,7 +20,7 @@ from hcalld.core.errors import HcalldError
 from hcalld.core.guestmem import RamMap
 from hcalld.replay import guest_frames
 from hcalld.replay.anew import Anew
-from hcalld.replay.differences import Comparer, Difference, call_name
+from hcalld.replay.differences import Comparer, Difference, Report, call_name
 from hcalld.replay.errors import ReplayError, Stopped
 from hcalld.replay.guest_frames import Identity, Machines
 from hcalld.replay.link import Link, PeerFailed
@@ -40,13 +40,6 @@ from hcallproto.wire import schema as s
 
 PATIENCE_SECONDS: Final = 10.0
 """For what has no deadline of its own: WELCOME, acknowledgements."""
-
-
-class Report(Protocol):
-    """Told of what is found."""
-
-    def difference(self, where: str, difference: Difference) -> None:
-        """A field came out differently. May raise Stopped."""
 
 
 @dataclasses.dataclass

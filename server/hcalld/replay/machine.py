@@ -12,13 +12,13 @@ import dataclasses
 import pathlib
 import socket
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import trio
 
 from hcalld.core.errors import HcalldError
 from hcalld.core.log import Log
-from hcalld.replay.differences import Difference, call_name
+from hcalld.replay.differences import Difference, Report, call_name
 from hcalld.replay.errors import Stopped
 from hcalld.replay.ignoring import Ignored
 from hcalld.replay.link import Link, PeerFailed
@@ -42,13 +42,6 @@ NOT_PLAYED: Final = s.Feature.SHARED_RAM | s.Feature.SC2 | s.Feature.PAGE_STATES
 _PLAYABLE: Final = (Level.SC1, Level.COMMAND)
 HANDSHAKE_SECONDS: Final = 10.0
 """A QEMU that has not said all that it must by then is none."""
-
-
-class Report(Protocol):
-    """Told of what is found."""
-
-    def difference(self, where: str, difference: Difference) -> None:
-        """A call cannot be answered as it was. May raise Stopped."""
 
 
 @dataclasses.dataclass

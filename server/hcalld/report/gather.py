@@ -19,10 +19,10 @@ from hcallproto.abi.returns import status_name
 from hcallproto.abi.spec import level_codes
 from hcallproto.abi.verdicts import Verdict, is_number
 from hcallproto.capture.exchanges import Exchange, Fate
+from hcallproto.capture.lines import line_of
 from hcallproto.capture.reading import CaptureReader, Entry, exchanges
 from hcallproto.capture.records import REPEATED, Dropped, Start, Stop
 from hcallproto.payloads.quoting import printable
-from hcallproto.render import render_call
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
@@ -308,16 +308,4 @@ def _end_of(exchange: Exchange) -> tuple[Kind, str]:
 
 def _text(exchange: Exchange) -> str:
     """All about a call, in a line."""
-    call, reply = exchange.call, exchange.reply
-    line = render_call(
-        exchange.hcall,
-        call.registers(),
-        level=call.level,
-        buffers=exchange.buffers,
-        status=None if reply is None else reply.status,
-        outputs=exchange.outputs,
-        reason=exchange.reason if reply is not None else exchange.fate.value,
-        duration_ns=exchange.end_ns - exchange.start_ns,
-        where=f"#{call.seq}",
-    )
-    return _cut(printable(line))
+    return _cut(printable(line_of(exchange, where=f"#{exchange.call.seq}")))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hcalld.cli.locks import LOCKS, UNLOCKS, lock_of, unlock_of
+from hcalld.cli.locks import LOCKS, UNLOCKS, lock_of, unlock_of, with_option
 from hcalld.cli.options import directory_options
 from hcalld.cli.state.files import check_target, force_option, read_file, write_file
 from hcalld.cli.state.running import keystore_of, subcommand
@@ -22,14 +22,7 @@ _WHAT = "passphrase of the export"
 
 @subcommand("export", "Write a partition to an encrypted file.")
 @directory_options
-@click.option(
-    "--with",
-    "how",
-    default="passphrase:",
-    show_default=True,
-    metavar="HOW",
-    help=f"What opens it: {LOCKS}.",
-)
+@with_option(LOCKS)
 @force_option
 @click.argument("partition")
 @click.argument("file", type=click.Path(path_type=pathlib.Path))
@@ -54,14 +47,7 @@ def export_partition(
 
 @subcommand("import", "Read a partition from an encrypted file.")
 @directory_options
-@click.option(
-    "--with",
-    "how",
-    default="passphrase:",
-    show_default=True,
-    metavar="HOW",
-    help=f"What opens it: {UNLOCKS}.",
-)
+@with_option(UNLOCKS)
 @click.option("--partition", "-p", help="Another name than it was exported under.")
 @click.option("--replace", is_flag=True, help="Replace what the partition has.")
 @click.argument("file", type=click.Path(path_type=pathlib.Path))
