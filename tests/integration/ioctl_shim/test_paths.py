@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -129,6 +130,54 @@ def test_shell_when_it_looks_for_the_device_then_it_is_there(built: Built):
         ["ls", "-l", "/dev/sev"], check=True, env=preloaded(built), capture_output=True, text=True
     )
     assert run.stdout.startswith("crw-------")
+    assert run.stderr == ""
+
+
+ISSUE = """
+import array, fcntl, os, socket, struct, sys
+kind, number, request = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+fd = number
+if kind == "received":
+    fd = socket.recv_fds(socket.socket(fileno=number), 1, 1)[1][0]
+status = array.array("B", bytes(12))
+where, _ = status.buffer_info()
+fcntl.ioctl(fd, request, struct.pack("<IQI", 1, where, 0))
+print(status[0], status[1])
+"""
+"""PLATFORM_STATUS: the version of the platform's API."""
+
+
+@pytest.mark.parametrize("kind", ["inherited", "received"])
+def test_device_when_another_program_has_opened_it_then_it_serves(
+    shim: SevShim, built: Built, kind: str
+):
+    """By exec, and through a socket: the library of the one knows nothing of the other's."""
+    environ = preloaded(built, HCALLD_SEV_SOCKET=str(shim.daemon("api_minor = 49")))
+    number = "5"
+    script = "exec 5<>/dev/sev; exec "
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        if kind == "received":
+            script = "exec "
+            number = str(theirs.fileno())
+            sender = "import os, socket, sys; s = socket.socket(fileno=int(sys.argv[1])); "
+            sender += "socket.send_fds(s, [b'x'], [os.open('/dev/sev', os.O_RDWR)])"
+            subprocess.run(
+                [sys.executable, "-c", sender, str(ours.fileno())],
+                check=True,
+                env=environ,
+                pass_fds=[ours.fileno()],
+            )
+        words = (sys.executable, "-c", ISSUE, kind, number, str(SEV_ISSUE_CMD))
+        run = subprocess.run(
+            ["bash", "-c", script + '"$@"', "bash", *words],
+            env=environ,
+            pass_fds=[theirs.fileno()],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert run.stdout == "1 49\n", run.stderr
     assert run.stderr == ""
 
 
