@@ -2,7 +2,8 @@
 /*
  * Memory that goes away and comes back. The host announces UV_UNSHARE_PAGE and takes it
  * for a request to page out the page at r4: its content is elsewhere when the call returns,
- * and what is there instead is wrong. Nothing here may ever see that.
+ * and what is there instead is wrong. Nothing here may ever see that. Options:
+ *	rounds=N	how often a page goes that other CPUs use (50)
  */
 #include "hcall.h"
 #include "mmu.h"
@@ -13,7 +14,6 @@
 #include "test.h"
 
 #define PAGE		4096
-#define ROUNDS		50
 
 #define BUFFER		(FREE_RAM_BASE + 0x100000)
 #define CODE		(FREE_RAM_BASE + 0x200000)
@@ -110,7 +110,7 @@ static void test_tables(void)
 
 struct counting {
 	struct barrier barrier;
-	unsigned int count;
+	unsigned int count, rounds;
 	volatile uint32_t done;
 	uint64_t failed;
 	uint64_t own[MAX_CPUS];
@@ -134,7 +134,7 @@ static void count_work(void *arg, unsigned int index)
 
 	barrier_wait(&state->barrier, state->count);
 	if (index == 0) {
-		for (n = 0; n < ROUNDS; n++) {
+		for (n = 0; n < state->rounds; n++) {
 			state->failed += !page_out(COUNTERS);
 			/* Now and then this CPU is the one that misses it. */
 			if (n % 2)
@@ -165,8 +165,9 @@ static void test_cpus(void)
 	memset((void *)COUNTERS, 0, PAGE);
 	memset(&state, 0, sizeof(state));
 	state.count = count;
+	state.rounds = (unsigned int)arg_number("rounds", 50);
 	report(smp_run(count, count_work, &state), "%u CPUs run", count);
-	report_equal(state.failed, 0, "their page went %u times", ROUNDS);
+	report_equal(state.failed, 0, "their page went %u times", state.rounds);
 	for (n = 1; n < count; n++) {
 		report_equal(counters[n], state.own[n], "CPU %u has lost nothing", n);
 		common += state.own[n] / 1000;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * WRAP and UNWRAP: what comes back, where buffers may lie, who may unwrap, and that no
- * altered bit passes. Busy answers are followed; what they look like is pks_token.c.
+ * altered bit passes. Busy answers are followed; what they look like is pks_token.c. Options:
+ *	every=N		alter each Nth byte of a wrapped object (1)
  */
 #include "console.h"
 #include "pks.h"
@@ -249,24 +250,28 @@ static void test_pks_wrap_altered(void)
 {
 	static const uint8_t masks[] = { 0x01, 0x80, 0xff };
 	const unsigned int sealed_at = SMALL_BLOB - SMALL - 16;
-	unsigned int n, m, refused;
+	unsigned int every = (unsigned int)arg_number("every", 1);
+	unsigned int n, m, altered, refused;
 	uint64_t size;
 
 	if (!set_up())
 		return;
 	fill_data(9, SMALL);
+	if (!every)
+		every = 1;
 	if (!check_wrap(SMALL, 0, 0, SMALL_BLOB))
 		return;
 	memset(pks_out, CANARY, 4096);
 	for (m = 0; m < sizeof(masks); m++) {
-		refused = 0;
-		for (n = 0; n < SMALL_BLOB; n++) {
+		altered = refused = 0;
+		for (n = 0; n < SMALL_BLOB; n += every) {
 			blob[n] ^= masks[m];
 			refused += is_refused(blob, SMALL_BLOB);
 			blob[n] ^= masks[m];
+			altered++;
 		}
-		report_equal(refused, SMALL_BLOB, "each byte altered by 0x%02x is refused",
-			     masks[m]);
+		report_equal(refused, altered, "each of %u bytes altered by 0x%02x is refused",
+			     altered, masks[m]);
 	}
 	refused = 0;
 	for (size = PKS_WRAP_OVERHEAD; size < SMALL_BLOB; size++)

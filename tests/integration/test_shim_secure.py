@@ -186,7 +186,10 @@ def test_real_daemon_leaves_ultracalls_alone(lab: Lab) -> None:
 @pytest.mark.parametrize("threads", ["multi", "single"])
 def test_paged_out_memory(threads: str, memory: Memory, lab: Lab) -> None:
     daemon = lab.fake_daemon()
-    machine = lab.stub("page require=1", daemon, threads=threads, memory=memory)
+    # On one thread a CPU's turn takes a tenth of a second.
+    rounds = 50 if threads == "multi" else 12
+    append = f"page rounds={rounds} require=1"
+    machine = lab.stub(append, daemon, threads=threads, memory=memory)
     peer = daemon.accept()
     assert s.Feature.PAGE_STATES in peer.greet().features
     features = s.Feature.SC2 | s.Feature.PAGE_STATES
