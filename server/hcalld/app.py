@@ -13,7 +13,6 @@ import ssl
 from collections.abc import AsyncIterator
 from typing import TextIO
 
-import structlog
 import trio
 
 from hcalld import __version__
@@ -27,6 +26,7 @@ from hcalld.control.listener import ControlListener
 from hcalld.control.statistics import Statistics
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
+from hcalld.core.log import Log
 from hcalld.faults.files import read as read_faults
 from hcalld.metrics.address import MetricsOptions
 from hcalld.metrics.address import listen as listen_metrics
@@ -202,7 +202,7 @@ def _open_control(options: ServeOptions, stack: contextlib.ExitStack) -> Endpoin
     except (ConfigError, OSError) as error:
         if not control.is_default:
             raise
-        structlog.get_logger().warning("no control socket", reason=str(error))
+        Log().warning("no control socket", reason=str(error))
         return None
     stack.callback(endpoint.close)
     return endpoint
@@ -232,7 +232,7 @@ async def serve(options: ServeOptions) -> None:
     )
     server = build_server(options, directory, tpms)
     figures = server.tallies = Figures(server.sessions.__contains__)
-    log = structlog.get_logger()
+    log = Log()
     with contextlib.ExitStack() as stack:
         stack.callback(faulting.end, server.faults)
         stack.callback(directory.close)
@@ -300,7 +300,7 @@ async def _serve_one(server: Server, sock: socket.socket, scope: trio.CancelScop
 async def _stop_on_signal(scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
-            structlog.get_logger().info("stopping", signal=signal.Signals(number).name)
+            Log().info("stopping", signal=signal.Signals(number).name)
             scope.cancel()
             return
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import structlog
 import trio
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from tests.bench.results import Results
@@ -21,6 +20,7 @@ from hcalld.captures.events import Event, Events
 from hcalld.captures.sealing import CaptureKey
 from hcalld.cli.capturefiles import CHUNK_SIZE
 from hcalld.config import Profiles
+from hcalld.core.log import LOGGER
 from hcalld.core.tap import Taps
 from hcalld.crypto.locks import Identity, Recipient
 from hcalld.observe.capture import Capture, CaptureOptions
@@ -123,7 +123,7 @@ def _best_us(function: Callable[[], object]) -> float:
 
 
 def test_captures_are_replayed(results: Results, tmp_path: Path) -> None:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    LOGGER.setLevel(logging.CRITICAL)
     path = tmp_path / "calls.pcapng"
     trio.run(_capture, path)
     data = path.read_bytes()

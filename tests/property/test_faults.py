@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog.testing
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from hcalld.core.errors import ConfigError
 from hcalld.faults import rules
 from hcalld.faults.rules import Gone, Rule
 from hcalld.runtime import partition
+from hcalld.testing.logs import capture_logs
 from hcallproto.abi.returns import H
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -152,7 +152,7 @@ async def scenario(given_rules: list[dict[str, Any]], calls: list[tuple[int, int
 def test_whatever_goes_wrong_passes(
     given_rules: list[dict[str, Any]], calls: list[tuple[int, int, int]]
 ):
-    with pytest.MonkeyPatch.context() as patch, structlog.testing.capture_logs() as logs:
+    with pytest.MonkeyPatch.context() as patch, capture_logs() as logs:
         patch.setattr(partition, "SERVED", ledger.SERVED)
         patch.setattr(rules, "CALLS", ledger.FAMILY.calls)
         patch.setattr(rules, "_USERS", {Gone.DISK: (ledger.FLUSH,)})

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import structlog.testing
 import trio
 from tests.e2e import sevlaunch
 
@@ -38,6 +37,7 @@ from hcalld.replay.score import Score, Where
 from hcalld.replay.script import Script
 from hcalld.runtime.server import Server
 from hcalld.stores.memory import MemoryState, MemoryStore
+from hcalld.testing.logs import capture_logs
 from hcallproto.abi.families import pks, sev, svm, tpm
 from hcallproto.abi.returns import H, SevCode, code_name
 from hcallproto.abi.spec import Hcall, Level
@@ -67,7 +67,7 @@ USED: Final = {
 @pytest.fixture(autouse=True)
 def no_log() -> Iterator[None]:
     """Printing what a daemon logs takes longer than all else here."""
-    with structlog.testing.capture_logs():
+    with capture_logs():
         yield
 
 

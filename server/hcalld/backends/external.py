@@ -14,13 +14,13 @@ import socket
 import stat
 import termios
 import tty
-from typing import Any, Final
+from typing import Final
 
-import structlog
 import trio
 
 from hcalld.backends.channel import Channel, flush_contexts, list_contexts
 from hcalld.core.errors import BackendUnavailable
+from hcalld.core.log import Log
 from hcalld.core.records import Run
 
 OPEN_SECONDS: Final = 5
@@ -49,7 +49,7 @@ class _External(abc.ABC):
         self._channel: Channel | None = None
         self._others: frozenset[int] | None = None
         """Contexts that were there before the session; None: not known."""
-        self._log: Any = structlog.get_logger().bind(path=str(path))
+        self._log = Log(path=str(path))
 
     @property
     def description(self) -> str:

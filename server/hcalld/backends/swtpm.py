@@ -24,13 +24,13 @@ import shutil
 import socket
 import struct
 import subprocess
-from typing import Any, Final
+from typing import Final
 
-import structlog
 import trio
 
 from hcalld.backends.channel import Channel, flush_contexts
 from hcalld.core.errors import BackendUnavailable
+from hcalld.core.log import Log
 from hcalld.core.records import Run
 from hcalld.core.secret import Secret
 from hcallproto.payloads import tpm_contexts as tpm
@@ -86,7 +86,7 @@ class Swtpm:
         self._data: Channel | None = None
         self._control: socket.socket | None = None
         self._run = Run(b"", 0)
-        self._log: Any = structlog.get_logger().bind(folder=str(folder))
+        self._log = Log(folder=str(folder))
 
     @property
     def description(self) -> str:

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
-
-import structlog
+from typing import Final
 
 from hcalld.control.messages import Fault
+from hcalld.core.log import Log
 from hcalld.faults.engine import Active, Faults
 from hcalld.faults.rules import Rule, calls_of
 from hcallproto.abi.families import svm
 from hcallproto.abi.spec import Caller
+
+_LOG: Final = Log()
 
 
 def told(active: Active) -> Fault:
@@ -56,7 +57,7 @@ def add(faults: Faults, rule: Rule, guests: Collection[str]) -> tuple[Fault, lis
         ConfigError: it could never be met.
     """
     active = faults.add(rule)
-    _log().warning("fault added", fault=active.number, rule=rule.summary())
+    _LOG.warning("fault added", fault=active.number, rule=rule.summary())
     return told(active), warnings_of(rule, guests)
 
 
@@ -66,12 +67,8 @@ def end(ended: Iterable[Active]) -> None:
         number, rule = active.number, active.rule.summary()
         if active.matched:
             counts = {"matched": active.matched, "met": active.met}
-            _log().info("fault ended", fault=number, rule=rule, **counts)
+            _LOG.info("fault ended", fault=number, rule=rule, **counts)
         else:
-            _log().warning(
+            _LOG.warning(
                 "fault ended", fault=number, rule=rule, reason="no call has ever matched it"
             )
-
-
-def _log() -> Any:
-    return structlog.get_logger()

@@ -15,7 +15,6 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
-import structlog
 import trio
 
 from hcalld import __version__
@@ -34,6 +33,7 @@ from hcalld.control.messages import (
     name_of,
 )
 from hcalld.core.errors import HcalldError
+from hcalld.core.log import Log
 from hcalld.runtime.transport import (
     SocketTransport,
     TransportClosed,
@@ -83,7 +83,7 @@ class ControlListener:
         self._allowed_uids = allowed_uids
         self._max_clients = max_clients
         self.client_count = 0
-        self._log = structlog.get_logger()
+        self._log = Log()
         self._greeting = encode(
             Greeting(
                 protocol=PROTOCOL,

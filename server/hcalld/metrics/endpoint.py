@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Final
 
 import h11
-import structlog
 import trio
 
 from hcalld.control.messages import Stats
+from hcalld.core.log import Log
 from hcalld.metrics.collector import CONTENT_TYPE, render
 from hcalld.runtime.transport import accept
 
@@ -44,7 +44,7 @@ class MetricsEndpoint:
         self.client_count = 0
         self._waited_for: dict[trio.CancelScope, None] = {}
         """Clients that are to ask, or to take their reply; the longest first."""
-        self._log = structlog.get_logger()
+        self._log = Log()
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept clients for ever, each in a task of its own."""

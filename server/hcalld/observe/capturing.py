@@ -7,10 +7,10 @@ import dataclasses
 import pathlib
 from typing import Final, Protocol
 
-import structlog
 import trio
 
 from hcalld.core.errors import ConfigError
+from hcalld.core.log import Log
 from hcalld.core.tap import Taps
 from hcalld.observe.capture import Capture, CaptureFailed, CaptureOptions
 
@@ -75,7 +75,7 @@ class Capturing:
         self._capture: Capture | None = None
         self._is_vital = False
         self._ended = trio.Event()
-        self._log = structlog.get_logger()
+        self._log = Log()
 
     @property
     def now(self) -> Captured | None:

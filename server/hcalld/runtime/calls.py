@@ -88,7 +88,7 @@ class Calls:
         nursery: runs the calls that wait; ends with the connection.
         observers: are told of each call.
         tally: counts each call, if anything does.
-        log: a structlog logger that knows whose connection this is.
+        log: a log that knows whose connection this is.
         strict: raise bugs of handlers.
     """
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final
+from typing import Final
 
 from hcalld.core.errors import ConfigError
+from hcalld.core.log import Log
 from hcalld.families.registry import Kind
 from hcalld.runtime.partition import Entry, Partition
 from hcallproto.abi.spec import Level
@@ -63,14 +64,14 @@ def check_version(hello: f.Hello) -> None:
 
 
 def negotiate(
-    hello: f.Hello, partition: Partition, log: Any, *, passes_descriptors: bool
+    hello: f.Hello, partition: Partition, log: Log, *, passes_descriptors: bool
 ) -> Negotiated:
     """Decide what holds.
 
     Args:
         hello: what the shim offers.
         partition: what is served to it.
-        log: a structlog logger that knows whose connection this is.
+        log: a log that knows whose connection this is.
         passes_descriptors: the transport does.
     """
     if partition.kind is Kind.CLIENT:
@@ -89,7 +90,7 @@ def negotiate(
 
 
 def _machine_features(
-    hello: f.Hello, partition: Partition, log: Any, *, passes_descriptors: bool
+    hello: f.Hello, partition: Partition, log: Log, *, passes_descriptors: bool
 ) -> s.Feature:
     """Those of a machine that come into force."""
     features = hello.features & SERVED_FEATURES

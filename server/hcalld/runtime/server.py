@@ -11,13 +11,13 @@ import ssl
 import stat
 from collections.abc import Callable, Collection
 
-import structlog
 import trio
 
 from hcalld.backends.base import TpmBackend
 from hcalld.config import Profile, Profiles
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError
+from hcalld.core.log import Log
 from hcalld.core.tally import Tallies
 from hcalld.core.tap import Taps
 from hcalld.families.registry import Kind
@@ -89,7 +89,7 @@ class Server:
         self._allowed_uids = allowed_uids
         self._spin_us = spin_us
         self._strict = strict
-        self._log = structlog.get_logger()
+        self._log = Log()
 
     # -- partitions (session.PartitionOwner) ----------------------------------------------
 

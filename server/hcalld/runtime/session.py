@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import structlog
 import trio
 
 from hcalld.core.answered import Observer
 from hcalld.core.errors import ConfigError, HcalldError, StoreError
+from hcalld.core.log import Log
 from hcalld.core.records import Run
 from hcalld.core.tally import Tallies
 from hcalld.core.tap import Tap, Taps
@@ -87,7 +87,7 @@ class Session:
         self.connection = Connection(Role.DAEMON)
         self.partition: Partition | None = None
         self.hello: f.Hello | None = None
-        self.log = structlog.get_logger().bind(peer=transport.peer)
+        self.log = Log(peer=transport.peer)
         self.ended = trio.Event()
         self.vcpu_count = 0
         """Virtual CPUs that the machine has now."""

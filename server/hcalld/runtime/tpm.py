@@ -7,13 +7,11 @@ for a slow TPM, holds up its own caller only.
 
 from __future__ import annotations
 
-from typing import Any
-
-import structlog
 import trio
 
 from hcalld.backends.base import TpmBackend
 from hcalld.core.errors import BackendUnavailable
+from hcalld.core.log import Log
 from hcalld.core.records import Run
 from hcalld.domain.tpm import TRANSITIONS, SessionEvent, SessionState
 from hcallproto.payloads import tpm_contexts as tpm
@@ -31,7 +29,7 @@ class TpmSession:
         self._backend = backend
         self._turn = trio.Semaphore(1, max_value=1)
         self._run: Run | None = None
-        self._log: Any = structlog.get_logger().bind(tpm=backend.description)
+        self._log = Log(tpm=backend.description)
 
     def begin_run(self, run: Run) -> None:
         """The machine is connected, or has been reset: a session of the run before is over."""

@@ -15,7 +15,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TextIO
 
 import pytest
-import structlog.testing
 import trio
 from tests.unit.hcalld.runtime.shim import Shim, hello
 
@@ -32,6 +31,7 @@ from hcalld.core.errors import ConfigError, HcalldError, StoreError
 from hcalld.observe import capturing
 from hcalld.observe.capture import CaptureOptions
 from hcalld.runtime.transport import SocketTransport
+from hcalld.testing.logs import capture_logs
 from hcalld.testing.pks import build_auth, label
 from hcallproto.abi.families import pks
 from hcallproto.abi.returns import H
@@ -44,8 +44,8 @@ Running = Callable[[ServeOptions], AbstractAsyncContextManager[trio.Event]]
 
 @pytest.fixture
 def logs() -> Iterator[Logs]:
-    with structlog.testing.capture_logs() as entries:
-        yield entries  # type: ignore[misc]  # MutableMapping, and it is a dict
+    with capture_logs() as entries:
+        yield entries
 
 
 @pytest.fixture

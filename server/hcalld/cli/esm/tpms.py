@@ -271,13 +271,8 @@ class PartitionTpm:
 @contextlib.contextmanager
 def _only_warnings() -> Iterator[None]:
     """What the daemon's parts log goes to stderr, if it matters."""
-    import structlog
-
     from hcalld.observe import log
 
-    before = structlog.get_config()
-    log.configure("text", "warning")
-    try:
+    with log.restored():
+        log.configure("text", "warning")
         yield
-    finally:
-        structlog.configure(**before)

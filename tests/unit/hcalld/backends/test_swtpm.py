@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-import structlog.testing
 import trio
 from tests.e2e.patience import patience, wait_until
 from tests.unit.hcalld.backends.peer import RANDOM
@@ -24,6 +23,7 @@ from hcalld.backends.swtpm import KEPT_NAME, VOLATILE_NAME, Swtpm
 from hcalld.core.errors import BackendUnavailable
 from hcalld.core.records import Run
 from hcalld.core.secret import Secret
+from hcalld.testing.logs import capture_logs
 from hcallproto.payloads import tpm_contexts as tpm
 
 KEY = Secret(bytes(range(32)))
@@ -44,7 +44,7 @@ START_SESSION = tpm.command(
 
 @pytest.fixture
 def logs() -> Iterator[list[Any]]:
-    with structlog.testing.capture_logs() as entries:
+    with capture_logs() as entries:
         yield entries
 
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import structlog
+
+from hcalld.observe import log
 
 
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
     """Commands configure the log of their process; other tests look at it."""
-    yield
-    structlog.reset_defaults()
+    with log.restored():
+        yield

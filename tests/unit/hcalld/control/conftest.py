@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog.testing
 import trio
 
 from hcalld.control.endpoint import Endpoint, connect
 from hcalld.control.listener import ControlListener
+from hcalld.testing.logs import capture_logs
 
 Logs = list[dict[str, Any]]
 
 
 @pytest.fixture
 def logs() -> Iterator[Logs]:
-    """What is logged, as structlog's event dictionaries."""
-    with structlog.testing.capture_logs() as entries:
-        yield entries  # type: ignore[misc]  # MutableMapping, and it is a dict
+    """What is logged, as dictionaries."""
+    with capture_logs() as entries:
+        yield entries
 
 
 class Client:

@@ -12,7 +12,6 @@ import threading
 from typing import Final
 
 import pytest
-import structlog.testing
 import trio
 import trio.testing
 from tests.unit.hcalld.metrics.test_collector import guest_stats, stats
@@ -22,6 +21,7 @@ from hcalld.metrics import endpoint
 from hcalld.metrics.address import MetricsOptions, listen
 from hcalld.metrics.collector import render
 from hcalld.metrics.endpoint import IDLE_SECONDS, REQUEST_SECONDS, MetricsEndpoint
+from hcalld.testing.logs import capture_logs
 
 GET: Final = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
 NUMBERS: Final = stats(guest_stats("lpar7", state="secure"))
@@ -138,7 +138,7 @@ async def test_get_when_it_is_wrong_then_the_status_says_so(
 
 async def test_get_when_there_is_a_bug_then_it_costs_this_client_its_reply(daemon: Daemon):
     daemon.start(None)
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         assert response(await ask(await daemon.connect(), GET))[0] == 500
     assert [entry["event"] for entry in logs] == ["bug in the metrics"]
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog.testing
 import trio
 import trio.testing
 from tests.unit.hcallproto.capture.sample import call
@@ -19,6 +18,7 @@ from hcalld.observe import capture as module
 from hcalld.observe import capturing as ending
 from hcalld.observe.capture import Capture, CaptureOptions
 from hcalld.observe.capturing import Captured, Capturing
+from hcalld.testing.logs import capture_logs
 from hcallproto.abi.families import pks
 from hcallproto.wire.encode import encode
 
@@ -81,7 +81,7 @@ async def test_begin_when_there_is_a_capture_of_this_name_then_it_stays(tmp_path
         await capturing.end()
         first = options.path.read_bytes()
         assert first
-        with structlog.testing.capture_logs() as logs:
+        with capture_logs() as logs:
             capturing.begin(options)
             await capturing.end()
     assert (tmp_path / "a.1.pcapng").read_bytes() == first
@@ -126,7 +126,7 @@ async def test_end_when_nobody_reads_the_pipe_then_it_is_given_up_and_told(
     monkeypatch.setattr(module, "CLOSE_SECONDS", math.nan)
     path, reader = pipe
     before = len(os.listdir("/proc/self/fd"))
-    with structlog.testing.capture_logs() as said:
+    with capture_logs() as said:
         async with trio.open_nursery() as nursery:
             done = await _stalled(path, Capturing(BusyGuests(), nursery, "hcalld 0"))
     assert done is not None

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
+from hcalld.core.log import Log
 from hcalld.core.secret import Secret
 from hcalld.observe import log
 
@@ -17,9 +19,9 @@ FORMATS = ("text", "json")
 
 @pytest.fixture(autouse=True)
 def _defaults() -> Iterator[None]:
-    """Puts structlog back as it was."""
-    yield
-    structlog.reset_defaults()
+    """Puts the log back as it was."""
+    with log.restored():
+        yield
 
 
 def logged(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -32,7 +34,7 @@ def test_text_when_an_event_is_logged_then_it_is_one_line_with_its_values(
     capsys: pytest.CaptureFixture[str],
 ):
     log.configure("text", "info")
-    structlog.get_logger().info("guest connected", partition="lpar7", vcpus=4)
+    Log().info("guest connected", partition="lpar7", vcpus=4)
     (text,) = logged(capsys)
     assert "[info" in text
     assert "guest connected" in text
@@ -43,7 +45,7 @@ def test_text_when_an_event_is_logged_then_it_is_one_line_with_its_values(
 
 def test_json_when_an_event_is_logged_then_it_is_one_object(capsys: pytest.CaptureFixture[str]):
     log.configure("json", "info")
-    structlog.get_logger().bind(peer="unix").warning("event", kind="RESET")
+    Log().bind(peer="unix").warning("event", kind="RESET")
     (text,) = logged(capsys)
     entry = json.loads(text)
     assert entry.pop("timestamp").endswith("Z")
@@ -64,7 +66,7 @@ def test_level_when_set_then_what_is_below_is_not_logged(
     capsys: pytest.CaptureFixture[str], log_format: log.LogFormat, level: str, expected: list[str]
 ):
     log.configure(log_format, level)
-    logger = structlog.get_logger()
+    logger = Log()
     for name in ("debug", "info", "warning", "error"):
         getattr(logger, name)(f"event of {name}")
     lines = logged(capsys)
@@ -86,7 +88,7 @@ def test_exception_when_logged_then_the_traceback_is_there_and_no_variables(
     try:
         fail()
     except RuntimeError:
-        structlog.get_logger().exception("bug in a handler")
+        Log().exception("bug in a handler")
     text = "\n".join(logged(capsys))
     assert "Traceback (most recent call last)" in text
     assert "RuntimeError: broken" in text
@@ -98,7 +100,7 @@ def test_secret_when_logged_by_accident_then_it_redacts_itself(
     capsys: pytest.CaptureFixture[str], log_format: log.LogFormat
 ):
     log.configure(log_format, "info")
-    structlog.get_logger().info("oops", password=Secret(b"hunter2 hunter2!"))
+    Log().info("oops", password=Secret(b"hunter2 hunter2!"))
     (text,) = logged(capsys)
     assert "hunter2" not in text
     assert "<secret>" in text
@@ -121,7 +123,42 @@ def test_value_when_a_peer_chose_it_then_it_neither_steers_a_terminal_nor_forges
     capsys: pytest.CaptureFixture[str], log_format: log.LogFormat, hostile: str
 ):
     log.configure(log_format, "info")
-    structlog.get_logger().info("guest connected", name=hostile, program=f"x{hostile}y")
+    Log().info("guest connected", name=hostile, program=f"x{hostile}y")
     _, err = capsys.readouterr()
     assert err.endswith("\n")
     assert err[:-1].isprintable()
+
+
+def test_text_when_values_are_of_all_kinds_then_each_is_one_word_and_names_are_in_order(
+    capsys: pytest.CaptureFixture[str],
+):
+    log.configure("text", "info")
+    Log(peer="unix pid 1").info("guest ready", z=3, a="plain", none=None, equals="a=b")
+    (text,) = logged(capsys)
+    time, rest = text.split(" ", 1)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time)
+    values = "a=plain equals='a=b' none=None peer='unix pid 1' z=3"
+    assert rest == f"[info     ] guest ready                    {values}"
+
+
+def test_text_when_stderr_is_a_terminal_then_the_level_has_its_colour(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    log.configure("text", "info")
+    Log().error("store failed", call="\x1b[2Jclear")
+    (text,) = logged(capsys)
+    assert "[\x1b[31merror    \x1b[0m]" in text
+    assert "\x1b[2J" not in text
+
+
+def test_bound_values_when_an_event_has_others_then_they_are_its_alone(
+    capsys: pytest.CaptureFixture[str],
+):
+    log.configure("json", "info")
+    bound = Log(peer="unix").bind(partition="lpar7")
+    bound.info("event", kind="RESET", peer="tcp")
+    bound.info("event")
+    first, second = (json.loads(text) for text in logged(capsys))
+    assert (first["peer"], first["partition"], first["kind"]) == ("tcp", "lpar7", "RESET")
+    assert (second["peer"], second.get("kind")) == ("unix", None)

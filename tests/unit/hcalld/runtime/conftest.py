@@ -7,21 +7,21 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-import structlog.testing
 import trio
 from tests.unit.hcalld.runtime import ledger
 from tests.unit.hcalld.runtime.daemon import Daemon
 
 from hcalld.runtime import partition
+from hcalld.testing.logs import capture_logs
 
 Logs = list[dict[str, Any]]
 
 
 @pytest.fixture
 def logs() -> Iterator[Logs]:
-    """What is logged, as structlog's event dictionaries."""
-    with structlog.testing.capture_logs() as entries:
-        yield entries  # type: ignore[misc]  # MutableMapping, and it is a dict
+    """What is logged, as dictionaries."""
+    with capture_logs() as entries:
+        yield entries
 
 
 @pytest.fixture

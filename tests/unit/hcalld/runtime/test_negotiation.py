@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import pytest
-import structlog
-from structlog.testing import capture_logs
 from tests.unit.hcalld.runtime.shim import hello
 
 from hcalld.config import PefChoice, Profile
+from hcalld.core.log import Log
 from hcalld.families.registry import Kind
 from hcalld.runtime.negotiation import (
     SECURE_FEATURES,
@@ -19,6 +18,7 @@ from hcalld.runtime.negotiation import (
 )
 from hcalld.runtime.partition import Partition
 from hcalld.stores.memory import MemoryStore
+from hcalld.testing.logs import capture_logs
 from hcallproto.abi.spec import Level
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
@@ -35,7 +35,7 @@ def answered(
 ) -> Negotiated:
     profile = Profile(partition="p", source="test", pef=PefChoice(enabled=may_be_secure))
     partition = Partition(profile, MemoryStore, kind=kind)
-    log = structlog.get_logger()
+    log = Log()
     return negotiate(offer, partition, log, passes_descriptors=passes_descriptors)
 
 
