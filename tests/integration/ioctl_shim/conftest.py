@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
+import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,36 +31,47 @@ class Built(NamedTuple):
     client: Path
 
 
-def build(folder: Path, *words: str) -> Built:
-    """Builds ``ioctl_shim`` elsewhere than in the tree; any warning is a failure."""
-    command = ["make", "-C", str(ROOT / "ioctl_shim"), f"BUILD={folder}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr
-    return Built(folder / "libhcalld-sev.so", folder / "sev-client")
+Build = Callable[..., Built]
 
 
 @pytest.fixture(scope="session")
-def built(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def build(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Builds ``ioctl_shim`` elsewhere than in the tree, once for all of pytest's processes."""
     require("gcc")
     require("make")
-    return build(tmp_path_factory.mktemp("ioctl_shim"))
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def make(name: str, *words: str) -> Built:
+        """Makes one of this name; any warning is a failure."""
+        folder = base / f"ioctl_shim-{name}"
+        command = ["make", "-C", str(ROOT / "ioctl_shim"), f"BUILD={folder}", *words]
+        with (base / f"ioctl_shim-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "warning" not in done.stderr
+        return Built(folder / "libhcalld-sev.so", folder / "sev-client")
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def sanitized(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(build: Build) -> Built:
+    return build("plain")
+
+
+@pytest.fixture(scope="session")
+def sanitized(build: Build) -> Built:
     """With AddressSanitizer and UndefinedBehaviorSanitizer."""
-    require("gcc")
-    require("make")
-    return build(tmp_path_factory.mktemp("ioctl_shim"), "SANITIZE=1", "CFLAGS=-O1 -g")
+    return build("addresses", "SANITIZE=1", "CFLAGS=-O1 -g")
 
 
 @pytest.fixture(scope="session")
-def threaded(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def threaded(build: Build) -> Built:
     """With ThreadSanitizer."""
-    require("gcc")
-    require("make")
-    return build(tmp_path_factory.mktemp("ioctl_shim"), "SANITIZE=thread", "CFLAGS=-O1 -g")
+    return build("threads", "SANITIZE=thread", "CFLAGS=-O1 -g")
 
 
 def sanitized_environ() -> dict[str, str]:
