@@ -4,60 +4,66 @@
 from __future__ import annotations
 
 import collections
+import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Final
 
 import pytest
+from tests.e2e import tshark
 from tests.e2e.daemon import Daemon, run_hcalld
 from tests.e2e.lab import Lab
 from tests.e2e.secure import SecureLab
+from tests.e2e.stubwords import KEYSTORE
+from tests.e2e.tshark import Row
 
-from hcallproto.capture import DISSECTOR
+from hcallproto.abi.families import pks
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
 
 SECRET = bytes((7 * n + 3) & 0xFF for n in range(150))
 """What ``guest_stub/tests/secure_files.c`` expects in its blob; only secure VMs may see it."""
 
-LINE = re.compile(r"cpu(\d+) #(\d+) (\S+?)\(.* = ([HU]_\w+|\S+)")
+LINE: Final = re.compile(r"(\S+) cpu(\d+) #(\d+) (\S+?)\(.* = ([HU]_\w+|\S+)")
+NOT_FOUND: Final = "H_NOT_FOUND"
+GET_RANDOM: Final = 0x17B
 
 
-def tshark(lab: Lab, path: Path, only: str, *fields: str) -> list[tuple[str, ...]]:
-    """Fields of the frames that a display filter finds."""
-    words = [word for field in fields for word in ("-e", field)]
-    done = subprocess.run(
-        [
-            *(lab.require("tshark"), "-2", "-r", path, "-X", f"lua_script:{DISSECTOR}"),
-            *("-Y", only, "-T", "fields", *words),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "Lua" not in done.stdout + done.stderr
-    return [tuple(line.split("\t")) for line in done.stdout.splitlines()]
+REPLY: Final = ("hcall.ret", "hcall.name", "frame.number", "hcall.call", "hcall.time")
 
 
-def must_say_what_the_trace_says(lab: Lab, path: Path, daemon: Daemon) -> None:
-    """Each answered call: vCPU, number, name, return code."""
-    found = (LINE.search(line) for line in daemon.trace_lines())
-    traced = collections.Counter(match.groups() for match in found if match)
-    decoded = run_hcalld("decode", str(path))
-    assert decoded.returncode == 0, decoded.stderr
-    found = (LINE.search(line) for line in decoded.stdout.splitlines())
-    assert collections.Counter(match.groups() for match in found if match) == traced
-    # In one go: Wireshark takes a while to run Lua over thousands of frames.
-    rows = tshark(lab, path, "hcall.ret", "hcall.name", "frame.number", "hcall.call", "hcall.time")
-    assert rows
-    names = collections.Counter(row[0] for row in rows)
-    assert names == collections.Counter(key[2] for key in traced.elements())
+def decode(path: Path, *words: str) -> list[str]:
+    """What ``hcalld decode`` prints."""
+    done = run_hcalld("decode", *words, str(path))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def calls_of(lines: list[str]) -> collections.Counter[tuple[str, ...]]:
+    """Each answered call: guest, vCPU, number, name, return code."""
+    found = (LINE.search(line) for line in lines)
+    return collections.Counter(match.groups() for match in found if match)
+
+
+def replies_of(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row["hcall.ret"]]
+
+
+def must_say_what_the_trace_says(decoded: list[str], rows: list[Row], daemon: Daemon) -> None:
+    """Of each call, in our own reader and in Wireshark."""
+    traced = calls_of(daemon.trace_lines())
+    assert calls_of(decoded) == traced
+    replies = replies_of(rows)
+    names = collections.Counter(row["hcall.name"] for row in replies)
+    assert names == collections.Counter(key[3] for key in traced.elements())
     # Each reply has a call before it, and knows how long it took.
-    assert all(int(call) < int(number) and float(time) >= 0 for _, number, call, time in rows)
-    assert tshark(lab, path, "hcalld.rest or _ws.malformed or _ws.lua", "frame.number") == []
+    for row in replies:
+        assert int(row["hcall.call"]) < int(row["frame.number"])
+        assert float(row["hcall.time"]) >= 0
 
 
-def must_be_read_by_tools(lab: Lab, path: Path) -> None:
+def must_be_read_by_tools(lab: Lab, path: Path, decoded: list[str]) -> None:
     """Copies, two in one, and in another order."""
     copies = [lab.artifacts / f"{name}.pcapng" for name in ("copy", "merged", "ordered")]
     for words in (
@@ -67,27 +73,49 @@ def must_be_read_by_tools(lab: Lab, path: Path) -> None:
         (lab.require("reordercap"), path, copies[2]),
     ):
         subprocess.run(words, check=True, capture_output=True)
-    lines = run_hcalld("decode", str(path)).stdout
-    assert run_hcalld("decode", str(copies[0])).stdout == lines
-    assert run_hcalld("decode", str(copies[2])).stdout == lines
+    assert decode(copies[0]) == decoded
+    assert decode(copies[2]) == decoded
     assert run_hcalld("diff", str(path), str(copies[2])).returncode == 0
 
 
 def test_the_keystore(lab: Lab) -> None:
     path = lab.artifacts / "pks.pcapng"
     daemon = lab.daemon("--capture", str(path))
-    lab.stub("pks pks=1 require=1", daemon, memory="private").report().must_pass("pks_object")
+    # What is asked for is in frames.
+    machine = lab.stub(KEYSTORE, daemon, memory="private")
+    machine.report().must_pass("pks_object", "pks_user", "pks_password")
     assert daemon.terminate() == 0
-    must_say_what_the_trace_says(lab, path, daemon)
-    must_be_read_by_tools(lab, path)
-    only = "pks.label or hcall.ret == -7 or hcall.refused"
-    fields = ("pks.label", "hcall.ret", "hcall.ret_name", "hcall.reason", "frame.comment")
-    rows = tshark(lab, path, only, *fields)
-    assert any(row[0] for row in rows)
-    refused = [row for row in rows if row[1] == "-7"]
-    assert {row[2] for row in refused} == {"H_NOT_FOUND"}
-    assert all(row[3] for row in refused)
-    assert any(row[4] for row in refused)
+    decoded = decode(path)
+    fields = ("pks.label", "pks.data.bytes", "hcall.ret_name", "hcall.reason", "frame.comment")
+    rows = tshark.read(lab, path, (*REPLY, *fields))
+    must_say_what_the_trace_says(decoded, rows, daemon)
+    must_be_read_by_tools(lab, path, decoded)
+    traced = calls_of(daemon.trace_lines())
+    assert {hcall.name for hcall in pks.FAMILY.calls} <= {key[3] for key in traced}
+    assert any(row["pks.label"] for row in rows)
+    shown = collections.Counter(
+        (row["hcall.name"], row["hcall.ret_name"]) for row in replies_of(rows)
+    )
+    assert shown == collections.Counter(key[3:] for key in traced.elements())
+    # Refusals have their reasons, in all three places.
+    reasons = [line.partition(" -- ")[2] for line in daemon.trace_lines() if NOT_FOUND in line]
+    selected = [line.partition(" -- ")[2] for line in decode(path, "--return", NOT_FOUND)]
+    refused = [row for row in rows if row["hcall.ret"] == "-7"]
+    assert {row["hcall.ret_name"] for row in refused} == {NOT_FOUND}
+    assert all(reasons)
+    assert sorted(reasons) == sorted(selected) == sorted(row["hcall.reason"] for row in refused)
+    assert any(row["frame.comment"] for row in refused)
+    must_have_no_secret(path, rows)
+
+
+def must_have_no_secret(path: Path, rows: list[Row]) -> None:
+    """Neither passwords nor what objects hold."""
+    written = [json.loads(line) for line in decode(path, "--json", "--call", "write_object")]
+    assert written
+    assert all("data" not in json.dumps(one["args"].get("auth", "")) for one in written)
+    data = [row["pks.data.bytes"] for row in rows if row["pks.data.bytes"]]
+    assert data
+    assert set("".join(data)) <= set("0,")
 
 
 def test_a_tpm(lab: Lab) -> None:
@@ -99,13 +127,16 @@ def test_a_tpm(lab: Lab) -> None:
     daemon = lab.daemon("--profile-dir", str(profiles), "--capture", str(path))
     lab.stub("tpm require=1", daemon, memory="private").report().must_pass("tpm_random")
     assert daemon.terminate() == 0
-    must_say_what_the_trace_says(lab, path, daemon)
-    must_be_read_by_tools(lab, path)
-    get_random = "tpm.req.cc == 0x17b"
-    assert tshark(lab, path, get_random, "hcall.name")
-    answers = tshark(lab, path, "tpm.resp.rc == 0", "hcall.name", "hcall.blanked")
-    assert {row[0] for row in answers} == {"H_TPM_COMM"}
-    assert {row[1] for row in answers if row[1]} == {"1"}, "what is behind the header is blanked"
+    decoded = decode(path)
+    fields = ("tpm.req.cc", "tpm.resp.rc", "hcall.blanked")
+    rows = tshark.read(lab, path, (*REPLY, *fields), passes=2)
+    must_say_what_the_trace_says(decoded, rows, daemon)
+    must_be_read_by_tools(lab, path, decoded)
+    assert GET_RANDOM in {int(row["tpm.req.cc"], 16) for row in rows if row["tpm.req.cc"]}
+    answers = [row for row in rows if row["tpm.resp.rc"] and not int(row["tpm.resp.rc"], 16)]
+    assert {row["hcall.name"] for row in answers} == {"H_TPM_COMM"}
+    blanked = {row["hcall.blanked"] for row in answers if row["hcall.blanked"]}
+    assert blanked == {"1"}, "what is behind the header is blanked"
 
 
 def test_a_secure_vm(lab: Lab) -> None:
@@ -117,14 +148,17 @@ def test_a_secure_vm(lab: Lab) -> None:
     )
     machine.report().must_pass("secure_memory", "secure_calls", "secure_files")
     assert secure.daemon.terminate() == 0
-    must_say_what_the_trace_says(lab, path, secure.daemon)
-    must_be_read_by_tools(lab, path)
-    families = {row[0] for row in tshark(lab, path, "hcall.nr", "hcall.family")}
-    assert {"uv", "svm"} <= families
-    names = {row[0] for row in tshark(lab, path, "hcall.ret", "hcall.name")}
+    decoded = decode(path)
+    fields = ("hcall.nr", "hcall.family", "hcall.ret_name")
+    rows = tshark.read(lab, path, (*REPLY, *fields), passes=2)
+    must_say_what_the_trace_says(decoded, rows, secure.daemon)
+    must_be_read_by_tools(lab, path, decoded)
+    assert {"uv", "svm"} <= {row["hcall.family"] for row in rows if row["hcall.nr"]}
+    names = {row["hcall.name"] for row in replies_of(rows)}
     assert {"UV_ESM", "UV_ESMB_GET_FILE", "H_SVM_INIT_START", "H_SVM_PAGE_IN"} <= names
     assert not {name for name in names if name.startswith("call 0x")}
-    codes = tshark(lab, path, 'hcall.name == "UV_SHARE_PAGE"', "hcall.ret_name")
-    assert "U_SUCCESS" in {row[0] for row in codes}
+    codes = {row["hcall.ret_name"] for row in rows if row["hcall.name"] == "UV_SHARE_PAGE"}
+    assert "U_SUCCESS" in codes
+    content = path.read_bytes()
     for gpa in range(0, len(SECRET) - 8, 8):
-        assert SECRET[gpa : gpa + 8] not in path.read_bytes(), "a piece of the blob's file"
+        assert SECRET[gpa : gpa + 8] not in content, "a piece of the blob's file"

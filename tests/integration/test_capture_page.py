@@ -24,11 +24,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.e2e.lab import Lab
 from tests.e2e.machine import socket_chardev
 from tests.e2e.patience import patience, wait_until
+from tests.e2e.stubwords import CALLING
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "capture.md"
-CALLS: Final = "self dt pks pks=1 require=1"
-CALLING: Final = "soak pks=1 seconds=600 pause-ms=5"
-
+CALLS: Final = "pks_config pks_object pks=1 require=1"
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
 
 
@@ -105,7 +104,7 @@ def test_the_pages_commands_do_what_it_says(lab: Lab) -> None:
         rest = "\n".join(line for line in lines if not line.startswith("hcalld serve"))
         if "hcalld ctl" in rest:
             daemon = desk.serve("hcalld serve")
-            guest = lab.stub(CALLING, chardev=socket_chardev(desk.socket))
+            guest = lab.stub(CALLING, chardev=socket_chardev(desk.socket), smp=2)
             guest.console.expect("= soak")
             printed.append(desk.run(rest))
             guest.close()
