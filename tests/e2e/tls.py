@@ -54,10 +54,16 @@ def make(directory: Path) -> Certificates:
 
 
 def free_port() -> int:
-    """Gives a TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
+    """Gives a TCP port of 127.0.0.1 that nobody listens on.
+
+    It stays ours until this process ends: the kernel gives it to nobody who asks for any, and
+    who names it, and says SO_REUSEADDR as servers do, may still listen on it.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    port: int = sock.getsockname()[1]
+    sock.detach()
     return port
 
 
