@@ -22,7 +22,7 @@ import msgspec
 
 from hcalld.core.errors import ConfigError
 from hcalld.families.uv.shim_table import FAMILY as SHIM_FAMILY
-from hcallproto.abi.families import pks, tpm, uv
+from hcallproto.abi.families import pks, sev, tpm, uv
 from hcallproto.abi.registry import BY_NAME, CALLS, FAMILIES, FAMILY_OF
 from hcallproto.abi.returns import CODE_SETS, Code, H, SevCode, U, code_name
 from hcallproto.abi.spec import Arg, Direction, Hcall
@@ -304,7 +304,13 @@ _BYTE: Final = 0xFF
 _FOR_SHIM: Final = ("drop_reply", "close")
 _USERS: Final[Mapping[Gone | None, tuple[Hcall, ...]]] = {
     Gone.TPM: (tpm.TPM_COMM, uv.ESM),
-    Gone.DISK: (pks.CONFIRM_OBJECT_FLUSHED,),
+    Gone.DISK: (
+        pks.CONFIRM_OBJECT_FLUSHED,
+        sev.FACTORY_RESET,
+        sev.PEK_GEN,
+        sev.PDH_GEN,
+        sev.PEK_CERT_IMPORT,
+    ),
 }
 """The calls that need what can be gone; any of them may need space."""
 

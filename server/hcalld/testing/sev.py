@@ -16,6 +16,7 @@ from hcalld.core.effects import (
     ChangePlatform,
     Effect,
     Entropy,
+    Flush,
     GuestMemoryError,
     ReadBuffer,
     ReadGuest,
@@ -205,6 +206,9 @@ class SevClient:
                 return self.host.platform.pack()
             case ChangePlatform(change):
                 return self.host.change(change, self)
+            case Flush():
+                # What is kept here outlives a restart as it is.
+                return None
             case _:
                 raise TypeError(f"no way to perform {effect!r}")
 

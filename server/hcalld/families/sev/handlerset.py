@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hcalld.core.call import Call
-from hcalld.core.effects import ChangePlatform, GuestMemoryError, ReadPlatform
+from hcalld.core.effects import ChangePlatform, Flush, GuestMemoryError, ReadPlatform
 from hcalld.core.errors import HcallError, StoreError
 from hcalld.core.handlers import Handler, HandlerSet
 from hcalld.core.outcome import Outcome
@@ -30,6 +30,7 @@ from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import Hcall
 
 _READ_PLATFORM: Final = ReadPlatform()
+_FLUSH: Final = Flush()
 DONE: Final = Outcome(SevCode.SUCCESS)
 
 OF_VM: Final = frozenset(
@@ -79,8 +80,15 @@ async def read_platform() -> PlatformView:
 
 
 async def change_platform(change: Change) -> None:
-    """Change the platform; nothing may refuse the command any more."""
-    await ChangePlatform(pack_change(change), isinstance(change, KEPT))
+    """Change the platform; nothing may refuse the command any more.
+
+    Keys and owners are on stable storage afterwards, as in a processor's own: no command asks for
+    that later, and a reset that a power cut undoes would bring the last owner back.
+    """
+    is_kept = isinstance(change, KEPT)
+    await ChangePlatform(pack_change(change), is_kept)
+    if is_kept:
+        await _FLUSH
 
 
 _REGISTERS: Final = {

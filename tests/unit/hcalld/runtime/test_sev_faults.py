@@ -132,6 +132,22 @@ async def test_what_cannot_be_kept_has_not_happened(daemon: Recorded, logs: Logs
     assert all("No space left on device" in str(entry["reason"]) for entry in failed)
 
 
+async def test_what_is_not_on_the_disk_is_not_told_of(daemon: Recorded, logs: Logs):
+    daemon.server.faults.add(Rule(call="sev", gone=Gone.DISK))
+
+    def story(path: pathlib.Path) -> None:
+        with SevClient(path) as client:
+            platform = Platform(client)
+            for change in (platform.make_pdh, platform.make_pek, platform.factory_reset):
+                assert status_of(change) == SevCode.HWERROR_PLATFORM
+        # Of a guest nothing is kept.
+        launch(path)
+
+    await clients(daemon, story)
+    failed = [entry["call"] for entry in events(logs, "store failed")]
+    assert failed == ["SEV_PDH_GEN", "SEV_PEK_GEN", "SEV_FACTORY_RESET"]
+
+
 async def test_a_result_is_damaged(daemon: Recorded):
     daemon.server.faults.add(
         Rule(call="SEV_PLATFORM_STATUS", corrupt=Corrupt(name="flags", bits=0x100), times=1)

@@ -20,6 +20,7 @@ from tests.unit.hcalld.families.sev.stages import (
     succeed,
 )
 
+from hcalld.core.effects import ChangePlatform, Flush
 from hcalld.crypto.sev.certificates import make_oca, sign
 from hcalld.crypto.sev.chains import Chain, links
 from hcalld.domain.sev.settings import SevSettings
@@ -337,6 +338,24 @@ def test_keys_that_cannot_be_kept_are_not_taken(name: str):
     refused(client, CALLS[name], SevCode.HWERROR_PLATFORM)
     client.host.is_broken = False
     assert give(client, CALLS[name])[0] is OK
+
+
+@pytest.mark.parametrize("name", ["SEV_FACTORY_RESET", "SEV_PEK_GEN", "SEV_PDH_GEN"])
+def test_new_keys_are_on_stable_storage_before_they_are_told_of(name: str):
+    client = host().connect()
+    assert give(client, CALLS[name])[0] is OK
+    assert [type(effect) for effect in client.trail[-2:]] == [ChangePlatform, Flush]
+
+
+def test_an_owner_is_on_stable_storage_before_he_is_told_of():
+    client = host().connect()
+    assert take(client, *owned_by(client)) is OK
+    assert [type(effect) for effect in client.trail[-2:]] == [ChangePlatform, Flush]
+
+
+def test_guests_are_on_no_storage():
+    client = running(host().connect())
+    assert not any(isinstance(effect, Flush) for effect in client.trail)
 
 
 def test_guests_do_not_need_the_store():
