@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hcalld.cli.state.files import read_file
+from hcalld.cli.files import read_file
 from hcalld.core.errors import ConfigError
 
 if TYPE_CHECKING:

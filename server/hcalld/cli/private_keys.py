@@ -6,7 +6,7 @@ from __future__ import annotations
 import pathlib
 from typing import TYPE_CHECKING
 
-from hcalld.cli.state.files import read_whole
+from hcalld.cli.files import read_whole
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey

@@ -8,7 +8,7 @@ import pathlib
 import click
 
 from hcalld.cli.esm.inputs import about, path_type, read_initrd
-from hcalld.cli.state.files import check_target, force_option, read_whole, write_file
+from hcalld.cli.files import check_target, force_option, read_whole, write_file
 from hcalld.cli.state.running import subcommand
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli.files import read_whole
 from hcalld.cli.private_keys import MAX_KEY_FILE_SIZE
-from hcalld.cli.state.files import read_whole
 
 if TYPE_CHECKING:
     from hcalld.domain.esm.authoring import Recipient

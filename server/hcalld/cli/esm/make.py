@@ -18,7 +18,7 @@ from hcalld.cli.esm.inputs import (
     read_initrd,
     read_recipient,
 )
-from hcalld.cli.state.files import check_target, force_option, read_whole, write_file
+from hcalld.cli.files import check_target, force_option, read_whole, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from hcalld.cli.esm.inputs import (
     path_type,
 )
 from hcalld.cli.esm.tpms import WHERE, PartitionTpm, TpmSource, tpm_at
+from hcalld.cli.files import read_whole
 from hcalld.cli.options import key_option, open_directory, state_dir_option
 from hcalld.cli.private_keys import MAX_KEY_FILE_SIZE, read_private_key
-from hcalld.cli.state.files import read_whole
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey

@@ -11,8 +11,8 @@ import click
 from hcalld.cli.esm.inputs import about, path_type
 from hcalld.cli.esm.openers import entropy, partition_option, tpm_option
 from hcalld.cli.esm.tpms import PartitionTpm, TpmSource, tpm_at
+from hcalld.cli.files import check_target, force_option, write_file
 from hcalld.cli.options import directory_options
-from hcalld.cli.state.files import check_target, force_option, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import click
 
 from hcalld.cli.esm.inputs import path_type
 from hcalld.cli.esm.openers import opener_options
-from hcalld.cli.state.files import check_target, force_option, write_file
+from hcalld.cli.files import check_target, force_option, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

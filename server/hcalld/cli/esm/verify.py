@@ -18,7 +18,7 @@ from hcalld.cli.esm.inputs import (
     read_blob,
 )
 from hcalld.cli.esm.openers import opener_options
-from hcalld.cli.state.files import read_whole
+from hcalld.cli.files import read_whole
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli.files import write_file
 from hcalld.cli.secvar.inputs import path_type
-from hcalld.cli.state.files import write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

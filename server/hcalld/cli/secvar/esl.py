@@ -8,8 +8,8 @@ import pathlib
 
 import click
 
+from hcalld.cli.files import check_target, force_option, write_file
 from hcalld.cli.secvar.inputs import owner_option, path_type, read_certificates, read_whole
-from hcalld.cli.state.files import check_target, force_option, write_file
 from hcalld.cli.state.running import subcommand
 
 ALGORITHMS = ("sha1", "sha224", "sha256", "sha384", "sha512")

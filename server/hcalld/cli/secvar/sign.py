@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli.files import check_target, force_option, write_file
 from hcalld.cli.secvar.inputs import (
     owner_option,
     path_type,
@@ -17,7 +18,6 @@ from hcalld.cli.secvar.inputs import (
     time_option,
     variable_argument,
 )
-from hcalld.cli.state.files import check_target, force_option, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from hcalld.cli.files import read_whole
 from hcalld.cli.sev.options import about
-from hcalld.cli.state.files import read_whole
 
 if TYPE_CHECKING:
     from hcalld.crypto.sev.chains import Link

@@ -11,9 +11,9 @@ from typing import Final
 import click
 
 from hcalld.cli import paths
+from hcalld.cli.files import check_target, force_option, read_file, write_file
 from hcalld.cli.sev.options import path_type, platform_option, socket_option
 from hcalld.cli.sev.preloading import find_library, library_option
-from hcalld.cli.state.files import check_target, force_option, read_file, write_file
 from hcalld.cli.state.running import subcommand
 
 MODE: Final = 0o755

@@ -8,10 +8,10 @@ import pathlib
 import click
 
 from hcalld.cli.ctl.daemon import daemon_options
+from hcalld.cli.files import check_target, force_option, write_file
 from hcalld.cli.sev.chains import read_root
 from hcalld.cli.sev.options import Connect, about, path_type, platform_options, root_option
 from hcalld.cli.sev.root import fetched
-from hcalld.cli.state.files import check_target, force_option, write_file
 from hcalld.cli.state.running import subcommand
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hcalld.cli.bundle import bundle
+from hcalld.cli.files import read_whole
 from hcalld.cli.sev.options import U32_MAX, about, number, path_type
-from hcalld.cli.state.files import read_whole
 from hcalld.domain.sev.settings import MAX_VCPUS
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli.files import check_target, force_option, read_whole, write_file
 from hcalld.cli.lazy import LazyGroup
 from hcalld.cli.private_keys import MAX_KEY_FILE_SIZE
 from hcalld.cli.sev.options import Connect, about, path_type, platform_options
-from hcalld.cli.state.files import check_target, force_option, read_whole, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

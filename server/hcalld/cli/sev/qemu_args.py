@@ -102,8 +102,8 @@ def command(
 
 def _check_has_place_for_hashes(firmware: pathlib.Path) -> None:
     """QEMU does not say which image would do."""
+    from hcalld.cli.files import read_whole
     from hcalld.cli.sev.launching import MAX_FIRMWARE_SIZE
-    from hcalld.cli.state.files import read_whole
     from hcalld.guestowner.launch import footer_of, hashes_area
 
     image = read_whole(firmware, MAX_FIRMWARE_SIZE)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hcalld.cli.files import read_whole
 from hcalld.cli.sev.chains import judge, print_problem, read_platform
 from hcalld.cli.sev.launching import launch_options
 from hcalld.cli.sev.options import (
@@ -22,7 +23,6 @@ from hcalld.cli.sev.options import (
     path_type,
     root_option,
 )
-from hcalld.cli.state.files import read_whole
 from hcalld.cli.state.running import json_option, subcommand
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hcalld.cli.ctl.daemon import daemon_options
+from hcalld.cli.files import check_target, force_option, write_file
 from hcalld.cli.lazy import LazyGroup
 from hcalld.cli.sev.chains import certificate_fields, read_root
 from hcalld.cli.sev.options import about, path_type, platform_option
-from hcalld.cli.state.files import check_target, force_option, write_file
 from hcalld.cli.state.running import json_option, subcommand
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hcalld.cli.files import check_target, force_option, read_whole, write_file
 from hcalld.cli.sev.launching import key_options, launch_options
 from hcalld.cli.sev.options import (
     U64_MAX,
@@ -23,7 +24,6 @@ from hcalld.cli.sev.options import (
     version_options,
 )
 from hcalld.cli.sev.validate import NOT_WANTED, read_measurement, wanted
-from hcalld.cli.state.files import check_target, force_option, read_whole, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli.files import check_target, force_option, write_file
 from hcalld.cli.sev.chains import judge, print_problem, read_platform
 from hcalld.cli.sev.options import path_type, policy_argument, root_option
-from hcalld.cli.state.files import check_target, force_option, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from hcalld.cli.files import check_target, read_whole, write_file
 from hcalld.cli.sev.launching import MAX_FIRMWARE_SIZE, launch_options
 from hcalld.cli.sev.options import (
     U32_MAX,
@@ -26,7 +27,6 @@ from hcalld.cli.sev.options import (
     socket_option,
 )
 from hcalld.cli.sev.wishes import Wishes, carry_out, print_status, wishes_options
-from hcalld.cli.state.files import check_target, read_whole, write_file
 from hcalld.cli.state.running import subcommand
 from hcalld.domain.sev.settings import MAX_VCPUS
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hcalld.cli.bundle import bundle
+from hcalld.cli.files import check_target, force_option, write_file
 from hcalld.cli.sev.options import nonce_option, path_type
-from hcalld.cli.state.files import check_target, force_option, write_file
 
 if TYPE_CHECKING:
     from hcalld.sevvm.machine import Machine

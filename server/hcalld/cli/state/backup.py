@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli.files import check_target, force_option, read_file, write_file
 from hcalld.cli.options import directory_options
-from hcalld.cli.state.files import check_target, force_option, read_file, write_file
 from hcalld.cli.state.running import subcommand
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli.files import check_target, force_option, read_file, write_file
 from hcalld.cli.locks import LOCKS, UNLOCKS, lock_of, unlock_of, with_option
 from hcalld.cli.options import directory_options
-from hcalld.cli.state.files import check_target, force_option, read_file, write_file
 from hcalld.cli.state.running import keystore_of, subcommand
 
 if TYPE_CHECKING:
