@@ -8,10 +8,15 @@ import re
 import subprocess
 from typing import Any, Final
 
+import msgspec
 from tests.e2e.daemon import COMMAND, Daemon, run_hcalld
 from tests.e2e.lab import PARTITION
 from tests.e2e.machine import Machine
 from tests.e2e.patience import patience, wait_until
+
+from hcalld.control.client import ask
+from hcalld.control.endpoint import NAME
+from hcalld.control.messages import ListGuests
 
 PAGE: Final = 1 << 16
 OWN_PAGES: Final = 1 << 44
@@ -55,10 +60,10 @@ def start_page_out(daemon: Daemon) -> subprocess.Popen[str]:
 
 
 def the_guest(daemon: Daemon) -> dict[str, Any]:
-    """The only guest, as ``hcalld ctl guests`` tells of it."""
-    (guest,) = ctl(daemon, "guests")["guests"]
-    assert guest["problem"] == ""
-    found: dict[str, Any] = guest
+    """The only guest, as ``hcalld ctl guests`` tells of it; without a process, to ask often."""
+    (guest,) = ask(daemon.state_dir / NAME, ListGuests()).guests
+    assert guest.problem == ""
+    found: dict[str, Any] = msgspec.to_builtins(guest)
     return found
 
 
