@@ -18,12 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.daemon import COMMAND, Daemon, run_hcalld
 from tests.e2e.lab import PARTITION, Lab
 from tests.e2e.patience import patience, wait_until
+from tests.e2e.stubwords import CALLING, KEYSTORE
 
 pytestmark = pytest.mark.qemu
 
-GUEST: Final = "self dt pks pks=1 require=1"
-CALLING: Final = "soak pks=1 seconds=600 pause-ms=5"
-"""A guest that calls and calls."""
 LINE: Final = re.compile(r" cpu\d+ #\d+ (.+?)\(.*\) = (\S+) ")
 ADDRESS: Final = re.compile(r"\bmetrics\b.*address=(\S+)")
 
@@ -106,7 +104,7 @@ def address_of(daemon: Daemon) -> str:
 def test_top_and_metrics_count_what_the_trace_shows(lab: Lab, where: str) -> None:
     address = str(lab.socket_dir / "metrics") if where == "path" else "127.0.0.1:0"
     daemon = lab.daemon("--metrics", address)
-    lab.stub(GUEST, daemon).report().must_pass("pks_object", "pks_user")
+    lab.stub(KEYSTORE, daemon).report().must_pass("pks_object", "pks_user")
     counts = traced(daemon)
     assert sum(counts.values()) > 100
     assert counted(daemon) == counts

@@ -9,6 +9,7 @@ import pytest
 from tests.e2e import ktap
 from tests.e2e.lab import PARTITION, Lab
 from tests.e2e.patience import wait_until
+from tests.e2e.stubwords import KEYSTORE
 
 from hcalld.domain.keystore_records import NAMESPACE, OBJECT_TAG, decode_object, split_object_key
 from hcalld.domain.labels import os_label
@@ -17,7 +18,7 @@ from hcallproto.payloads.pks import WRAP_OVERHEAD, WRAPPING_KEY_SIZE
 
 pytestmark = pytest.mark.qemu
 
-PKS = "dt pks pks=1 require=1"
+PASSWORDS = "dt pks_config pks_password pks_object pks_policy pks_bad pks=1 require=1"
 PKS_TESTS = ("pks_config", "pks_password", "pks_object", "pks_space", "pks_policy", "pks_number")
 
 
@@ -50,7 +51,7 @@ def test_partitions_are_apart(lab: Lab) -> None:
 def test_restarts_of_the_daemon_go_unnoticed(lab: Lab) -> None:
     """Passwords, TRANSIENT objects and calls in flight stay, between any two tests."""
     daemon = lab.daemon()
-    machine = lab.stub(PKS, daemon)
+    machine = lab.stub(KEYSTORE, daemon)
     for number, name in enumerate(PKS_TESTS):
         machine.console.expect(f"Subtest: {name}")
         if number % 2:
@@ -78,7 +79,7 @@ def test_passwords_end_with_the_reset(by: str, lab: Lab) -> None:
         boots = 4
     else:
         hold = "hold run-ms=600000 gap-ms=900000"
-        machine = lab.stub(f"{PKS} {hold}", daemon, can_reboot=True)
+        machine = lab.stub(f"{PASSWORDS} {hold}", daemon, can_reboot=True)
         for _ in range(3):
             machine.console.expect("# hold ready", 120)
             machine.qmp.execute("system_reset")
@@ -103,7 +104,7 @@ def test_reset_while_the_daemon_is_gone(lab: Lab) -> None:
     """Told by HELLO's greater reset count: what lived for the run is gone."""
     daemon = lab.daemon()
     machine = lab.stub(
-        f"{PKS} hold run-ms=600000 gap-ms=900000 start-ms=0", daemon, can_reboot=True
+        f"{PASSWORDS} hold run-ms=600000 gap-ms=900000 start-ms=0", daemon, can_reboot=True
     )
     machine.console.expect("# hold ready", 120)
     machine.qmp.execute("stop")
@@ -122,7 +123,7 @@ def test_another_qemu_has_other_passwords(lab: Lab) -> None:
     """Powering off ends the run, as a reset does."""
     daemon = lab.daemon()
     for _ in range(2):
-        lab.stub(PKS, daemon).report().must_pass("pks_password", "pks_policy")
+        lab.stub(PASSWORDS, daemon).report().must_pass("pks_password", "pks_policy")
 
 
 def test_store_has_what_the_guest_wrote(lab: Lab) -> None:

@@ -17,6 +17,7 @@ from tests.e2e.daemon import run_hcalld
 from tests.e2e.lab import Lab
 from tests.e2e.patience import wait_until
 from tests.e2e.secure import SecureLab
+from tests.e2e.stubwords import KEYSTORE
 from tests.unit.hcalld.report.test_page import HOSTILE, hostile
 from tests.unit.hcallproto.capture.sample import Capture, call
 
@@ -27,7 +28,6 @@ from hcallproto.wire import frames as f
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
 
-GUEST: Final = "self dt pks pks=1 require=1"
 ENOUGH: Final = 8
 """Calls that are looked at."""
 RELATIVE_ERROR: Final = 1 / 32
@@ -61,7 +61,7 @@ def capture(lab: Lab) -> Path:
     """A capture of the stub's calls to the keystore."""
     path = lab.artifacts / "capture.pcapng"
     daemon = lab.daemon("--capture", str(path))
-    lab.stub(GUEST, daemon, smp=2).report().must_pass("pks_object")
+    lab.stub(KEYSTORE, daemon, smp=2).report().must_pass("pks_object")
     daemon.terminate()
     return path
 
