@@ -169,16 +169,19 @@ def copy_state(state_dir: Path, to: Path) -> None:
 
 
 def run_hcalld(
-    *words: str, stdin: str | None = None, environ: Mapping[str, str] | None = None
+    *words: str,
+    stdin: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    seconds: float = 100,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command of hcalld to its end."""
+    """Runs a command of hcalld to its end; one that takes longer has hung."""
     return subprocess.run(
         [*COMMAND, *words],
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,
         text=True,
-        timeout=patience(60),
+        timeout=patience(seconds),
         check=False,
         env={**os.environ, **(environ or {})},
     )
