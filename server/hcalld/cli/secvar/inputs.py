@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hcalld.cli import files
 from hcalld.cli.private_keys import read_private_key
-from hcalld.cli.state import files
 
 if TYPE_CHECKING:
     from cryptography import x509
