@@ -25,6 +25,23 @@ static bool extent(const struct command *command,
     return true;
 }
 
+uint64_t access_room(const struct command *command)
+{
+    uint64_t room = 0;
+    unsigned i;
+
+    for (i = 0; i < command->call->buffer_count; i++) {
+        const struct sev_buffer *buffer = &command->call->buffers[i];
+        uint64_t first, end;
+
+        if ((buffer->direction & ACCESS_WRITE) &&
+            extent(command, buffer, &first, &end)) {
+            room += end - first;
+        }
+    }
+    return room;
+}
+
 bool access_allowed(const struct command *command, uint64_t address,
                     uint64_t size, unsigned way)
 {

@@ -12,13 +12,16 @@
 unsigned segments_check(const struct command *command,
                         const struct segment *segments, unsigned count)
 {
+    uint64_t room = access_room(command);
     unsigned i;
 
-    for (i = 0; i < count; i++) {
-        if (!access_allowed(command, segments[i].address, segments[i].size,
+    /* Each byte once: zeroes take no room in a frame, so it could be 64 times */
+    for (i = 0; i < count; room -= segments[i].size, i++) {
+        if (segments[i].size > room ||
+            !access_allowed(command, segments[i].address, segments[i].size,
                             ACCESS_WRITE)) {
             shim_error("%s: refused to write %" PRIu32 " bytes at 0x%" PRIx64
-                       ", where the command has no buffer",
+                       ", beyond the command's buffers",
                        command->call->name, segments[i].size,
                        segments[i].address);
             break;

@@ -76,6 +76,8 @@ enum {
     ACCESS_WRITE    = HCLP_DIRECTION_OUT,
 };
 
+/* How many bytes it may write, each once */
+uint64_t access_room(const struct command *command);
 bool access_allowed(const struct command *command, uint64_t address,
                     uint64_t size, unsigned way);
 

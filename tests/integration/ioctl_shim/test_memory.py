@@ -187,6 +187,11 @@ def test_write_when_beyond_the_buffer_then_nothing_at_all_is_written(
         answer = peer.write_memory(call, good, bad)
         assert (answer.status, answer.bad_segment) == (NOT_RAM, 1)
         assert peer.read_memory(call, (room + PAGE, 4)).segments == ((OK, bytes(4)),)
+    # As much as the buffer holds, and not one byte more: zeroes cost a daemon nothing to send.
+    whole = f.WriteSegment(room + PAGE, PAGE, None)
+    for bad in (whole, write(room + PAGE, b"x")):
+        answer = peer.write_memory(call, whole, bad)
+        assert (answer.status, answer.bad_segment) == (NOT_RAM, 1)
     assert peer.write_memory(call, good, f.WriteSegment(room + PAGE + 1, 2, None)).status is OK
     peer.reply(call)
     assert program.answer() == (0, 0)
