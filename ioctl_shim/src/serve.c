@@ -15,7 +15,7 @@ unsigned segments_check(const struct command *command,
     uint64_t room = access_room(command);
     unsigned i;
 
-    /* Each byte once: zeroes take no room in a frame, so it could be 64 times */
+    /* Each byte once: zeroes take no room in a frame, it could be 64 times */
     for (i = 0; i < count; room -= segments[i].size, i++) {
         if (segments[i].size > room ||
             !access_allowed(command, segments[i].address, segments[i].size,
