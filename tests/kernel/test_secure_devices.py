@@ -46,7 +46,7 @@ def test_network_and_disks_at_once(secure_memory: int | None, lab: Lab) -> None:
     limit = f"secure_memory_mib = {secure_memory}\n" if secure_memory else ""
     secure = SecureLab(lab, f"page_shift = 12\n{limit}")
     chance = random.Random(8)
-    content, sent = chance.randbytes(24 << 20), chance.randbytes(1 << 20)
+    content, sent = chance.randbytes(8 << 20), chance.randbytes(1 << 20)
     source, target = lab.artifacts / "source", lab.artifacts / "target"
     source.write_bytes(content)
     target.write_bytes(bytes(4 << 20))
@@ -76,7 +76,7 @@ REFUSED_SCRIPT = f"""\
 echo SIZE; cat {SVM}
 until [ "$(cat /sys/block/vda/size)" -gt 0 ]; do sleep 0.1; done
 (dd if=/secret of=/dev/vda bs=64k oflag=direct; echo written) &
-sleep 1
+read -r told
 ip link set eth0 up || echo "no network"
 """
 REFUSAL = re.compile(
@@ -105,6 +105,8 @@ def test_what_is_not_bounced_is_refused(lab: Lab) -> None:
     machine.console.expect("SIZE", 120)
     # Of a disk that has a size Linux would read partitions before there is a first process.
     machine.qmp.execute("block_resize", device="d0", size=4 << 20)
+    wait_until(lambda: refusals(machine), "a refusal", 60)
+    machine.enter("go on")
     text = machine.console.expect_end(120)
     assert "h_register_logical_lan failed with -4" in text
     assert "no network" in text
