@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 
 from hcalld.crypto.certificates import CertificateError, load_certificate
 from hcalld.crypto.cms import CmsError, parse_signed_data
+from hcalld.domain.secvar.answers import Authority, Remove, Store, UpdateRefused
 from hcalld.domain.secvar.authoring import Draft, parse_update_file, stored_object
-from hcalld.domain.secvar.authvar import (
-    Authority,
-    Remove,
-    Store,
-    UpdateRefused,
-    evaluate,
-)
+from hcalld.domain.secvar.authvar import evaluate
 from hcalld.domain.secvar.content import ContentError, check_content, merge
 from hcalld.domain.secvar.variables import OTHER, VARIABLES, Content, encode_name
 from hcalld.testing.secvars import LATER, Identity, Variables, identity

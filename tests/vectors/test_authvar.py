@@ -11,14 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hcalld.domain.secvar.authoring import (
-    certificates_lists,
-    parse_update_file,
-    sbat_list,
-    stored_object,
-    wipe,
-)
-from hcalld.domain.secvar.authvar import (
+from hcalld.domain.secvar.answers import (
     Accepted,
     Authority,
     Reason,
@@ -26,8 +19,15 @@ from hcalld.domain.secvar.authvar import (
     Store,
     UpdateRefused,
     Wipe,
-    evaluate,
 )
+from hcalld.domain.secvar.authoring import (
+    certificates_lists,
+    parse_update_file,
+    sbat_list,
+    stored_object,
+    wipe,
+)
+from hcalld.domain.secvar.authvar import evaluate
 from hcalld.domain.secvar.content import check_content
 from hcalld.domain.secvar.variables import BY_NAME, VARIABLES, Variable, encode_name
 from hcallproto.payloads.efi import (

@@ -23,6 +23,7 @@ from tests.vectors.authvar_tools import (
 
 from hcalld.crypto.certificates import load_certificate
 from hcalld.crypto.cms import CmsError, parse_signed_data
+from hcalld.domain.secvar.answers import Accepted, Authority, Reason, Store, UpdateRefused
 from hcalld.domain.secvar.authoring import (
     Draft,
     certificates_lists,
@@ -30,14 +31,7 @@ from hcalld.domain.secvar.authoring import (
     sbat_list,
     stored_object,
 )
-from hcalld.domain.secvar.authvar import (
-    Accepted,
-    Authority,
-    Reason,
-    Store,
-    UpdateRefused,
-    evaluate,
-)
+from hcalld.domain.secvar.authvar import evaluate
 from hcalld.domain.secvar.variables import VARIABLES, Variable, encode_name
 from hcalld.testing.secvars import LATER, TIME, identity
 from hcallproto.payloads.efi import (

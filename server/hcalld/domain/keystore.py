@@ -41,7 +41,7 @@ from hcalld.domain.keystore_records import (
     split_password_key,
 )
 from hcalld.domain.labels import os_label
-from hcalld.domain.secvar.authvar import Accepted, Remove, Store, Wipe
+from hcalld.domain.secvar.answers import Accepted, Remove, Store, Wipe
 from hcallproto.abi.returns import H
 from hcallproto.payloads.pks import Consumer, Policy, WrapFlag
 

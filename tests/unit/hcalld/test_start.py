@@ -8,6 +8,7 @@ import sys
 
 SELDOM_NEEDED = {
     "asyncio": "by nothing: trio runs the daemon",
+    "cryptography.x509": "by signed updates, and by who makes them",
     "h11": "by metrics",
     "importlib.metadata": "for a version",
     "jinja2": "by hcalld report",

@@ -13,8 +13,8 @@ from hcalld.cli.secvar.inputs import certificates_in, check_variable_name, path_
 from hcalld.cli.state.running import opened, subcommand
 
 if TYPE_CHECKING:
+    from hcalld.domain.secvar.answers import Accepted
     from hcalld.domain.secvar.authoring import UpdateFile
-    from hcalld.domain.secvar.authvar import Accepted
     from hcalld.stores.directory import StateDirectory
 
 
@@ -113,7 +113,8 @@ def _read_stored(path: pathlib.Path) -> bytes:
 
 def _judge(name: str, update: UpdateFile, stored: dict[bytes, bytes], *, latch: bool) -> Accepted:
     from hcalld.core.errors import ConfigError
-    from hcalld.domain.secvar.authvar import UpdateRefused, evaluate
+    from hcalld.domain.secvar.answers import UpdateRefused
+    from hcalld.domain.secvar.authvar import evaluate
     from hcalld.domain.secvar.variables import encode_name
 
     try:
@@ -130,7 +131,7 @@ def _judge(name: str, update: UpdateFile, stored: dict[bytes, bytes], *, latch: 
 
 def _carry_out(name: bytes, accepted: Accepted, stored: dict[bytes, bytes]) -> str:
     """Do to ``stored`` what the update does, and say what that is."""
-    from hcalld.domain.secvar.authvar import Store, Wipe
+    from hcalld.domain.secvar.answers import Store, Wipe
 
     match accepted.change:
         case Store() as store:

@@ -19,8 +19,7 @@ from hcalld.core.handlers import HandlerSet
 from hcalld.core.outcome import Outcome
 from hcalld.crypto import wrap
 from hcalld.domain.keystore import Keystore
-from hcalld.domain.secvar import authvar
-from hcalld.domain.secvar.authvar import Reason
+from hcalld.domain.secvar.answers import Reason, UpdateRefused
 from hcalld.families.pks.arguments import (
     check_policy,
     check_wrap_flags,
@@ -210,6 +209,10 @@ async def h_pks_signed_update(call: Call, keystore: Keystore) -> Outcome:
     busy = issue.busy()
     if busy is not None:
         return busy
+    # Here: X.509 and CMS are a tenth of the daemon's start, and few guests update variables. The
+    # first that does waits for it once, a few times as long as for the signature.
+    from hcalld.domain.secvar import authvar
+
     try:
         accepted = authvar.evaluate(
             name,
@@ -218,7 +221,7 @@ async def h_pks_signed_update(call: Call, keystore: Keystore) -> Outcome:
             lookup=keystore.variable,
             without_verification=keystore.has_latch,
         )
-    except authvar.UpdateRefused as refused:
+    except UpdateRefused as refused:
         if refused.reason is Reason.AUTHORITY:
             raise HcallError(H.AUTHORITY, refused.why) from None
         raise call.refuse(_ARGUMENT_OF[refused.reason], refused.why) from None

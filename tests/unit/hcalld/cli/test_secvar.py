@@ -21,6 +21,7 @@ from tests.vectors.authvar_tools import Pair, attempt, cms_sign, cms_verifies, m
 
 from hcalld.cli import cli
 from hcalld.domain.labels import os_label
+from hcalld.domain.secvar.answers import Accepted, Store, UpdateRefused, Wipe
 from hcalld.domain.secvar.authoring import (
     certificates_lists,
     digests_list,
@@ -28,14 +29,7 @@ from hcalld.domain.secvar.authoring import (
     sbat_list,
     stored_object,
 )
-from hcalld.domain.secvar.authvar import (
-    Accepted,
-    Store,
-    UpdateRefused,
-    Wipe,
-    evaluate,
-    signed_bytes,
-)
+from hcalld.domain.secvar.authvar import evaluate, signed_bytes
 from hcalld.domain.secvar.variables import VARIABLES, encode_name
 from hcalld.stores.directory import StateDirectory
 from hcalld.stores.keys import passphrase

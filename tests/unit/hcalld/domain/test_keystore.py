@@ -20,7 +20,7 @@ from hcalld.domain.keystore_records import (
     object_key,
 )
 from hcalld.domain.labels import os_label
-from hcalld.domain.secvar.authvar import Accepted, Authority, Remove, Store, Wipe
+from hcalld.domain.secvar.answers import Accepted, Authority, Remove, Store, Wipe
 from hcallproto.abi.returns import H
 from hcallproto.payloads.pks import Consumer, Policy
 

@@ -9,10 +9,7 @@ import hashlib
 import pytest
 
 from hcalld.crypto.signing import sign_detached
-from hcalld.domain.secvar.authoring import Draft, stored_object, wipe
-from hcalld.domain.secvar.authvar import (
-    MAX_TRIES,
-    MAX_UPDATE_SIZE,
+from hcalld.domain.secvar.answers import (
     Accepted,
     Authority,
     Reason,
@@ -20,6 +17,11 @@ from hcalld.domain.secvar.authvar import (
     Store,
     UpdateRefused,
     Wipe,
+)
+from hcalld.domain.secvar.authoring import Draft, stored_object, wipe
+from hcalld.domain.secvar.authvar import (
+    MAX_TRIES,
+    MAX_UPDATE_SIZE,
     evaluate,
     is_wipe_message,
     signed_hash,

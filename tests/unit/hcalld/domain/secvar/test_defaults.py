@@ -7,8 +7,9 @@ import hashlib
 
 import pytest
 
+from hcalld.domain.secvar.answers import Authority, Store, Wipe
 from hcalld.domain.secvar.authoring import parse_update_file, stored_object
-from hcalld.domain.secvar.authvar import Authority, Store, Wipe, evaluate
+from hcalld.domain.secvar.authvar import evaluate
 from hcalld.domain.secvar.content import check_content
 from hcalld.domain.secvar.defaults import REVOKED, Identities, default_lists, default_updates
 from hcalld.domain.secvar.variables import BY_NAME, VARIABLES, encode_name
