@@ -237,7 +237,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 hypothesis.settings.register_profile("dev", max_examples=100, deadline=None)
 hypothesis.settings.register_profile(
-    "ci", max_examples=300, deadline=None, print_blob=True, derandomize=True
+    "ci", max_examples=150, deadline=None, print_blob=True, derandomize=True
 )
 hypothesis.settings.register_profile(
     "nightly", max_examples=20_000, deadline=None, print_blob=True, stateful_step_count=100
