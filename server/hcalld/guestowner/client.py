@@ -382,6 +382,8 @@ def field_names(hcall: Hcall) -> tuple[str, ...]:
 
 def _connect(path: pathlib.Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Room for a whole READ_REPLY, as far as the system allows, so that it leaves us at once.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, s.DEFAULT_MAX_FRAME)
     try:
         sock.connect(os.fspath(path))
     except OSError as error:

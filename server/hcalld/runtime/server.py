@@ -33,6 +33,7 @@ from hcalld.runtime.transport import (
     Transport,
     accept,
     describe_peer,
+    make_room,
     peer_uid,
 )
 from hcalld.runtime.world import RealWorld, World
@@ -252,6 +253,7 @@ class Server:
         async with trio.open_nursery() as nursery:
             while True:
                 sock = await accept(listener, self._log, "cannot accept")
+                make_room(sock)
                 if context is not None:
                     nursery.start_soon(self.serve_tls, sock, context)
                 else:

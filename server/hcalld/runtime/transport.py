@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import trio
 
-from hcallproto.wire.schema import MAX_DESCRIPTORS
+from hcallproto.wire.schema import DEFAULT_MAX_FRAME, MAX_DESCRIPTORS
 
 _RECEIVE_SIZE = 64 * 1024
 _DESCRIPTOR_SIZE = array.array("i").itemsize
@@ -52,6 +52,15 @@ async def accept(listener: socket.socket, log: Any, complaint: str) -> socket.so
             await trio.sleep(ACCEPT_AGAIN_SECONDS)
             continue
         return sock
+
+
+def make_room(sock: socket.socket) -> None:
+    """Have a unix socket take a whole frame at once, as far as the system allows.
+
+    Of a large WRITE what has no room waits for turns of the event loop, three or four of them.
+    """
+    if sock.family == socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, DEFAULT_MAX_FRAME)
 
 
 class TransportClosed(Exception):

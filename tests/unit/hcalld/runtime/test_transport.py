@@ -17,6 +17,7 @@ from hcalld.runtime.transport import (
     StreamTransport,
     TransportClosed,
     describe_peer,
+    make_room,
     peer_uid,
 )
 from hcallproto.wire.schema import MAX_DESCRIPTORS
@@ -45,6 +46,21 @@ def tcp_pair() -> Iterator[Pair]:
 
 
 # -- sockets: bytes ----------------------------------------------------------------------------
+
+
+def test_make_room_when_it_is_a_unix_socket_then_more_waits_on_its_way(pair: Pair):
+    transport, sock = pair
+    sock.setblocking(False)
+    before = sock.send(bytes(1 << 22))
+    make_room(transport._sock)
+    assert transport.try_send(bytes(1 << 22)) > before
+
+
+def test_make_room_when_it_is_tcp_then_that_is_left_to_the_system(tcp_pair: Pair):
+    sock = tcp_pair[1]
+    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    make_room(sock)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
 
 
 def test_try_receive_when_nothing_is_there_then_none(pair: Pair):
