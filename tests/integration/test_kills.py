@@ -12,7 +12,7 @@ from tests.e2e.lab import Lab
 pytestmark = pytest.mark.qemu
 
 KILLS = 12
-KILLS_AT_A_PLACE = 6
+KILLS_AT_A_PLACE = 3
 
 
 @pytest.mark.timeout(300)
