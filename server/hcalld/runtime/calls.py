@@ -107,7 +107,7 @@ class Calls:
         tally: Tally | None = None,
     ) -> None:
         self.ram = SharedRam()
-        self.memory = GuestMemory(outbox, nursery)
+        self.memory = GuestMemory(connection, outbox, nursery)
         self.world = world
         """May be exchanged; calls that wait go on with the one that they began with."""
         self.answered_count = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Final
 
 import trio
 
@@ -16,10 +17,14 @@ from hcalld.core.effects import GuestMemoryError
 from hcalld.core.pages import PageRange
 from hcalld.runtime.outbox import Outbox
 from hcalld.runtime.replies import wire_ranges
+from hcallproto.conn.connection import Connection
 from hcallproto.wire import frames as f
 from hcallproto.wire import schema as s
 
 _REQUEST_MAX = 0xFFFF_FFFF
+
+_HEADS_SIZE: Final = 4096
+"""Bytes of a frame that are kept for its heads and those of ``schema.MAX_SEGMENTS`` segments."""
 
 MemoryReply = f.ReadReply | f.WriteReply | f.PagesReply
 
@@ -37,11 +42,13 @@ class GuestMemory:
     """The memory of one connection's guest (driver.GuestAccess).
 
     Args:
+        connection: the protocol's state; says how large a frame may be.
         outbox: takes the frames.
         nursery: sends what cannot be sent at once; ends with the connection.
     """
 
-    def __init__(self, outbox: Outbox, nursery: trio.Nursery) -> None:
+    def __init__(self, connection: Connection, outbox: Outbox, nursery: trio.Nursery) -> None:
+        self._connection = connection
         self._outbox = outbox
         self._nursery = nursery
         self._requests: dict[tuple[int, int], _Request] = {}
@@ -52,6 +59,8 @@ class GuestMemory:
 
     async def read(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> list[bytes]:
         """See GuestAccess."""
+        if not self._fits(sum(size for _, size in segments)):
+            return [b"".join(await self._read_parts(call, *segment)) for segment in segments]
         ahead = self._requests.get((call.vcpu, call.seq))
         if ahead is None or not isinstance(ahead.frame, f.Read) or ahead.frame.segments != segments:
             await self._settle(call)
@@ -63,13 +72,44 @@ class GuestMemory:
                 raise GuestMemoryError(gpa, size, f"the shim says {status.name}")
         return [data for _, data in reply.segments]
 
+    async def _read_parts(self, call: f.Call, gpa: int, size: int) -> list[bytes]:
+        """Read what is too large for the frames of this connection."""
+        room = self._room
+        return [
+            (await self.read(call, ((gpa + at, min(room, size - at)),)))[0]
+            for at in range(0, size, room)
+        ]
+
     def read_ahead(self, call: f.Call, segments: tuple[tuple[int, int], ...]) -> None:
         """See GuestAccess."""
-        self._begin(self._read_frame(call, segments))
+        if self._fits(sum(size for _, size in segments)):
+            self._begin(self._read_frame(call, segments))
 
     async def write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
-        """See GuestAccess."""
+        """See GuestAccess.
+
+        What is too large for the frames of this connection is written in several, and one that is
+        refused leaves those before it as they are.
+        """
         await self._settle(call)
+        if self._fits(sum(len(one.data) for one in segments if one.data is not None)):
+            await self._write(call, segments)
+            return
+        for segment in segments:
+            for part in self._write_parts(segment):
+                await self._write(call, (part,))
+
+    def _write_parts(self, segment: f.WriteSegment) -> list[f.WriteSegment]:
+        gpa, size, data = segment
+        if data is None:
+            return [segment]
+        room = self._room
+        return [
+            f.WriteSegment(gpa + at, min(room, size - at), data[at : at + room])
+            for at in range(0, size, room)
+        ]
+
+    async def _write(self, call: f.Call, segments: tuple[f.WriteSegment, ...]) -> None:
         number = self._request_number()
         frame = f.Write(call.vcpu, call.reset, call.seq, number, segments)
         reply = await self._answer_to(self._begin(frame))
@@ -112,6 +152,16 @@ class GuestMemory:
         """The machine has been reset: nothing is answered any more."""
         for request in self._requests.values():
             request.done.set()
+
+    # -- sizes --------------------------------------------------------------------------------
+
+    @property
+    def _room(self) -> int:
+        """Bytes of data that one frame takes."""
+        return self._connection.max_frame_size - _HEADS_SIZE
+
+    def _fits(self, size: int) -> bool:
+        return size <= self._room
 
     # -- requests -----------------------------------------------------------------------------
 

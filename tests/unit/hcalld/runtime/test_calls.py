@@ -413,6 +413,60 @@ async def test_write_when_a_handler_writes_and_zeroes_then_one_request_follows_t
     assert reply.writes == (f.WriteSegment(0x218, 3, b"end"),)
 
 
+async def test_memory_when_frames_are_small_then_it_is_read_and_written_in_several(daemon: Daemon):
+    ram = bytes(range(251)) * 1200
+    shim = await daemon.guest(hello(max_frame_size=s.MIN_MAX_FRAME))
+    await shim.start(ledger.LOAD, 1, 0x100, len(ram))
+    at = 0
+    while at < len(ram):
+        read = await shim.expect(f.Read)
+        ((gpa, size),) = read.segments
+        assert gpa == 0x100 + at
+        await shim.answer_read(read, ram[at : at + size])
+        at += size
+    assert (await shim.expect(f.Reply)).status == H.SUCCESS
+    await shim.start(ledger.STORE, 1, 0x200, len(ram))
+    written = b""
+    while len(written) < len(ram):
+        write = await shim.expect(f.Write)
+        ((gpa, size, data),) = write.segments
+        assert gpa == 0x200 + len(written)
+        assert data is not None
+        assert len(data) == size
+        written += data
+        await shim.answer_write(write)
+    assert written == ram
+    await shim.answer_write(await shim.expect(f.Write))
+    assert (await shim.expect(f.Reply)).status == H.SUCCESS
+
+
+async def test_memory_when_a_later_part_is_refused_then_the_handler_is_told(daemon: Daemon):
+    shim = await daemon.guest(hello(max_frame_size=s.MIN_MAX_FRAME))
+    await shim.start(ledger.LOAD, 1, 0, s.MIN_MAX_FRAME)
+    first = await shim.expect(f.Read)
+    await shim.answer_read(first, bytes(first.segments[0][1]))
+    second = await shim.expect(f.Read)
+    await shim.refuse_read(second, s.AccessStatus.NOT_RAM)
+    assert (await shim.expect(f.Reply)).status == H.P2
+    assert hex(second.segments[0][0]) in daemon.answered[0].outcome.why
+
+
+async def test_read_ahead_when_frames_are_too_small_for_it_then_it_is_read_in_its_turn(
+    daemon: Daemon,
+):
+    shim = await daemon.guest(hello(max_frame_size=s.MIN_MAX_FRAME))
+    part = s.MIN_MAX_FRAME
+    await shim.start(ledger.LOAD_TWICE, 1, 0, part)
+    at = 0
+    while at < 2 * part:
+        read = await shim.expect(f.Read)
+        ((gpa, size),) = read.segments
+        assert gpa == at
+        await shim.answer_read(read, bytes(size))
+        at += size
+    assert (await shim.expect(f.Reply)).status == H.SUCCESS
+
+
 @pytest.mark.parametrize("bad_segment", [0, 1, 0xFFFF_FFFF])
 async def test_write_when_the_shim_refuses_then_the_handler_is_told(
     daemon: Daemon, bad_segment: int
