@@ -800,6 +800,17 @@ def two_qemus(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> list[p
     return found
 
 
+@pytest.mark.parametrize(
+    "command", [("qemu-args", "--policy", "1", "--cbitpos", "0"), ("emulator", "qemu")]
+)
+def test_library_when_the_loader_would_part_its_name_then_it_is_refused(
+    folder: pathlib.Path, command: tuple[str, ...]
+):
+    said = refused(*command, "--socket", "sock", "--library", "my library/lib.so")
+    assert "my library/lib.so: LD_PRELOAD parts names at blanks and colons" in said
+    assert not (folder / "qemu").exists()
+
+
 def test_emulator_when_written_then_others_run_it_and_it_runs_qemu(
     folder: pathlib.Path, two_qemus: list[pathlib.Path]
 ):
