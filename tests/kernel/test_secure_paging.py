@@ -225,12 +225,15 @@ def test_a_guest_that_is_short_of_secure_memory_is_paged_out(lab: Lab) -> None:
     # Bounce buffers beyond the limit could not be shared at once.
     profile = f"page_shift = 12\nsecure_memory_mib = {LIMIT_MIB}\n"
     paged = Paged(lab, BUSY, profile, bounced_mib=LIMIT_MIB // 2)
+    asked_for = 0
     for _ in range(2):
         done = page_out(paged.daemon)
         assert done["pef"]["limit"] == limit
         assert done["went"] > 0
+        asked_for += done["went"]
         paged.goes_on("memory", "disk")
-    assert paged.counts_agree() > limit
+    # The rest went for want of room.
+    assert paged.counts_agree() > max(limit, asked_for)
     assert the_guest(paged.daemon)["pef"]["secure"] <= limit
     paged.end()
     assert paged.copy.read_bytes() == paged.disk.read_bytes()
