@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
 from typing import Final
 
 import trio
@@ -70,7 +69,7 @@ class _Order:
         machine = self._machine()
         resident = machine.hypervisor.resident_count
         wanted = resident if pages is None else min(pages, resident)
-        waiting = deque(itertools.islice(_from_hand(machine), min(wanted, MAX_PAGES)))
+        waiting = deque(itertools.islice(machine.hypervisor.from_hand(), min(wanted, MAX_PAGES)))
         tries = dict.fromkeys(waiting, 0)
         while waiting:
             machine = self._machine()
@@ -162,20 +161,6 @@ class _Order:
                 "the host is overloaded. Look at its process, and try again",
             )
         return went
-
-
-def _from_hand(machine: PefMachine) -> Iterator[int]:
-    """The pages in secure memory, from the one on that would be chosen next."""
-    half = machine.hypervisor
-    resident = [
-        (low, high) for low, high, state in half.gfns.all_runs() if state is GfnState.SECURE
-    ]
-    hand = half.hand
-    above = ((max(low, hand), high) for low, high in resident)
-    below = ((low, min(high, hand)) for low, high in resident)
-    for low, high in itertools.chain(above, below):
-        for gfn in range(low, high):
-            yield gfn << PAGE_SHIFT
 
 
 def _is_resident(machine: PefMachine, gpa: int) -> bool:

@@ -9,7 +9,8 @@ the ultravisor has it set.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -406,22 +407,35 @@ class HypervisorHalf:
             return 0
         return max(0, self.resident_count + wanted - limit)
 
-    def victims(self, count: int) -> tuple[int, ...]:
-        """The next pages to go out, one after the other through all of the VM's memory."""
+    def victims(self, count: int, spared: Container[int] = ()) -> tuple[int, ...]:
+        """The next pages to go out, one after the other through all of the VM's memory.
+
+        Args:
+            count: that are wanted.
+            spared: guest addresses of pages that are taken only if there are no others.
+        """
         chosen: list[int] = []
+        left: list[int] = []
+        for gpa in self.from_hand():
+            if len(chosen) == count:
+                break
+            (left if gpa in spared else chosen).append(gpa)
+        chosen += left[: count - len(chosen)]
+        if chosen:
+            self.hand = (chosen[-1] >> PAGE_SHIFT) + 1
+        return tuple(chosen)
+
+    def from_hand(self) -> Iterator[int]:
+        """The pages in secure memory, from the one on that would be chosen next."""
         resident = [
             (low, high) for low, high, state in self.gfns.all_runs() if state is GfnState.SECURE
         ]
-        for low, high in [*resident, *resident]:
-            for gfn in range(max(low, self.hand), high):
-                if len(chosen) == count:
-                    return tuple(gfn << PAGE_SHIFT for gfn in chosen)
-                if gfn not in chosen:
-                    chosen.append(gfn)
-                self.hand = gfn + 1
-            if (low, high) == resident[-1]:
-                self.hand = 0
-        return tuple(gfn << PAGE_SHIFT for gfn in chosen)
+        hand = self.hand
+        ahead = ((max(low, hand), high) for low, high in resident)
+        behind = ((low, min(high, hand)) for low, high in resident)
+        for low, high in itertools.chain(ahead, behind):
+            for gfn in range(low, high):
+                yield gfn << PAGE_SHIFT
 
 
 CALLS: Final[Mapping[int, Callable[..., H]]] = MappingProxyType(

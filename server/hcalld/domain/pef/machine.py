@@ -355,7 +355,9 @@ class PefMachine:
         if not excess:
             return True
         hand = self.hypervisor.hand
-        gpas = self.hypervisor.victims(min(excess, PAGE_OUT_BATCH))
+        # What another call is taking from the guest: both would begin anew, again and again.
+        spared = self._claims.keys() - turn.contents.keys()
+        gpas = self.hypervisor.victims(min(excess, PAGE_OUT_BATCH), spared)
         return self._page_out(turn, gpas, hand) and not self.hypervisor.excess(wanted)
 
     def _page_out(self, turn: Turn, gpas: Sequence[int], hand: int | None = None) -> bool:

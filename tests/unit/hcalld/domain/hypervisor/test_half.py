@@ -344,6 +344,14 @@ def test_victims_go_round():
     assert Half().model.victims(3) == ()
 
 
+def test_victims_when_some_are_spared_then_they_are_the_last():
+    half = Half(HypervisorSettings(resident_pages=30)).done()
+    spared = {n * PAGE_SIZE for n in range(1, 30)}
+    assert half.model.victims(3, spared) == tuple(n * PAGE_SIZE for n in (0, 30, 31))
+    assert half.model.victims(4, spared) == tuple(n * PAGE_SIZE for n in (0, 30, 31, 1))
+    assert half.model.victims(1, spared) == (30 * PAGE_SIZE,)
+
+
 # -- records -----------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -189,6 +190,29 @@ def test_a_page_that_is_wanted_meanwhile_is_taken_again():
     assert outcome.code is U.SUCCESS
     assert len(seen) == 2
     assert guest.guest.read(wanted, 64) == bytes(64)
+
+
+def test_a_great_share_while_pages_go_out_for_want_of_room(monkeypatch: pytest.MonkeyPatch):
+    """What goes out is something else: both would take the same pages, again and again."""
+    monkeypatch.setattr(shared, "PIECE_SIZE", 64 * PAGE_SIZE)
+    monkeypatch.setattr(shared, "TRIES", 1)
+    guest = make()
+    half = guest.machine.hypervisor
+    half.settings = dataclasses.replace(half.settings, resident_pages=0)
+    trims: list[int] = []
+
+    def trim(effect: Effect[Any]) -> None:
+        if isinstance(effect, SetPages) and len(half.out) < 16 and not trims:
+            half.hand = LOW // PAGE_SIZE
+            trims.append(len(half.out))
+            guest.run(guest.machine.trim())
+            trims.clear()
+
+    outcome = to_the_end(guest, share(guest.machine, GFN, COUNT), trim)
+    assert outcome.code is U.SUCCESS
+    assert len(half.out) >= 16
+    half.settings = dataclasses.replace(half.settings, resident_pages=None)
+    assert is_shared(guest)
 
 
 def perform_touch(guest: PefGuest, gpa: int) -> None:
