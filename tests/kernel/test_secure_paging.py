@@ -222,7 +222,7 @@ LIMIT_MIB = 36
 
 def test_a_guest_that_is_short_of_secure_memory_is_paged_out(lab: Lab) -> None:
     limit = LIMIT_MIB * (1 << 20) // PAGE
-    # Bounce buffers beyond the limit could not be shared at once.
+    # What is shared needs no secure memory: much of it, and little would be left that must go out.
     profile = f"page_shift = 12\nsecure_memory_mib = {LIMIT_MIB}\n"
     paged = Paged(lab, BUSY, profile, bounced_mib=LIMIT_MIB // 2)
     asked_for = 0
