@@ -45,15 +45,17 @@ def test_regions_are_counted():
     vm = SevVm()
     for _ in range(2):
         vm.register(0x1000, 0x1000)
-    vm.register((1 << 64) - 1, 1)
+    vm.register((1 << 64) - 2, 1)
     vm.unregister(0x1000, 0x1000)
-    assert vm.regions == {(0x1000, 0x1000): 1, ((1 << 64) - 1, 1): 1}
+    assert vm.regions == {(0x1000, 0x1000): 1, ((1 << 64) - 2, 1): 1}
     vm.unregister(0x1000, 0x1000)
     with pytest.raises(HcallError, match="not registered"):
         vm.unregister(0x1000, 0x1000)
 
 
-@pytest.mark.parametrize(("address", "size"), [(0, 0), (1, (1 << 64) - 0), ((1 << 64) - 1, 2)])
+@pytest.mark.parametrize(
+    ("address", "size"), [(0, 0), (1, (1 << 64) - 1), ((1 << 64) - 1, 1), ((1 << 64) - 1, 2)]
+)
 def test_a_region_that_is_none(address: int, size: int):
     with pytest.raises(HcallError, match="EINVAL"):
         SevVm().register(address, size)
