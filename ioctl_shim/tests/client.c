@@ -273,17 +273,13 @@ static void do_interrupted(void)
     answer(result);
 }
 
-/*
- * threads COUNT TIMES FD REQUEST ARGUMENT STEP: thread n has its argument at
- * ARGUMENT + n * STEP
- */
+/* COUNT threads that do the same TIMES, each with arguments of its own */
 struct worker {
     pthread_t thread;
     pthread_barrier_t *start;
+    unsigned (*once)(const struct worker *worker);
     unsigned times;
-    int fd;
-    unsigned long request;
-    void *argument;
+    size_t offset;
     unsigned good;
 };
 
@@ -294,13 +290,13 @@ static void *work(void *opaque)
 
     pthread_barrier_wait(worker->start);
     for (i = 0; i < worker->times; i++) {
-        worker->good += ioctl(worker->fd, worker->request,
-                              worker->argument) == 0;
+        worker->good += worker->once(worker);
     }
     return NULL;
 }
 
-static void do_threads(void)
+/* What is done says how often it has gone well; STEP is between arguments */
+static void run_workers(unsigned (*once)(const struct worker *worker))
 {
     struct worker workers[MAX_THREADS];
     unsigned i, good = 0, count = (unsigned)number(1);
@@ -314,9 +310,8 @@ static void do_threads(void)
     }
     for (i = 0; i < count; i++) {
         workers[i] = (struct worker) {
-            .start = &start, .times = (unsigned)number(2),
-            .fd = (int)number(3), .request = number(4),
-            .argument = (char *)address(5) + i * number(6),
+            .start = &start, .once = once, .times = (unsigned)number(2),
+            .offset = i * number(6),
         };
         if (pthread_create(&workers[i].thread, NULL, work, &workers[i])) {
             abort();
@@ -332,35 +327,42 @@ static void do_threads(void)
 }
 
 /*
+ * threads COUNT TIMES FD REQUEST ARGUMENT STEP: thread n has its argument at
+ * ARGUMENT + n * STEP
+ */
+static unsigned ioctl_once(const struct worker *worker)
+{
+    return ioctl((int)number(3), number(4),
+                 (char *)address(5) + worker->offset) == 0;
+}
+
+static void do_threads(void)
+{
+    run_workers(ioctl_once);
+}
+
+/*
  * churn COUNT TIMES FD PLATFORM VM STEP: each thread opens, copies and closes
  * all there is, copies the VM that is FD too, and gives a command to a device
  * and to a VM, whose arguments are STEP apart; the answer is how many commands
  * have gone well
  */
-struct churner {
-    pthread_t thread;
-    pthread_barrier_t *start;
-    unsigned times;
-    int shared;
-    void *platform;
-    void *vm;
-    unsigned good;
-};
-
-static void churn_once(struct churner *churner)
+static unsigned churn_once(const struct worker *worker)
 {
     int device = open("/dev/sev", O_RDWR | O_CLOEXEC);
     int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     int vm = ioctl(kvm, KVM_CREATE_VM, 0);
     int copy = fcntl(device, F_DUPFD_CLOEXEC, 100);
     int other = dup(vm);
-    int shared = dup(churner->shared);
+    int shared = dup((int)number(3));
+    unsigned good;
     int vcpu;
 
     close(device);
     close(kvm);
-    churner->good += ioctl(copy, SEV_ISSUE_CMD, churner->platform) == 0;
-    churner->good += ioctl(other, KVM_MEMORY_ENCRYPT_OP, churner->vm) == 0;
+    good = ioctl(copy, SEV_ISSUE_CMD, (char *)address(4) + worker->offset) == 0;
+    good += ioctl(other, KVM_MEMORY_ENCRYPT_OP,
+                  (char *)address(5) + worker->offset) == 0;
     vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
     close(vm);
     dup2(copy, vcpu);
@@ -369,50 +371,12 @@ static void churn_once(struct churner *churner)
     close(other);
     close(ioctl(shared, KVM_CREATE_VCPU, 0));
     close(shared);
-}
-
-static void *churn(void *opaque)
-{
-    struct churner *churner = opaque;
-    unsigned i;
-
-    pthread_barrier_wait(churner->start);
-    for (i = 0; i < churner->times; i++) {
-        churn_once(churner);
-    }
-    return NULL;
+    return good;
 }
 
 static void do_churn(void)
 {
-    struct churner churners[MAX_THREADS];
-    unsigned i, good = 0, count = (unsigned)number(1);
-    pthread_barrier_t start;
-
-    if (count > MAX_THREADS) {
-        count = MAX_THREADS;
-    }
-    if (pthread_barrier_init(&start, NULL, count)) {
-        abort();
-    }
-    for (i = 0; i < count; i++) {
-        churners[i] = (struct churner) {
-            .start = &start, .times = (unsigned)number(2),
-            .shared = (int)number(3),
-            .platform = (char *)address(4) + i * number(6),
-            .vm = (char *)address(5) + i * number(6),
-        };
-        if (pthread_create(&churners[i].thread, NULL, churn, &churners[i])) {
-            abort();
-        }
-    }
-    for (i = 0; i < count; i++) {
-        pthread_join(churners[i].thread, NULL);
-        good += churners[i].good;
-    }
-    pthread_barrier_destroy(&start);
-    errno = MARK;
-    ok("%u", good);
+    run_workers(churn_once);
 }
 
 /*
