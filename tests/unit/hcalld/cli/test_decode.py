@@ -3,21 +3,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import json
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.e2e.patience import patience
+from tests.unit.hcalld.cli.process import running
 from tests.unit.hcallproto.capture.sample import read_of_db
 
 from hcalld.cli import capturefiles
@@ -168,31 +164,11 @@ def test_chunks_when_a_file_is_followed_then_its_end_is_waited_at(monkeypatch: p
     assert list(chunks(Growing(b"ab", b"", b"c"))) == [b"ab"]
 
 
-@contextlib.contextmanager
-def decoding(*words: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
-    """A process with its input and output; it does not outlive the test, whatever goes wrong."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hcalld", "decode", *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    watchdog = threading.Timer(patience(60), process.kill)
-    watchdog.start()
-    try:
-        with process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            yield process, process.stdin, process.stdout
-    finally:
-        watchdog.cancel()
-
-
 @pytest.mark.parametrize("options", [(), ("--follow",)])
 def test_decode_of_a_pipe_prints_each_call_as_soon_as_it_is_there(options: tuple[str, ...]):
     data = read_of_db().data
     end = list(CaptureReader([data]))[-1].offset
-    with decoding(*options, "-") as (process, stdin, stdout):
+    with running("decode", *options, "-") as (process, stdin, stdout):
         stdin.write(data[:end])
         stdin.flush()
         assert b"H_NOT_FOUND" in stdout.readline()
@@ -211,7 +187,7 @@ def test_decode_of_a_pipe_prints_each_call_as_soon_as_it_is_there(options: tuple
 def test_decode_when_nobody_reads_its_output_then_it_ends_without_a_word(tmp_path: Path):
     path = tmp_path / "a.pcapng"
     path.write_bytes(read_of_db().data * 2000)
-    with decoding(str(path)) as (process, _, stdout):
+    with running("decode", str(path)) as (process, _, stdout):
         stdout.readline()
         stdout.close()
         assert process.stderr is not None

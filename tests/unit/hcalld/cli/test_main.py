@@ -16,14 +16,13 @@ import socket
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Iterator
 
 import click
 import pytest
 from click.testing import CliRunner
-from tests.e2e.patience import patience
+from tests.unit.hcalld.cli.process import running
 from tests.unit.hcallproto.capture.sample import read_of_db
 
 from hcalld import cli
@@ -173,27 +172,15 @@ def test_main_when_more_than_an_interrupt_is_in_a_group_then_all_is_raised(
 @contextlib.contextmanager
 def waiting(*words: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command that has read all of its input, and waits for more."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hcalld", *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    watchdog = threading.Timer(patience(60), process.kill)
-    watchdog.start()
-    try:
-        with process:
-            assert process.stdin is not None
-            process.stdin.write(bytes(read_of_db().data[:-8]))
-            process.stdin.flush()
-            unread = array.array("i", [1])
-            while unread[0]:
-                assert process.poll() is None
-                fcntl.ioctl(process.stdin, termios.FIONREAD, unread)
-                time.sleep(0.01)
-            yield process
-    finally:
-        watchdog.cancel()
+    with running(*words) as (process, stdin, _):
+        stdin.write(bytes(read_of_db().data[:-8]))
+        stdin.flush()
+        unread = array.array("i", [1])
+        while unread[0]:
+            assert process.poll() is None
+            fcntl.ioctl(stdin, termios.FIONREAD, unread)
+            time.sleep(0.01)
+        yield process
 
 
 @pytest.mark.parametrize(
