@@ -23,7 +23,12 @@ from hcallproto.abi.returns import SevCode
 from hcallproto.abi.spec import Hcall
 from hcallproto.payloads.sev import GuestState, Policy, Version
 
-ADDRESS_END: Final = 1 << 64
+_ADDRESS_END: Final = 1 << 64
+
+
+def is_beyond(address: int, size: int) -> bool:
+    """True unless a range ends before the last address: ``sev_pin_memory()`` adds in 64 bits."""
+    return address + size >= _ADDRESS_END
 
 
 @dataclasses.dataclass(slots=True)
@@ -139,7 +144,7 @@ class SevVm:
         Raises:
             HcallError: EINVAL.
         """
-        if not size or address + size >= ADDRESS_END:
+        if not size or is_beyond(address, size):
             raise HcallError(
                 SevCode.EINVAL,
                 f"region 0x{address:x} + {size}: expected at least one byte, and an end that is "

@@ -16,7 +16,7 @@ from typing import Final
 from hcalld.core.call import Call, buffer_max_size
 from hcalld.core.errors import HcallError
 from hcalld.domain.sev.settings import MAX_GHCB_VERSION, VMSA_FEATURES
-from hcalld.domain.sev.vm import ADDRESS_END, SevVm
+from hcalld.domain.sev.vm import SevVm, is_beyond
 from hcallproto.abi.families import sev
 from hcallproto.abi.registers import U64_MAX
 from hcallproto.abi.returns import SevCode
@@ -71,10 +71,10 @@ def _not_zero(*names: str) -> Check:
 
 
 def _range(address: str, size: str) -> Check:
-    """Guest memory ends before the last address, whose successor is 0 (``sev_pin_memory()``)."""
+    """Guest memory is within what addresses there are."""
 
     def check(call: Call, vm: SevVm) -> str:
-        if call[address] + call[size] >= ADDRESS_END:
+        if is_beyond(call[address], call[size]):
             return f"{address} 0x{call[address]:x} + {call[size]} is beyond all addresses"
         return ""
 
