@@ -10,7 +10,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pytest
 from tests.conftest import ROOT, Require
@@ -74,13 +74,12 @@ def threaded(build: Build) -> Built:
     return build("threads", "SANITIZE=thread", "CFLAGS=-O1 -g")
 
 
-def sanitized_environ() -> dict[str, str]:
-    """With what a sanitized program is started: any finding ends it."""
-    return {
-        "ASAN_OPTIONS": "verify_asan_link_order=0:exitcode=99:detect_leaks=1",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-        "TSAN_OPTIONS": "exitcode=99",
-    }
+_SANITIZED: Final = {
+    "ASAN_OPTIONS": "verify_asan_link_order=0:exitcode=99:detect_leaks=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "exitcode=99",
+}
+"""What a sanitized program is started with: any finding ends it."""
 
 
 class SevShim:
@@ -113,6 +112,10 @@ class SevShim:
         options.setdefault("library", self.built.library)
         program = SevProgram(socket=socket, log=log, **options)
         return self._stack.enter_context(program)
+
+    def sanitized(self, socket: Path, built: Built) -> SevProgram:
+        """Starts a program that any finding of its sanitizers ends."""
+        return self.program(socket, program=built.client, library=built.library, environ=_SANITIZED)
 
 
 @pytest.fixture

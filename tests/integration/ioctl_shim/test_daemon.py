@@ -25,7 +25,7 @@ from tests.e2e.sevprogram import (
     SevProgram,
 )
 from tests.e2e.wire import PeerClosed
-from tests.integration.ioctl_shim.conftest import Built, SevShim, sanitized_environ
+from tests.integration.ioctl_shim.conftest import Built, SevShim
 from tests.integration.ioctl_shim.liar import (
     LOST,
     TIMEOUT,
@@ -583,12 +583,7 @@ def mutations(peer: Peer, seq: int, room: int, choice: random.Random) -> bytes:
 def test_program_when_frames_are_mutated_then_it_lives_and_its_memory_is_untouched(
     shim: SevShim, fake: FakeDaemon, sanitized: Built, require: Require
 ):
-    program = shim.program(
-        fake.path,
-        program=sanitized.client,
-        library=sanitized.library,
-        environ=sanitized_environ(),
-    )
+    program = shim.sanitized(fake.path, sanitized)
     room = program.map(3 * PAGE)
     choice = random.Random(20261122)
     for _ in range(150):

@@ -33,7 +33,7 @@ from tests.e2e.sevprogram import (
     SevProgram,
 )
 from tests.e2e.wire import PeerClosed
-from tests.integration.ioctl_shim.conftest import Built, SevShim, sanitized_environ
+from tests.integration.ioctl_shim.conftest import Built, SevShim
 from tests.integration.ioctl_shim.liar import Pending, begin, meet
 
 from hcallproto.abi.families import sev
@@ -554,12 +554,7 @@ def test_threads_when_they_share_a_device_and_a_vm_then_each_gets_its_answers(sh
 def test_threads_when_they_open_copy_and_close_at_once_then_no_two_race(
     shim: SevShim, threaded: Built
 ):
-    program = shim.program(
-        shim.daemon("asids = 100"),
-        program=threaded.client,
-        library=threaded.library,
-        environ=sanitized_environ(),
-    )
+    program = shim.sanitized(shim.daemon("asids = 100"), threaded)
     threads, times, shared = 4, 5, program.create_vm()
     statuses = [
         program.argument(sev.PLATFORM_STATUS, program.structure(sev.PLATFORM_STATUS))
@@ -600,12 +595,7 @@ def test_trace_when_asked_for_then_commands_are_named_and_bytes_are_not(shim: Se
 def test_program_when_it_goes_through_a_launch_then_sanitizers_find_nothing(
     shim: SevShim, sanitized: Built
 ):
-    program = shim.program(
-        shim.daemon('memory = "encrypted"'),
-        program=sanitized.client,
-        library=sanitized.library,
-        environ=sanitized_environ(),
-    )
+    program = shim.sanitized(shim.daemon('memory = "encrypted"'), sanitized)
     device = program.open("/dev/sev")
     for _ in range(3):
         vm = program.create_vm(VM_SEV_ES)
